@@ -1,0 +1,22 @@
+"""Regularizers for JAX: one object for the penalty, its subgradient, its proximal operator and its JSON."""
+
+from jaxreg import penalties as penalties
+from jaxreg._config import deserialize as deserialize
+from jaxreg._config import get as get
+from jaxreg._config import register as register
+from jaxreg._config import serialize as serialize
+from jaxreg._pytree import coefficient as coefficient
+from jaxreg._pytree import static as static
+from jaxreg._regularizer import Function as Function
+from jaxreg._regularizer import Regularizer as Regularizer
+from jaxreg._regularizer import Scaled as Scaled
+from jaxreg._regularizer import Sum as Sum
+from jaxreg.penalties import L1 as L1
+from jaxreg.penalties import L2 as L2
+from jaxreg.penalties import L1L2 as L1L2
+from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer
+
+__version__ = "0.1.0"
+
+# Keras' other names for the same classes
+l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer

@@ -1,0 +1,138 @@
+"""Argument checks with one style of message: the call, the rule, the value received, the way out."""
+
+import dataclasses
+import math
+import numbers
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 120, 40
+_MODES = (str, bool, tuple, list, dict)
+_NOT_NUMBERS = (str, bytes, bool, np.bool_, complex, type(None), list, tuple, set, frozenset, Mapping)
+
+
+def short(value: Any) -> str:
+    """A repr of bounded length and depth, safe on hostile input."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def field_declaration(owner: str, field: dataclasses.Field[Any]) -> None:
+    """Refuse a mode that is not declared static: as a leaf it would reach the compiler as a string or a tuple."""
+    name = field.type if isinstance(field.type, str) else next((t.__name__ for t in _MODES if t is field.type), "")
+    if name in {t.__name__ for t in _MODES} and not field.metadata.get("static"):
+        raise TypeError(
+            f"`{owner}.{field.name}: {name}` is a mode, not a number: declare it "
+            f"`{field.name}: {name} = jaxreg.static(...)`."
+        )
+
+
+def field_value(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the value that the field stores: floats for numbers, tuples for static lists."""
+    if field.metadata.get("static"):
+        return _static_value(f"{owner}({field.name}=...)", value, field.metadata["choices"])
+    if field.metadata.get("coefficient"):
+        return number(f"{owner}({field.name}=...)", value, non_negative=True)
+    if field.type in (float, "float"):
+        return number(f"{owner}({field.name}=...)", value, non_negative=False)
+    return value
+
+
+def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    value = _as_tuple(value)
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"`{call}` is static and must hash, got {short(value)}.") from None
+    if choices and value not in choices:
+        raise ValueError(
+            f"Invalid value for argument `{call}`. Expected one of {set(choices)}. Received: {short(value)}."
+        )
+    return value
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
+def number(call: str, value: Any, *, non_negative: bool) -> Any:
+    """Return `value` as a float if it is a number, as it is if it is an array, a tracer or a placeholder."""
+    rule = "a real, finite, non-negative number" if non_negative else "a real, finite number"
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _array(call, value, rule, non_negative=non_negative)
+    if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
+        raise TypeError(f"`{call}` must be {rule}, got {short(value)} of type {type(value).__name__}.")
+    if not isinstance(value, numbers.Real):
+        if callable(value):
+            raise TypeError(f"`{call}` must be {rule}, got {short(value)}.")
+        return value  # a pytree placeholder: object(), ShapeDtypeStruct, PartitionSpec
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result) or (non_negative and result < 0):
+        raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
+    return result
+
+
+def _array(call: str, value: Any, rule: str, *, non_negative: bool) -> Any:
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"`{call}` must be {rule}, got an array of dtype {value.dtype}.")
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return value
+    numbers_ = np.asarray(value, dtype=np.float64)
+    if not np.isfinite(numbers_).all() or (non_negative and (numbers_ < 0).any()):
+        raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
+    return float(numbers_) if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def unstacked(call: str, owner: Any, fields: tuple[dataclasses.Field[Any], ...]) -> None:
+    """Raise if a coefficient is an array: the penalty would broadcast against it instead of being one number."""
+    for field in fields:
+        shape = np.shape(getattr(owner, field.name)) if field.metadata.get("coefficient") else ()
+        if shape:
+            raise ValueError(
+                f"`{call}` has a coefficient `{field.name}` of shape {shape}. Map over stacked regularizers: "
+                "`jax.vmap(lambda reg: reg(x))(regs)`."
+            )
+
+
+def array(call: str, x: Any, way_out: str = "") -> Any:
+    """Return `x` as something that `jax.jit` takes as one numeric array; unwrap Keras and NNX variables."""
+    if not isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        unwrap = getattr(x, "__jax_array__", None)
+        if unwrap is None or isinstance(x, type):
+            raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
+        x = unwrap()
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"`{call}` takes an array of numbers, got dtype {dtype}.")
+    return x
+
+
+def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return a step that is a non-negative number or an array of shape () or `shape`."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.shape not in ((), shape):
+            raise ValueError(
+                f"`{call}` takes a scalar step or one of the shape {shape} of `z`, got shape {value.shape}."
+            )
+        if isinstance(value, jax.core.Tracer):
+            return value
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"`{call}` takes a real step, got an array of dtype {value.dtype}.")
+        if value.ndim == 0:
+            value = value.item()
+    elif isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{call}` takes a number or an array as step, got {short(value)}.")
+    if isinstance(value, numbers.Real) and not value >= 0:
+        raise ValueError(f"`{call}` takes a non-negative step, got {short(value)}.")
+    return float(value) if isinstance(value, numbers.Real) else value

@@ -1,0 +1,159 @@
+"""Identifiers and JSON: get, serialize, deserialize, register."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from jaxreg import _json
+from jaxreg._checks import short
+from jaxreg._pytree import Struct
+from jaxreg._regularizer import Regularizer
+from jaxreg.penalties import L1, L1L2, L2, PENALTIES, OrthogonalRegularizer
+
+T = TypeVar("T")
+
+_ALIASES: dict[type[Regularizer], tuple[str, ...]] = {
+    L1: ("l1",),
+    L2: ("l2",),
+    L1L2: ("l1_l2", "l1l2"),
+    OrthogonalRegularizer: ("orthogonal_regularizer",),
+}
+for _penalty in PENALTIES:
+    _json.add_builtin(_penalty, *_ALIASES.get(_penalty, ()))
+
+
+def get(identifier: Any) -> Any:
+    """Return the regularizer that an identifier means.
+
+    Args:
+        identifier: `None` (returned as it is); a name in any spelling Keras has (`"l1"`, `"L1"`, `"l2"`, `"l1_l2"`,
+            `"orthogonal_regularizer"`) or registered by `jaxreg.register`; a class (built with its defaults); a config
+            as `serialize` writes it; an instance or any function `array -> scalar` (returned as it is).
+            `"l1_l2"` means `L1L2(0.01, 0.01)`, as Keras documents.
+
+    Raises:
+        ValueError: nothing is known by that name; the message lists what is.
+        TypeError: a config has a value of a wrong type.
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.get("l2")
+        L2(l2=0.01)
+        >>> jaxreg.get("l1_l2")
+        L1L2(l1=0.01, l2=0.01)
+        >>> jaxreg.get({"class_name": "L1", "config": {"l1": 0.3}})
+        L1(l1=0.3)
+    """
+    if identifier is None:
+        return None
+    if isinstance(identifier, str):
+        return _from_name(identifier)
+    if isinstance(identifier, Mapping):
+        return deserialize(identifier)
+    if isinstance(identifier, type):
+        if issubclass(identifier, Struct) and not inspect.isabstract(identifier):
+            return identifier()
+    elif callable(identifier):
+        return identifier
+    raise ValueError(
+        f"Could not interpret regularizer identifier: {short(identifier)}. Give None, an instance, a class, a function "
+        f"`array -> scalar`, a config, or one of the names {_json.known_names()}."
+    )
+
+
+def _from_name(name: str) -> Any:
+    if name in {"l1_l2", "l1l2"}:
+        return L1L2(0.01, 0.01)
+    found = _json.find(name, {})
+    if found is None:
+        raise ValueError(
+            f"Could not interpret regularizer identifier: {short(name)}. Known names are {_json.known_names()}."
+        )
+    return found() if isinstance(found, type) else found
+
+
+def serialize(regularizer: Any) -> dict[str, Any] | None:
+    """Return the JSON form of a regularizer, the one that Keras 3 writes.
+
+    `{"module", "class_name", "config", "registered_name"}`; `module` is `"keras.regularizers"` for the four classes that
+    Keras has, so that Keras reads it, and `"jaxreg"` for the rest. Numbers are Python numbers, and the round trip
+    through `json.dumps` and `deserialize` is exact.
+
+    Args:
+        regularizer: anything that `get` takes; `None` gives `None`.
+
+    Raises:
+        TypeError: it holds traced values, stacked coefficients, or a function that is not registered.
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.serialize(jaxreg.L1(0.1))["config"]
+        {'l1': 0.1}
+        >>> jaxreg.deserialize(jaxreg.serialize(2 * jaxreg.L1(0.1)))
+        Scaled(factor=2.0, penalty=L1(l1=0.1))
+    """
+    regularizer = get(regularizer)
+    return None if regularizer is None else _json.encode(regularizer)
+
+
+def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Return the regularizer of a JSON form: one of `serialize`, of Keras 3, or `{"class_name", "config"}`.
+
+    Names are looked up in the built-in ones, then in `custom_objects`, then among those registered by `jaxreg.register`.
+    Nothing in a config is imported, evaluated or unpickled, and built-in names cannot be shadowed.
+
+    Args:
+        config: a dict of JSON values, a name, or `None` (returned as it is).
+        custom_objects: classes or functions by name, for what is not registered.
+
+    Raises:
+        ValueError: the name is unknown, a key or field is unknown, a number is out of range, or the nesting too deep.
+        TypeError: a value has the wrong type.
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.deserialize({"class_name": "L1L2", "config": {"l1": 0.1, "l2": 0.2}})
+        L1L2(l1=0.1, l2=0.2)
+    """
+    if config is None:
+        return None
+    if isinstance(config, str):
+        found = (custom_objects or {}).get(config) if _json.find(config, {}) is None else None
+        return _from_name(config) if found is None else get(found)
+    if not isinstance(config, Mapping) or "class_name" not in config:
+        raise ValueError(
+            f"A serialized regularizer is a dict with `class_name` and `config`, got {short(config)}."
+        )
+    return _json.decode(config, custom_objects or {})
+
+
+def register(package: str = "Custom", name: str | None = None) -> Callable[[T], T]:
+    """Give a function or a `Regularizer` subclass a name, so that strings and configs find it.
+
+    Args:
+        package: the prefix of the full name `package>name`.
+        name: the name; default the object's own. It is found by `name` alone while only one package has it.
+
+    Raises:
+        ValueError: a built-in has the name, or another object has it already.
+        TypeError: it is neither a function nor a regularizer class.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> @jaxreg.register(package="docs")
+        ... def largest(x):
+        ...     return jnp.max(jnp.abs(x))
+        >>> jaxreg.get("docs>largest") is largest
+        True
+    """
+    if not isinstance(package, str):
+        raise TypeError(f"`jaxreg.register(package=...)` takes a string; write `@jaxreg.register()`, got {package!r}.")
+
+    def decorate(obj: T) -> T:
+        known_class = isinstance(obj, type) and issubclass(obj, Regularizer)
+        if not known_class and (isinstance(obj, type) or not callable(obj)):
+            raise TypeError(f"`jaxreg.register` takes a function or a `Regularizer` subclass, got {short(obj)}.")
+        _json.add_custom(obj, package, name or obj.__name__)  # type: ignore[attr-defined]
+        return obj
+
+    return decorate

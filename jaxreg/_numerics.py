@@ -1,0 +1,113 @@
+"""|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def promote(x: Any) -> jax.Array:
+    """Cast to the dtype in which penalties are summed: float32 for float16, bfloat16, float8, integers and bool.
+
+    float32, float64 and complex stay. With x64 enabled, integers and bool become float64.
+    """
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(jnp.result_type(float))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def real_dtype(x: jax.Array) -> Any:
+    """The dtype of |x|: the one of a penalty of `x` and of its coefficients."""
+    return jnp.finfo(x.dtype).dtype
+
+
+@jax.custom_jvp
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with derivative sign(x) = x/|x|, which is 0 at 0, where that of `jnp.abs` is +1."""
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return absolute(x), _real_product(jnp.sign(x), dx)
+
+
+def scaled_l1(c: Any, x: jax.Array) -> jax.Array:
+    """c·Σ|x| for a promoted x, without overflow on the way if the result is representable."""
+    return _scaled_l1(jnp.asarray(c, real_dtype(x)), x)
+
+
+def scaled_l2(c: Any, x: jax.Array) -> jax.Array:
+    """c·Σ|x|² for a promoted x, without overflow on the way if the result is representable."""
+    return _scaled_l2(jnp.asarray(c, real_dtype(x)), x)
+
+
+# s is a power of two near c (or near √c), so that c/s and s·x are exact: (c/s)·Σ s|x| has the digits of c·Σ|x|, and
+# no partial sum is much larger than the result. One pass over x, where scaling by max|x| would take two.
+
+
+@jax.custom_jvp
+def _scaled_l1(c: jax.Array, x: jax.Array) -> jax.Array:
+    s = _power_of_two(c, root=1)
+    return (c / s) * jnp.sum(s * jnp.abs(x))
+
+
+@_scaled_l1.defjvp
+def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (c, x), (dc, dx) = primals, tangents
+    tangent = dc * _scaled_l1(jnp.ones_like(c), x) + jnp.sum(_real_product(c * jnp.sign(x), dx))
+    return _scaled_l1(c, x), tangent
+
+
+@jax.custom_jvp
+def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
+    s = _power_of_two(c, root=2)
+    return jnp.where(c == 0, c, c / s / s) * jnp.sum(_real_product(s * x, s * x))
+
+
+@_scaled_l2.defjvp
+def _scaled_l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (c, x), (dc, dx) = primals, tangents
+    tangent = dc * _scaled_l2(jnp.ones_like(c), x) + jnp.sum(_real_product(2 * c * x, dx))
+    return _scaled_l2(c, x), tangent
+
+
+def _power_of_two(c: jax.Array, root: int) -> jax.Array:
+    """The power of two next below c^(1/root); a tiny one at c = 0, where nothing finite may become 0·inf."""
+    info = jnp.finfo(c.dtype)
+    _, exponent = jnp.frexp(c)
+    power = jnp.ldexp(jnp.ones_like(c), (exponent - 1) // root)
+    return jnp.where(c == 0, jnp.asarray(2.0 ** (3 * int(info.minexp) // 4), c.dtype), power)
+
+
+def _real_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Re(conj(a)·b): the real inner product, element by element."""
+    return jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) or jnp.iscomplexobj(b) else a * b
+
+
+def threshold(step: jax.Array, c: Any) -> jax.Array:
+    """step·c, and 0 where c is 0 even for an infinite step."""
+    c = jnp.asarray(c, step.dtype)
+    return jnp.where(c == 0, jnp.zeros_like(step), step * c)
+
+
+def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
+    """argmin_w u|w| + ½|w − z|²; +0.0 inside the threshold, where sign(z)·max(|z| − u, 0) gives −0.0 too."""
+    if not jnp.iscomplexobj(z):
+        return z - jnp.clip(z, -u, u)
+    size = jnp.abs(z)
+    outside = size > u
+    return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
+
+
+def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
+    """x/‖x‖₂ along `axis`, and 0 with derivative 0 where ‖x‖ = 0; entries of 1e±30 neither overflow nor vanish."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    zero = largest == 0
+    y = x / jnp.where(zero, 1, largest)  # x/‖x‖ does not depend on the scale, so the scale may be held constant
+    square = jnp.sum(_real_product(y, y), axis=axis, keepdims=True)
+    return jnp.where(zero, jnp.zeros_like(y), y * jax.lax.rsqrt(jnp.where(zero, 1, square)))

@@ -1,0 +1,62 @@
+"""L1L2: the elastic net."""
+
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _numerics
+from jaxreg._pytree import coefficient
+from jaxreg._regularizer import Regularizer
+
+
+@final
+class L1L2(Regularizer):
+    """Select entries as L1 does and shrink the selected ones as L2 does (the elastic net).
+
+        R(x) = l1 · Σ_i |x_i| + l2 · Σ_i |x_i|²                                              (sums, no ½)
+        ∇R(x)_i = l1 · sign(x_i) + 2 · l2 · x_i
+        prox(z, τ)_i = sign(z_i) · max(|z_i| − τ·l1, 0) / (1 + 2·τ·l2)
+
+    Any shape; at 0 the subgradient is 0. Both defaults are 0, as in Keras, so `L1L2()` penalizes nothing, while the
+    identifier `"l1_l2"` means `L1L2(0.01, 0.01)`. scikit-learn's `ElasticNet(alpha, l1_ratio)` has
+    l1 = alpha·l1_ratio and l2 = ½·alpha·(1 − l1_ratio). The prox takes a scalar step or an array.
+
+    Args:
+        l1: leaf; real, finite, non-negative.
+        l2: leaf; real, finite, non-negative.
+
+    Raises:
+        TypeError, ValueError: a coefficient is not such a number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxreg
+        >>> reg = jaxreg.L1L2(l1=1.0, l2=0.5)
+        >>> x = jnp.array([-3.0, 0.0, 1.0])
+        >>> float(reg(x))
+        9.0
+        >>> jax.grad(reg)(x)
+        Array([-4.,  0.,  2.], dtype=float32)
+        >>> reg.prox(x, step=1.0)
+        Array([-1.,  0.,  0.], dtype=float32)
+
+    References:
+        Zou and Hastie, *Regularization and variable selection via the elastic net*, JRSS B, 2005.
+    """
+
+    l1: float = coefficient(0.0)
+    l2: float = coefficient(0.0)
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        # Two reductions: the compiler vectorizes each; one fused expression takes twice as long on a CPU.
+        x = jnp.asarray(x)
+        return _numerics.scaled_l1(self.l1, x) + _numerics.scaled_l2(self.l2, x)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        w = _numerics.soft_threshold(z, _numerics.threshold(step, self.l1))
+        return w / (1 + 2 * _numerics.threshold(step, self.l2))
+
+    def _elastic(self) -> tuple[Any, Any] | None:
+        return self.l1, self.l2
