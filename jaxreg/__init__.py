@@ -11,6 +11,10 @@ from jaxreg._regularizer import Function as Function
 from jaxreg._regularizer import Regularizer as Regularizer
 from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
+from jaxreg._rules import is_weight as is_weight
+from jaxreg._transform import add_regularization as add_regularization
+from jaxreg._transform import proximal as proximal
+from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L1 as L1
 from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import L1L2 as L1L2

@@ -121,9 +121,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
         found = (custom_objects or {}).get(config) if _json.find(config, {}) is None else None
         return _from_name(config) if found is None else get(found)
     if not isinstance(config, Mapping) or "class_name" not in config:
-        raise ValueError(
-            f"A serialized regularizer is a dict with `class_name` and `config`, got {short(config)}."
-        )
+        raise ValueError(f"A serialized regularizer is a dict with `class_name` and `config`, got {short(config)}.")
     return _json.decode(config, custom_objects or {})
 
 

@@ -131,7 +131,7 @@ def _decode_object(config: Mapping[str, Any], custom_objects: Mapping[str, Any],
     if not isinstance(class_name, str) or not isinstance(name, (str, type(None))):
         raise TypeError(f"`class_name` and `registered_name` must be strings, got {short(class_name)}, {short(name)}.")
     if class_name == "function":
-        return _find_function(inner, custom_objects)
+        return find_function(inner, custom_objects)
     found = find(name or class_name, custom_objects)
     if found is None and name == class_name.rpartition(">")[2]:
         found = find(class_name, custom_objects)
@@ -159,7 +159,7 @@ def _check_module(module: Any, class_name: str, found: type) -> None:
         raise ValueError(f"`{class_name}` of the module {short(module)} is not the regularizer of that name.")
 
 
-def _find_function(name: Any, custom_objects: Mapping[str, Any]) -> Any:
+def find_function(name: Any, custom_objects: Mapping[str, Any]) -> Any:
     function = find(name, custom_objects) if isinstance(name, str) else None
     if function is None or isinstance(function, type) or not callable(function):
         raise ValueError(f"Unknown function {short(name)}; register it with `@jaxreg.register()`.")
