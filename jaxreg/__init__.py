@@ -16,8 +16,8 @@ from jaxreg._transform import add_regularization as add_regularization
 from jaxreg._transform import proximal as proximal
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L1 as L1
-from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import L1L2 as L1L2
+from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer
 
 __version__ = "0.1.0"

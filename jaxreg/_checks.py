@@ -133,6 +133,6 @@ def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
             value = value.item()
     elif isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{call}` takes a number or an array as step, got {short(value)}.")
-    if isinstance(value, numbers.Real) and not value >= 0:
+    if isinstance(value, numbers.Real) and not float(value) >= 0:
         raise ValueError(f"`{call}` takes a non-negative step, got {short(value)}.")
     return float(value) if isinstance(value, numbers.Real) else value

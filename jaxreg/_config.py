@@ -75,9 +75,9 @@ def _from_name(name: str) -> Any:
 def serialize(regularizer: Any) -> dict[str, Any] | None:
     """Return the JSON form of a regularizer, the one that Keras 3 writes.
 
-    `{"module", "class_name", "config", "registered_name"}`; `module` is `"keras.regularizers"` for the four classes that
-    Keras has, so that Keras reads it, and `"jaxreg"` for the rest. Numbers are Python numbers, and the round trip
-    through `json.dumps` and `deserialize` is exact.
+    `{"module", "class_name", "config", "registered_name"}`; `module` is `"keras.regularizers"` for the four classes
+    that Keras has, so that Keras reads it, and `"jaxreg"` for the rest. Numbers are Python numbers, and the round
+    trip through `json.dumps` and `deserialize` is exact.
 
     Args:
         regularizer: anything that `get` takes; `None` gives `None`.
@@ -99,7 +99,7 @@ def serialize(regularizer: Any) -> dict[str, Any] | None:
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Return the regularizer of a JSON form: one of `serialize`, of Keras 3, or `{"class_name", "config"}`.
 
-    Names are looked up in the built-in ones, then in `custom_objects`, then among those registered by `jaxreg.register`.
+    Names are looked up in the built-in ones, then in `custom_objects`, then among those that `jaxreg.register` named.
     Nothing in a config is imported, evaluated or unpickled, and built-in names cannot be shadowed.
 
     Args:

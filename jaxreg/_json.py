@@ -148,7 +148,7 @@ def _decode_object(config: Mapping[str, Any], custom_objects: Mapping[str, Any],
     inner = {key: decode(item, custom_objects, depth + 1) for key, item in inner.items()}
     if found.__name__ in {"L1", "L2"} and "l" in inner and found is _builtin[found.__name__]:
         inner[found.__name__.lower()] = inner.pop("l")  # the keyword of Keras before version 3
-    return found.from_config(inner)  # type: ignore[attr-defined]
+    return found.from_config(inner)
 
 
 def _check_module(module: Any, class_name: str, found: type) -> None:
@@ -177,7 +177,8 @@ def check_fields(cls: type[Any], config: Any, fields: tuple[Any, ...]) -> None:
     for field in fields:
         value = config.get(field.name, 0.0)
         is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if field.type in (float, "float") and not (is_number or isinstance(value, jnp.ndarray)):
+        wants_number = field.metadata.get("coefficient") or field.type in (float, "float")
+        if wants_number and not (is_number or isinstance(value, jnp.ndarray)):
             raise TypeError(f"`{cls.__name__}({field.name}=...)` must be a number, got {short(value)}.")
         if is_number and isinstance(value, float) and math.isnan(value):
             raise ValueError(f"`{cls.__name__}({field.name}=...)` must be a number, got nan.")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
@@ -96,7 +96,7 @@ def _register(cls: type[Struct]) -> None:
     def flatten_with_keys(self: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
         return tuple(zip(keys, get_leaves(self), strict=True)), get_statics(self)
 
-    def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> Any:
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> Any:
         self = object.__new__(cls)
         self.__dict__.update(zip(statics, aux, strict=True))
         self.__dict__.update(zip(leaves, children, strict=True))

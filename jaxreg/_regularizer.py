@@ -79,15 +79,12 @@ class Regularizer(Struct, abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields as plain numbers, strings and lists, fit for JSON."""
-        return {
-            field.name: _json.encode(getattr(self, field.name))
-            for field in dataclasses.fields(self)  # type: ignore[arg-type]
-        }
+        return {field.name: _json.encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Return the regularizer whose `get_config` gave `config`."""
-        _json.check_fields(cls, config, dataclasses.fields(cls))  # type: ignore[arg-type]
+        _json.check_fields(cls, config, dataclasses.fields(cls))
         return cls(**_json.decode(dict(config), {}))
 
     def __add__(self, other: Any) -> "Regularizer":
@@ -207,8 +204,9 @@ class Sum(Regularizer):
             return _numerics.soft_threshold(z, _numerics.threshold(step, 0.0 if l1 is None else l1)) / shrink
         if len(others) == 1 and l1 is None:
             return others[0].prox(z / shrink, step / shrink)
+        names = " + ".join(type(term).__name__ for term in self.terms)
         raise NotImplementedError(
-            f"`({' + '.join(type(term).__name__ for term in self.terms)}).prox` has no exact form: the proximal operators of the terms, one "
+            f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
             "after the other, are not that of their sum. Put all terms but one into the loss or into "
             "`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`."
         )
@@ -242,7 +240,7 @@ class Scaled(Regularizer):
         3.0
     """
 
-    factor: float = coefficient()
+    factor: ArrayLike = coefficient()
     penalty: Regularizer
 
     def __post_init__(self) -> None:
@@ -258,7 +256,10 @@ class Scaled(Regularizer):
 
     def _elastic(self) -> tuple[Any, Any] | None:
         parts = self.penalty._elastic()
-        return None if parts is None else tuple(None if part is None else self.factor * part for part in parts)
+        if parts is None:
+            return None
+        l1, l2 = (None if part is None else self.factor * part for part in parts)
+        return l1, l2
 
 
 @final
@@ -283,4 +284,4 @@ class Function(Regularizer):
             raise TypeError(f"`Function(function=...)` takes a function, got {_checks.short(self.function)}.")
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return self.function(x)
+        return self.function(jnp.asarray(x))

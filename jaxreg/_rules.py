@@ -52,8 +52,8 @@ def check_pattern(pattern: Any) -> None:
         glob_matches(pattern, "")  # a malformed glob raises here, where it was written
     elif isinstance(pattern, (Struct, type)) or not (isinstance(pattern, re.Pattern) or callable(pattern)):
         raise TypeError(
-            "A pattern is a glob such as '**/kernel', a compiled `re` pattern or a function `(path, leaf) -> bool`, got "
-            f"{short(pattern)}."
+            "A pattern is a glob such as '**/kernel', a compiled `re` pattern or a function `(path, leaf) -> bool`, "
+            f"got {short(pattern)}."
         )
 
 

@@ -18,7 +18,7 @@ RegOrSchedule = Reg | Callable[[jax.Array], Reg]
 class AddRegularizationState(NamedTuple):
     """State of `add_regularization`."""
 
-    count: jax.Array  # shape (), int32: updates so far
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
     penalty: jax.Array | None  # shape (): the penalty at the parameters of the last update; None unless track=True
 
 
@@ -36,7 +36,7 @@ def add_regularization(reg: RegOrSchedule, *, track: bool = False) -> optax.Grad
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
             returns one of them (a schedule; it is traced, so it does not compile again). A penalty written as a plain
             function goes in through a `TreeRegularizer`.
-        track: keep the value of the penalty in the state, as `penalty`, for logging (`optax.tree.get(state, "penalty")`).
+        track: keep the value of the penalty in the state, for logging: `optax.tree.get(state, "penalty")`.
 
     Raises:
         ValueError: `update` was called without `params`, or a pattern matches no leaf.
@@ -81,7 +81,7 @@ class ProximalState(NamedTuple):
     """State of `proximal`."""
 
     inner: Any  # the state of the wrapped optimizer
-    count: jax.Array  # shape (), int32: updates so far
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
 
 
 def proximal(
@@ -94,10 +94,11 @@ def proximal(
 
         u ← prox_{η·R}(params + u) − params,   u the update of `inner`, η its learning rate
 
-    `params + u` is then prox(params + u) up to rounding, and exactly 0 wherever the proximal operator gives 0. For plain
-    gradient descent this is the proximal gradient method (ISTA). The penalty must not also be in the loss. It must be
-    outermost: no later link may change the update; wrappers that pass updates through whole (`optax.MultiSteps`,
-    `optax.apply_if_finite`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`) may stand outside.
+    `params + u` is then prox(params + u) up to rounding, and exactly 0 wherever the proximal operator gives 0. For
+    plain gradient descent this is the proximal gradient method (ISTA). The penalty must not also be in the loss. It
+    must be outermost: no later link may change the update; wrappers that pass updates through whole
+    (`optax.MultiSteps`, `optax.apply_if_finite`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`) may
+    stand outside.
 
     With one step size for all coordinates the limit is the minimum of loss + R for gradient descent without momentum.
     Momentum scales the effective step (η/(1 − momentum)), and an adaptive optimizer has a step of its own for every
@@ -217,7 +218,7 @@ def _injected_learning_rate(state: Any) -> Any:
     )
     if len(found) != 1:
         raise ValueError(
-            f"`proximal(learning_rate=None)` reads the learning rate from `optax.inject_hyperparams`, but the state holds "
-            f"{len(found)} of that name. Give `learning_rate` as a number or a schedule."
+            "`proximal(learning_rate=None)` reads the learning rate from `optax.inject_hyperparams`, but the state "
+            f"holds {len(found)} of that name. Give `learning_rate` as a number or a schedule."
         )
     return found[0][1]

@@ -1,7 +1,7 @@
 """TreeRegularizer: path rules that give each leaf of a parameter tree its penalty."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,10 @@ class TreeRegularizer(Struct):
         R(params) = Σ over leaves of R_rule(leaf),   rule = the first one whose pattern matches the leaf's path
 
     A leaf that no rule matches, or whose rule has `None`, is left alone; so are integers, bools, PRNG keys and whatever
-    is not an array. Paths are the keys joined by `/`, as in `params/Dense_0/kernel`, for dicts, lists, dataclasses, Flax
-    Linen parameters, NNX states, Haiku parameters and Equinox modules; the `value` that NNX and partitioned Linen
-    parameters add is left out. An array that stands in two places (tied weights) counts once, at its first path; inside
-    `jit` JAX has split such arrays in two already, so tie them in the model there.
+    is not an array. Paths are the keys joined by `/`, as in `params/Dense_0/kernel`, for dicts, lists, dataclasses,
+    Flax Linen parameters, NNX states, Haiku parameters and Equinox modules; the `value` that NNX and partitioned Linen
+    parameters add is left out. An array that stands in two places (tied weights) counts once, at its first path;
+    inside `jit` JAX has split such arrays in two already, so tie them in the model there.
 
     Patterns:
         a string: a glob on the whole path; `*` and `?` within a segment, `**` across segments (`**/kernel`);
@@ -52,7 +52,7 @@ class TreeRegularizer(Struct):
         {'Dense_0/kernel': 3.0}
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: Mapping[Pattern, Any] | Iterable[tuple[Pattern, Any] | Rule] = ()
 
     def __post_init__(self) -> None:
         rules = self.rules.items() if isinstance(self.rules, Mapping) else self.rules
@@ -62,6 +62,11 @@ class TreeRegularizer(Struct):
                 f"{_checks.short(self.rules)}."
             )
         object.__setattr__(self, "rules", tuple(map(_rule, rules)))
+
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        """The rules as the constructor stored them."""
+        return cast(tuple[Rule, ...], self.rules)
 
     @classmethod
     def for_weights(cls, regularizer: Any) -> Self:
@@ -76,7 +81,7 @@ class TreeRegularizer(Struct):
             >>> reg.rules[0].regularizer
             L2(l2=5e-05)
         """
-        return cls(((is_weight, regularizer),))  # type: ignore[arg-type]
+        return cls(((is_weight, regularizer),))
 
     def __call__(self, params: Any) -> jax.Array:
         """Return the penalty of the tree, a scalar."""
@@ -110,17 +115,17 @@ class TreeRegularizer(Struct):
 
     def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
-        used = [False] * len(self.rules)
+        used = [False] * len(self._rules)
         assigned = [self._decide(path, leaf, used) for path, leaf in zip(paths, leaves, strict=True)]
         if not _shows_a_part(leaves):
-            for rule, was_used in zip(self.rules, used, strict=True):
+            for rule, was_used in zip(self._rules, used, strict=True):
                 if not was_used and rule.pattern != "**":
                     raise ValueError(f"`TreeRegularizer`: {matches_nothing(rule.pattern, paths)}")
         return assigned
 
     def get_config(self) -> dict[str, Any]:
         """Return the rules as plain lists and dicts, fit for JSON; functions must be registered."""
-        return {"rules": [[encode_pattern(rule.pattern), _json.encode(rule.regularizer)] for rule in self.rules]}
+        return {"rules": [[encode_pattern(rule.pattern), _json.encode(rule.regularizer)] for rule in self._rules]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -129,26 +134,26 @@ class TreeRegularizer(Struct):
         if not isinstance(rules, (list, tuple)):
             raise ValueError(f"`TreeRegularizer.from_config` takes {{'rules': [...]}}, got {_checks.short(config)}.")
         pairs = [_pair(rule) for rule in rules]
-        return cls(tuple((decode_pattern(pattern), _json.decode(reg, {})) for pattern, reg in pairs))  # type: ignore[arg-type]
+        return cls([(decode_pattern(pattern), _json.decode(reg, {})) for pattern, reg in pairs])
 
     def __mul__(self, factor: Any) -> "TreeRegularizer":
         if callable(factor):
             return NotImplemented
-        scaled = ((r.pattern, None if r.regularizer is None else factor * r.regularizer) for r in self.rules)
-        return TreeRegularizer(tuple(scaled))  # type: ignore[arg-type]
+        scaled = ((r.pattern, None if r.regularizer is None else factor * r.regularizer) for r in self._rules)
+        return TreeRegularizer(tuple(scaled))
 
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
         rules = (
             f"({getattr(rule.pattern, '__name__', None) or repr(rule.pattern)}, {rule.regularizer!r})"
-            for rule in self.rules
+            for rule in self._rules
         )
         return f"TreeRegularizer([{', '.join(rules)}])"
 
     def _decide(self, path: str, leaf: Any, used: list[bool]) -> Regularizer | None:
         decision: Rule | None = None
-        for i, rule in enumerate(self.rules):
+        for i, rule in enumerate(self._rules):
             if (decision is None or not used[i]) and rule.matches(path, leaf):
                 used[i] = True
                 decision = decision or rule
@@ -189,7 +194,7 @@ def _add(penalties: list[jax.Array]) -> jax.Array:
 
 def as_tree(reg: Any) -> TreeRegularizer:
     """Return rules for a whole tree: a plain regularizer goes to all floating leaves."""
-    return reg if isinstance(reg, TreeRegularizer) else TreeRegularizer((("**", reg),))  # type: ignore[arg-type]
+    return reg if isinstance(reg, TreeRegularizer) else TreeRegularizer((("**", reg),))
 
 
 def _pair(rule: Any) -> tuple[Any, Any]:

@@ -43,7 +43,7 @@ class L1(Regularizer):
         Tibshirani, *Regression shrinkage and selection via the lasso*, JRSS B, 1996.
     """
 
-    l1: float = coefficient(0.01)
+    l1: ArrayLike = coefficient(0.01)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         return _numerics.scaled_l1(self.l1, jnp.asarray(x))

@@ -45,8 +45,8 @@ class L1L2(Regularizer):
         Zou and Hastie, *Regularization and variable selection via the elastic net*, JRSS B, 2005.
     """
 
-    l1: float = coefficient(0.0)
-    l2: float = coefficient(0.0)
+    l1: ArrayLike = coefficient(0.0)
+    l2: ArrayLike = coefficient(0.0)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         # Two reductions: the compiler vectorizes each; one fused expression takes twice as long on a CPU.

@@ -19,8 +19,8 @@ class L2(Regularizer):
         ∇R(x) = 2 · l2 · x
         prox(z, τ) = z / (1 + 2·τ·l2)
 
-    A sum, not a mean, over all axes; any shape; smooth everywhere. The `weight_decay` of an optimizer is twice `l2`: use
-    `L2.from_weight_decay(wd)`. The prox takes a scalar step or an array.
+    A sum, not a mean, over all axes; any shape; smooth everywhere. The `weight_decay` of an optimizer is twice `l2`:
+    use `L2.from_weight_decay(wd)`. The prox takes a scalar step or an array.
 
     Args:
         l2: leaf; real, finite, non-negative.
@@ -43,7 +43,7 @@ class L2(Regularizer):
         Hoerl and Kennard, *Ridge regression*, Technometrics, 1970.
     """
 
-    l2: float = coefficient(0.01)
+    l2: ArrayLike = coefficient(0.01)
 
     @classmethod
     def from_weight_decay(cls, weight_decay: float) -> Self:

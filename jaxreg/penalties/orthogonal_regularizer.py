@@ -42,7 +42,7 @@ class OrthogonalRegularizer(Regularizer):
         `keras.regularizers.OrthogonalRegularizer`.
     """
 
-    factor: float = coefficient(0.01)
+    factor: ArrayLike = coefficient(0.01)
     mode: str = static("rows", choices=("rows", "columns"))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
