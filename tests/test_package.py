@@ -1,0 +1,143 @@
+"""The package as a whole: what imports what, what an import costs, style, types, and the README."""
+
+import ast
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxreg
+from jaxreg.penalties import PENALTIES
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxreg"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# Imports go down this list: a module may import those above it. Penalties do not import each other.
+LAYERS = (
+    "_checks", "_pytree", "_json", "_numerics", "_regularizer", "penalties", "_config", "_paths", "_rules", "_tree",
+    "_transform", "_flax", "linen", "nnx", "keras", "_demo", "_cli", "__main__",
+)  # fmt: skip
+# Heavy packages, and the only places that import them.
+GUESTS = {
+    "flax": {"_flax", "linen", "nnx", "_demo"},
+    "keras": {"keras"},
+    "matplotlib": {"_demo"},
+    "rich": {"_demo", "_cli"},
+    "sklearn": {"_demo"},
+    "chex": set(),
+    "pytest": set(),
+}
+
+
+def _imports(file: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" if node.module == "jaxreg" else str(node.module) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names
+
+
+def _layer(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if _layer(file) != "__init__"], ids=lambda f: f.stem)
+def test_imports_go_one_way(file: Path) -> None:
+    own = _layer(file)
+    public = {"penalties", "linen", "nnx"}
+    for name in _imports(file):
+        top, _, rest = name.partition(".")
+        if top == "jaxreg" and rest:
+            layer = rest.partition(".")[0]
+            if layer not in LAYERS:  # a public name of the package, for what stands above the core
+                assert LAYERS.index(own) > LAYERS.index("_transform"), f"{file} imports {name}"
+                continue
+            below = LAYERS.index(layer) < LAYERS.index(own)
+            assert below or (layer == own and (file.name == "__init__.py" or own not in {"penalties"})), f"{file}: {name}"
+        if top in GUESTS:
+            assert own in GUESTS[top], f"{file} imports {top}"
+    assert own in LAYERS or own in public
+
+
+def test_each_penalty_is_one_final_class_a_file() -> None:
+    for file in (PACKAGE / "penalties").glob("*.py"):
+        classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+        if file.name != "__init__.py":
+            assert [c.name for c in classes] == [n for n in (p.__name__ for p in PENALTIES) if n == classes[0].name]
+            assert "final" in [getattr(d, "id", "") for d in classes[0].decorator_list]
+            assert file.stem == re.sub(r"(?<=[a-z])(?=[A-Z])", "_", classes[0].name).lower()
+
+
+def test_every_public_name_is_documented_with_an_example() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name, obj in vars(jaxreg).items():
+        if name.startswith("_") or not (isinstance(obj, type) or callable(obj)):
+            continue
+        assert obj.__doc__, name
+        assert any(test.examples for test in finder.find(obj, globs={})) or name == "coefficient", name
+
+
+def _run(code: str, **env: str) -> str:
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT, env={**clean, **env}
+    ).stdout
+
+
+PROBE = "import sys; {}; print(sorted({{'flax', 'keras', 'matplotlib', 'rich', 'sklearn'}} & set(sys.modules)))"
+
+
+def test_import_brings_in_nothing_heavy() -> None:
+    assert _run(PROBE.format("import jaxreg")) == "[]\n"
+    assert _run(PROBE.format("import jaxreg, flax")) != "[]\n"  # the probe can fail
+
+
+def test_import_costs_little_beside_optax(tmp_path: Path) -> None:
+    code = (
+        "import time; a = time.perf_counter(); import optax; b = time.perf_counter(); import jaxreg; "
+        "c = time.perf_counter(); print((c - a) / (b - a))"
+    )
+    ratios = [float(_run(code, PYTHONPYCACHEPREFIX=str(tmp_path))) for _ in range(5)]
+    assert min(ratios) <= 1.15, ratios
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=lambda command: " ".join(command)
+)
+def test_style_and_types(command: list[str]) -> None:
+    result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_files_are_small() -> None:
+    long = {file.name: n for file in FILES if (n := len(file.read_text().splitlines())) > 300}
+    assert not long
+
+
+def test_the_readme_runs() -> None:
+    """Every `>>>` of the README, and its first example before line 40."""
+    readme = (ROOT / "README.md").read_text()
+    result = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0 and result.attempted > 20
+    assert readme[: readme.index(">>>")].count("\n") < 40
+
+
+def test_the_readme_starts_with_two_commands_that_set_themselves_up() -> None:
+    commands = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")]
+    assert len(commands) == 2
+    assert commands[0].endswith("-m jaxreg demo") and commands[1].endswith("-m pytest")
+    extras = [re.search(r'-e "\.\[(\w+)\]"', command) for command in commands]
+    assert [match and match[1] for match in extras] == ["demo", "test"]
+
+
+def test_version_and_licence() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jaxreg.__version__)
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert (PACKAGE / "py.typed").exists()
