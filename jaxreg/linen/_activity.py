@@ -1,0 +1,121 @@
+"""Penalties of outputs: their value, their place in the collection `losses`, and rules for modules one cannot edit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreg._regularizer import Regularizer
+from jaxreg._rules import Rule
+from jaxreg.linen import _record
+
+ACTIVITY = "activity"
+
+
+def penalty(regularizer: Regularizer, output: Any) -> jax.Array:
+    """Σ over the floating leaves of R(leaf)/leaf.shape[0]; a scalar is not divided, an empty leaf gives 0."""
+    total = jnp.zeros((), jnp.float32)
+    for leaf in jax.tree.leaves(output):
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact) or 0 in leaf.shape:
+            continue
+        total = total + regularizer(leaf) / (leaf.shape[0] if leaf.ndim else 1)
+    return total
+
+
+def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
+    """Add the penalty of an output to the entry of the module in a mutable collection `losses`."""
+    if module.is_initializing():
+        return
+    root = _record.root_of(module)
+    if not module.is_mutable_collection(_record.LOSSES):
+        if _record.pass_of(module, root) is not None:
+            _raise_lost(module)
+        return
+    if isinstance(module, nn.RNNCellBase):
+        _, output = output  # the carry is the state, and often the output once more
+    value = penalty(regularizer, output)
+    before = _before(module, root)
+    if isinstance(before, Mapping):
+        raise ValueError(
+            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule named {ACTIVITY!r}, "
+            "and the penalty would stand under the same name in 'losses'. Rename the submodule."
+        )
+    value = value if before is None else before + value
+    module.sow(_record.LOSSES, ACTIVITY, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def _raise_lost(module: nn.Module) -> None:
+    raise ValueError(
+        f"`with_losses`: the activity penalty of the module {'/'.join(module.path) or '(root)'} would be lost, because "
+        "a lifted transform around it (nn.scan, nn.vmap, nn.RNN) does not pass the collection 'losses' on. Give that "
+        "transform `variable_axes={..., 'losses': 0}`, or penalize the output of the transformed module instead."
+    )
+
+
+def _before(module: nn.Module, root: nn.Module) -> Any:
+    """The penalty of the earlier calls in this `apply`; None if there were none, whatever the caller passed in."""
+    assert module.scope is not None
+    old: Any = module.get_variable(_record.LOSSES, ACTIVITY)
+    if _record.pass_of(module, root) is not None:
+        return old  # `with_losses` passes no losses in
+    path = (*module.path, ACTIVITY)
+    outer: Any = root.variables.get(_record.LOSSES)
+    for name in path:
+        outer = outer.get(name) if isinstance(outer, Mapping) else None
+    first_calls = root.__dict__.setdefault("_jaxreg_first_calls", {})
+    if path not in first_calls:
+        first_calls[path] = (module.scope.root, outer)
+        return None
+    # A lifted transform may trace its body twice. The second trace starts from what the caller passed in, as the first
+    # did, unless a lifted call has returned in between and written its result to the outer scope.
+    scope, outer_at_first = first_calls[path]
+    retraced = scope is not module.scope.root and outer is not None and outer is outer_at_first
+    return None if retraced else old
+
+
+class Interceptor:
+    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`.
+
+    A lifted module (`nn.remat(Block)`, `nn.scan(Block, ...)`) is penalized for what its caller receives, outside of the
+    transform; the call that runs inside has the same path.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = rules
+        self.used: set[int] = set()
+        self._running: set[str] = set()
+
+    def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or module.scope is None:
+            return call(*args, **kwargs)
+        path = "/".join(module.path)
+        current = _record.pass_of(module, _record.root_of(module))
+        if path in self._running or current is None:
+            return call(*args, **kwargs)
+        self._running.add(path)
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            self._running.discard(path)
+        chosen = self.decide(path, output)
+        current.called[path] = chosen
+        _record.note(module, _record.CALLED, chosen)
+        regularizer = None if chosen is None else self.rules[chosen].regularizer
+        if regularizer is not None:
+            add(module, regularizer, output)
+        return output
+
+    def decide(self, path: str, output: Any) -> int | None:
+        """Return the number of the first rule that matches; note every rule that does."""
+        matching = [i for i, rule in enumerate(self.rules) if _matches(rule, path, output)]
+        self.used.update(matching)
+        return matching[0] if matching else None
+
+
+def _matches(rule: Rule, path: str, output: Any) -> bool:
+    if path == "" and isinstance(rule.pattern, str):
+        return rule.pattern in {"", "**"}  # `*` is a name, and the root has none
+    return rule.matches(path, output)

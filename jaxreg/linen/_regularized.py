@@ -1,0 +1,172 @@
+"""Regularized: the mixin that gives a Linen module `<parameter>_regularizer` and `activity_regularizer`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import flax.linen as nn
+from flax.core import unfreeze
+from flax.core.frozen_dict import FrozenDict
+
+from jaxreg import _checks, _paths
+from jaxreg._config import get
+from jaxreg._regularizer import Regularizer, as_regularizer
+from jaxreg.linen import _activity, _parameters, _record
+
+_SUFFIX = "_regularizer"
+
+
+def regularizer_field() -> Any:
+    """A field for a regularizer, by keyword only, so that the positional arguments of the layer stay as they are."""
+    return dataclasses.field(default=None, kw_only=True)
+
+
+class Regularized(nn.Module):
+    """Penalize the parameters and the output of a module; a mixin that comes first in the bases.
+
+        class Dense(jaxreg.linen.Regularized, nn.Dense): ...
+
+    `kernel_regularizer` and `bias_regularizer` are of the parameters of these names, and so is
+    `<parameter>_regularizer` for any other that a subclass declares as a field. A weight penalty is of the whole
+    parameter and counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over
+    calls: each floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an
+    empty batch gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
+
+    `with_losses(model)` returns the penalties; `model.apply(variables, x, mutable=["losses"])` leaves them in the
+    collection `losses`. `init` leaves none, and evaluation without that collection computes none.
+
+    A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
+    a class attribute `{"kernel": ("query/kernel", ...)}`.
+
+    Args:
+        kernel_regularizer, bias_regularizer, activity_regularizer: anything that `jaxreg.get` takes, by keyword.
+
+    Raises:
+        ValueError: an identifier is unknown; or, when the module runs, it has no parameter of that name.
+        TypeError: the value is not a regularizer.
+
+    Example:
+        >>> import flax.linen as nn, jax, jax.numpy as jnp, jaxreg.linen
+        >>> class Scale(jaxreg.linen.Regularized, nn.Module):
+        ...     gain_regularizer: object = None
+        ...
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         return x * self.param("gain", nn.initializers.ones, (3,))
+        >>> model, x = Scale(gain_regularizer="l2"), jnp.ones((2, 3))
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> y, losses = jaxreg.linen.with_losses(model)(variables, x)
+        >>> {path: round(float(loss), 4) for path, loss in losses.items()}
+        {'gain': 0.03}
+    """
+
+    kernel_regularizer: Any = regularizer_field()
+    bias_regularizer: Any = regularizer_field()
+    activity_regularizer: Any = regularizer_field()
+
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
+        # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of the class below, and that one observes.
+        if call is not None and not hasattr(call, "jaxreg_observed"):
+            cls.__call__ = _observed(call)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for field in _regularizer_fields(self):
+            value = getattr(self, field)
+            value = get(unfreeze(value) if isinstance(value, FrozenDict) else value)
+            if value is not None:
+                _as_regularizer(type(self).__name__, field, value)
+            object.__setattr__(self, field, value)
+        super().__post_init__()
+
+
+def _regularizer_fields(module: nn.Module) -> list[str]:
+    return [field.name for field in dataclasses.fields(module) if field.name.endswith(_SUFFIX)]
+
+
+def _as_regularizer(owner: str, field: str, value: Any) -> Regularizer:
+    try:
+        return as_regularizer(value)
+    except TypeError:
+        raise TypeError(
+            f"`{owner}({field}=...)` takes a regularizer of one array, got {_checks.short(value)}. Rules for a whole "
+            "tree go into the loss or into `jaxreg.add_regularization`."
+        ) from None
+
+
+def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def observed_call(self: Regularized, *args: Any, **kwargs: Any) -> Any:
+        outermost = "_jaxreg_running" not in self.__dict__  # `super().__call__` of the same module is no other call
+        if self.scope is None or not outermost:
+            return call(self, *args, **kwargs)
+        self.__dict__["_jaxreg_running"] = True
+        try:
+            output = call(self, *args, **kwargs)
+        finally:
+            del self.__dict__["_jaxreg_running"]
+        declare(self)
+        if self.activity_regularizer is not None:
+            regularizer = _as_regularizer(type(self).__name__, "activity_regularizer", self.activity_regularizer)
+            _activity.add(self, regularizer, output)
+        return output
+
+    observed_call.jaxreg_observed = True  # type: ignore[attr-defined]
+    return observed_call
+
+
+def declare(module: Regularized) -> None:
+    """Note which parameter has which regularizer, and put the penalties into a mutable collection `losses`."""
+    found = _declared(module)
+    if not found:
+        return
+    prefix, jitted = module.path, _record.jitted(module)
+    root = _record.root_of(module)
+    axes = _parameters.removed_axes(module.variables["params"])
+    declared = {
+        "/".join((*prefix, path)): _record.Declared(regularizer, leaf.shape, jitted, axes.get(path))
+        for path, (regularizer, leaf) in found.items()
+    }
+    _record.remember(root, declared)
+    current = _record.pass_of(module, root)
+    if current is not None:
+        current.declared.update(declared)
+    if module.is_initializing():
+        return
+    if current is not None:  # `with_losses` computes these from the parameters, where no lifted transform is in the way
+        content = tuple((p, reg, leaf.shape, axes.get(p)) for p, (reg, leaf) in found.items())
+        _record.note(module, _record.DECLARED, content)
+    elif module.is_mutable_collection(_record.LOSSES):
+        for path, (regularizer, leaf) in found.items():
+            module.sow(_record.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
+    """Return `{path inside the module: (regularizer, parameter)}`."""
+    wanted = {
+        field: getattr(module, field)
+        for field in _regularizer_fields(module)
+        if field != "activity_regularizer" and getattr(module, field) is not None
+    }
+    if not wanted:
+        return {}
+    paths, leaves, _ = _paths.flatten(module.variables.get("params", {}))
+    found: dict[str, tuple[Regularizer, Any]] = {}
+    for field, value in wanted.items():
+        regularizer = _as_regularizer(type(module).__name__, field, value)
+        name = field.removesuffix(_SUFFIX)
+        globs = module.parameter_globs.get(name, (name, f"{name}/*"))
+        of_field = [i for i, path in enumerate(paths) if any(fnmatchcase(path, glob) for glob in globs)]
+        if not of_field:
+            raise ValueError(
+                f"`{type(module).__name__}({field}={_checks.short(value)})` fits no parameter of the module "
+                f"{'/'.join(module.path) or '(root)'}: as configured, it has {paths}. "
+                f"Drop `{field}`, or give the module that parameter."
+            )
+        found.update({paths[i]: (regularizer, leaves[i]) for i in of_field})
+    return found
