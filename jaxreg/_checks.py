@@ -45,7 +45,7 @@ def field_value(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    value = _as_tuple(value)
+    value = as_tuple(value)
     try:
         hash(value)
     except TypeError:
@@ -57,8 +57,9 @@ def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+def as_tuple(value: Any) -> Any:
+    """Lists become tuples, at every depth."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 
 def number(call: str, value: Any, *, non_negative: bool) -> Any:

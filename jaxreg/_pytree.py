@@ -1,11 +1,14 @@
 """The only registration with JAX: a frozen dataclass whose numbers are leaves and whose modes are static."""
 
+import contextlib
 import dataclasses
+import json
 import operator
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
+import jax.export
 import numpy as np
 
 from jaxreg import _checks
@@ -103,6 +106,27 @@ def _register(cls: type[Struct]) -> None:
         return self
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    with contextlib.suppress(ValueError):  # a notebook cell that is run again defines a class of the same name
+        jax.export.register_pytree_node_serialization(
+            cls,
+            serialized_name=f"{cls.__module__}.{cls.__qualname__}",
+            serialize_auxdata=lambda aux: json.dumps(aux).encode(),
+            deserialize_auxdata=lambda data: _checks.as_tuple(json.loads(data)),
+        )
+    _defined.append(cls)
+    for tell in _listeners:
+        tell(cls)
+
+
+_defined: list[type[Struct]] = []
+_listeners: list[Callable[[type[Struct]], None]] = []
+
+
+def on_definition(tell: Callable[[type[Struct]], None]) -> None:
+    """Call `tell` with every class defined so far and every later one: how Flax's serialization learns of them."""
+    _listeners.append(tell)
+    for cls in _defined:
+        tell(cls)
 
 
 def _getter(names: tuple[str, ...]) -> Any:

@@ -67,10 +67,10 @@ def add_regularization(reg: RegOrSchedule, *, track: bool = False) -> optax.Grad
             if regularizer is None:
                 new.append(update_leaf)
                 continue
-            value, gradient = jax.value_and_grad(regularizer)(_numerics.promote(leaf))
-            new.append(update_leaf + gradient.astype(jnp.asarray(update_leaf).dtype))
+            promoted = _numerics.promote(leaf)
+            new.append(update_leaf + jax.grad(regularizer)(promoted).astype(jnp.asarray(update_leaf).dtype))
             if track:
-                penalty += value.astype(penalty.dtype)
+                penalty += regularizer(promoted).astype(penalty.dtype)
         state = AddRegularizationState(optax.safe_increment(state.count), penalty if track else None)
         return leaves.treedef.unflatten(new), state
 
@@ -98,7 +98,8 @@ def proximal(
     plain gradient descent this is the proximal gradient method (ISTA). The penalty must not also be in the loss. It
     must be outermost: no later link may change the update; wrappers that pass updates through whole
     (`optax.MultiSteps`, `optax.apply_if_finite`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`) may
-    stand outside.
+    stand outside. `optax.lookahead` takes it inside, as its fast optimizer; `optax.flatten` hides the paths, so rules
+    cannot match there; `optax.contrib.schedule_free` moves the zeros away.
 
     With one step size for all coordinates the limit is the minimum of loss + R for gradient descent without momentum.
     Momentum scales the effective step (η/(1 − momentum)), and an adaptive optimizer has a step of its own for every

@@ -38,7 +38,9 @@ def _imports(file: Path) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
-            names += [f"{node.module}.{alias.name}" if node.module == "jaxreg" else str(node.module) for alias in node.names]
+            names += [
+                f"{node.module}.{alias.name}" if node.module == "jaxreg" else str(node.module) for alias in node.names
+            ]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return names
@@ -60,7 +62,9 @@ def test_imports_go_one_way(file: Path) -> None:
                 assert LAYERS.index(own) > LAYERS.index("_transform"), f"{file} imports {name}"
                 continue
             below = LAYERS.index(layer) < LAYERS.index(own)
-            assert below or (layer == own and (file.name == "__init__.py" or own not in {"penalties"})), f"{file}: {name}"
+            assert below or (layer == own and (file.name == "__init__.py" or own not in {"penalties"})), (
+                f"{file}: {name}"
+            )
         if top in GUESTS:
             assert own in GUESTS[top], f"{file} imports {top}"
     assert own in LAYERS or own in public
@@ -109,7 +113,9 @@ def test_import_costs_little_beside_optax(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=lambda command: " ".join(command)
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
+    ids=lambda command: " ".join(command),
 )
 def test_style_and_types(command: list[str]) -> None:
     result = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT, check=False)

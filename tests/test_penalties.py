@@ -162,7 +162,10 @@ def test_nan_in_gives_nan_out(case: Case) -> None:
 
 
 def test_one_row_is_orthogonal() -> None:
-    for reg, shape in ((jaxreg.OrthogonalRegularizer(0.1), (1, 4)), (jaxreg.OrthogonalRegularizer(0.1, "columns"), (4, 1))):
+    for reg, shape in (
+        (jaxreg.OrthogonalRegularizer(0.1), (1, 4)),
+        (jaxreg.OrthogonalRegularizer(0.1, "columns"), (4, 1)),
+    ):
         value, gradient = jax.value_and_grad(reg)(jnp.ones(shape))
         assert value == 0 and (gradient == 0).all()
 
@@ -230,7 +233,11 @@ def test_checkpointed_like_any_function(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    [lambda: jax.numpy_dtype_promotion("strict"), lambda: jax.debug_nans(True), lambda: jax.numpy_rank_promotion("raise")],
+    [
+        lambda: jax.numpy_dtype_promotion("strict"),
+        lambda: jax.debug_nans(True),
+        lambda: jax.numpy_rank_promotion("raise"),
+    ],
     ids=["strict dtypes", "debug nans", "strict ranks"],
 )
 @each_builtin

@@ -40,7 +40,9 @@ def test_is_a_pytree_of_its_numbers(reg: Any) -> None:
 
 @each_object
 @pytest.mark.parametrize(
-    "placeholder", [None, object(), "label", PartitionSpec("x"), jax.ShapeDtypeStruct((), jnp.float32), -1, jnp.nan], ids=str
+    "placeholder",
+    [None, object(), "label", PartitionSpec("x"), jax.ShapeDtypeStruct((), jnp.float32), -1, jnp.nan],
+    ids=str,
 )
 def test_placeholders_pass_through_unflatten(reg: Any, placeholder: object) -> None:
     leaves, treedef = jax.tree.flatten(reg)
@@ -103,7 +105,9 @@ def test_frozen() -> None:
 # ----------------------------------------------------------------------------------------------------------- arguments
 
 
-@pytest.mark.parametrize("value", [1, 1.0, np.float32(1), np.float64(1), np.int8(1), np.array(1.0), np.array(1)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [1, 1.0, np.float32(1), np.float64(1), np.int8(1), np.array(1.0), np.array(1)], ids=repr
+)
 def test_numbers_become_python_floats(value: Any) -> None:
     assert type(jaxreg.L2(value).l2) is float and jaxreg.L2(value).l2 == 1.0
 

@@ -16,7 +16,10 @@ from sklearn.linear_model import ElasticNet, Lasso
 
 import jaxreg
 
-PARAMS = {"a": {"kernel": jnp.array([[1.0, -2.0], [0.5, 0.0]]), "bias": jnp.array([3.0, -1.0])}, "b": jnp.array([0.05, -4.0])}
+PARAMS = {
+    "a": {"kernel": jnp.array([[1.0, -2.0], [0.5, 0.0]]), "bias": jnp.array([3.0, -1.0])},
+    "b": jnp.array([0.05, -4.0]),
+}
 GRADS = jax.tree.map(lambda p: jnp.full_like(p, 0.25), PARAMS)
 REG = jaxreg.L1L2(0.1, 0.2)
 RULES = jaxreg.TreeRegularizer({"a/kernel": jaxreg.L1(0.5), "**": None})
@@ -64,7 +67,9 @@ def test_before_an_optimizer_it_is_the_penalty_in_the_loss() -> None:
 @pytest.mark.parametrize("mask", [None, {"a": {"kernel": True, "bias": False}, "b": False}])
 def test_decoupled_l2_of_half_the_weight_decay_is_adamw(mask: Any) -> None:
     wd, lr = 0.1, optax.linear_schedule(0.1, 0.01, 10)
-    reg: Any = jaxreg.L2(wd / 2) if mask is None else jaxreg.TreeRegularizer({"a/kernel": jaxreg.L2.from_weight_decay(wd)})
+    reg: Any = (
+        jaxreg.L2(wd / 2) if mask is None else jaxreg.TreeRegularizer({"a/kernel": jaxreg.L2.from_weight_decay(wd)})
+    )
     ours = optax.chain(optax.scale_by_adam(), jaxreg.add_regularization(reg), optax.scale_by_learning_rate(lr))
     theirs = optax.adamw(lr, weight_decay=wd, mask=mask)
     p, q, s, t = PARAMS, PARAMS, ours.init(PARAMS), theirs.init(PARAMS)
@@ -103,7 +108,9 @@ def test_track_keeps_the_penalty_of_the_parameters() -> None:
     tx = optax.chain(jaxreg.add_regularization(REG, track=True), optax.adam(0.1))
     _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(PARAMS)])
-    np.testing.assert_allclose(optax.tree.get(state, "penalty"), 0.1 * abs(leaves).sum() + 0.2 * (leaves**2).sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        optax.tree.get(state, "penalty"), 0.1 * abs(leaves).sum() + 0.2 * (leaves**2).sum(), rtol=1e-6
+    )
     plain = jaxreg.add_regularization(REG)
     assert plain.update(GRADS, plain.init(PARAMS), PARAMS)[1].penalty is None
 
@@ -138,7 +145,11 @@ def test_proximal_gradient_descent_reaches_the_optimum_of_scikit_learn(peer: Any
         (w, _), _ = jax.lax.scan(step, (w, tx.init(w)), length=20_000)
 
         def objective(w: Any) -> float:
-            return float(((x @ w - y) ** 2).sum() / (2 * len(x)) + 0.5 * ratio * abs(w).sum() + 0.125 * 2 * (1 - ratio) * (w**2).sum())
+            return float(
+                ((x @ w - y) ** 2).sum() / (2 * len(x))
+                + 0.5 * ratio * abs(w).sum()
+                + 0.125 * 2 * (1 - ratio) * (w**2).sum()
+            )
 
         assert objective(np.asarray(w)) <= objective(best) * (1 + 1e-10)
         np.testing.assert_array_equal(np.asarray(w) == 0, best == 0)
@@ -244,7 +255,11 @@ def test_partition_shows_each_part_its_leaves() -> None:
     labels = {"a": {"kernel": "sparse", "bias": "plain"}, "b": "frozen"}
     for inside in (jaxreg.L1(1.0), jaxreg.TreeRegularizer({"a/kernel": jaxreg.L1(1.0), "b": jaxreg.L2()})):
         tx = optax.partition(
-            {"sparse": jaxreg.proximal(optax.sgd(0.2), inside, 0.2), "plain": optax.sgd(0.2), "frozen": optax.set_to_zero()},
+            {
+                "sparse": jaxreg.proximal(optax.sgd(0.2), inside, 0.2),
+                "plain": optax.sgd(0.2),
+                "frozen": optax.set_to_zero(),
+            },
             labels,
         )
         after = optax.apply_updates(PARAMS, one_update(tx))
@@ -300,14 +315,20 @@ def test_inject_hyperparams_takes_numbers_into_a_factory() -> None:
 
 
 def test_inject_hyperparams_with_a_regularizer_says_what_to_do() -> None:
-    for factory, arguments in ((jaxreg.add_regularization, {}), (jaxreg.proximal, {"inner": optax.sgd(0.1), "learning_rate": 0.1})):
+    for factory, arguments in (
+        (jaxreg.add_regularization, {}),
+        (jaxreg.proximal, {"inner": optax.sgd(0.1), "learning_rate": 0.1}),
+    ):
         with pytest.raises(TypeError, match="inject numbers and build the regularizer inside"):
             optax.inject_hyperparams(factory)(reg=jaxreg.L2(0.1), **arguments).init(PARAMS)
 
 
 def test_learning_rate_is_read_from_inject_hyperparams() -> None:
     schedule = optax.piecewise_constant_schedule(0.2, {1: 0.5})
-    for inner in (optax.inject_hyperparams(optax.sgd)(schedule), optax.chain(optax.clip(1.0), optax.inject_hyperparams(optax.sgd)(0.2))):
+    for inner in (
+        optax.inject_hyperparams(optax.sgd)(schedule),
+        optax.chain(optax.clip(1.0), optax.inject_hyperparams(optax.sgd)(0.2)),
+    ):
         tx = jaxreg.proximal(inner, jaxreg.L1(1.0))
         updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
         assert_trees_close(updates, one_update(jaxreg.proximal(optax.sgd(0.2), jaxreg.L1(1.0), 0.2)))
@@ -468,3 +489,76 @@ def test_linen_partitioned_parameters() -> None:
     after = optax.apply_updates(params, tx.update(zeros, tx.init(params), params)[0])
     assert isinstance(after["kernel"], nn.Partitioned)
     np.testing.assert_array_equal(after["kernel"].unbox(), jnp.zeros((3, 2)))
+
+
+# -------------------------------------------------------------------------------------------- more of what optax offers
+
+
+def test_other_wrappers_pass_the_zeros_through() -> None:
+    def sparse() -> Any:
+        return jaxreg.proximal(optax.sgd(0.2), jaxreg.L1(1.0), 0.2)
+
+    expected = one_update(sparse())
+    for tx in (
+        optax.named_chain(("proximal", sparse())),
+        optax.conditionally_transform(sparse(), lambda step, *_: step % 2 == 0),
+        optax.flatten(sparse()),
+        optax.chain(sparse(), optax.identity()),
+    ):
+        after = optax.apply_updates(PARAMS, one_update(tx))
+        assert_trees_close(after, optax.apply_updates(PARAMS, expected))
+        assert after["b"][0] == 0
+
+
+def test_flatten_hides_the_paths_and_says_so() -> None:
+    tx = optax.flatten(jaxreg.add_regularization(RULES))
+    with pytest.raises(ValueError, match=r"No leaf matches the pattern 'a/kernel'; paths are \[''\]"):
+        one_update(tx)
+
+
+def test_lookahead_takes_the_proximal_optimizer_inside() -> None:
+    tx = optax.lookahead(jaxreg.proximal(optax.sgd(0.2), RULES, 0.2), sync_period=5, slow_step_size=0.5)
+    params = optax.LookaheadParams.init_synced(PARAMS)
+    updates, _ = tx.update(GRADS, tx.init(params), params)
+    fast = optax.apply_updates(params, updates).fast
+    assert_trees_close(fast, optax.apply_updates(PARAMS, one_update(jaxreg.proximal(optax.sgd(0.2), RULES, 0.2))))
+
+
+def test_float64() -> None:
+    with jax.enable_x64(True):
+        params = {"w": jnp.array([1.0, 1e-12]), "v": jnp.ones(2, jnp.float32)}
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        for tx in (jaxreg.add_regularization(REG, track=True), jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1e-3), 0.1)):
+            updates, state = jax.jit(tx.update)(zeros, tx.init(params), params)
+            assert updates["w"].dtype == jnp.float64 and updates["v"].dtype == jnp.float32
+        assert optax.apply_updates(params, updates)["w"][1] == 0
+
+
+@each_factory
+def test_donated_buffers(make: Callable[[], Any]) -> None:
+    tx = make()
+
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(GRADS, state, params)
+        return optax.apply_updates(params, updates), state
+
+    expected = step(PARAMS, tx.init(PARAMS))[0]
+    donated = jax.tree.map(jnp.copy, PARAMS)
+    assert_trees_close(jax.jit(step, donate_argnums=(0, 1))(donated, tx.init(donated))[0], expected, atol=1e-7)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
+
+
+@each_factory
+def test_sharded_parameters_keep_their_shardings(make: Callable[[], Any]) -> None:
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    params = {
+        "a": {"kernel": jnp.linspace(-1, 1, 64).reshape(16, 4), "bias": jnp.linspace(-1, 1, 16)},
+        "b": jnp.ones(8),
+    }
+    sharded = jax.tree.map(lambda p: jax.device_put(p, spread), params)
+    tx = make()
+    expected = tx.update(params, tx.init(params), params)[0]
+    updates, _ = jax.jit(tx.update)(sharded, tx.init(sharded), sharded)
+    assert_trees_close(updates, expected, atol=1e-6)
+    assert all(u.sharding.is_equivalent_to(spread, u.ndim) for u in jax.tree.leaves(updates))

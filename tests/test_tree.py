@@ -186,7 +186,10 @@ TREES = {
     "haiku": (_haiku, ["mlp/~/linear_0/w", "mlp/~/linear_1/w"]),
     "nnx state": (lambda: nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), ["kernel"]),
     "nnx module": (lambda: nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0))), ["layers/0/kernel"]),
-    "equinox": (lambda: Attention(jnp.ones((2, 2)), eqx.nn.Linear(2, 2, key=jax.random.key(0))), ["value", "proj/weight"]),
+    "equinox": (
+        lambda: Attention(jnp.ones((2, 2)), eqx.nn.Linear(2, 2, key=jax.random.key(0))),
+        ["value", "proj/weight"],
+    ),
     "equinox mlp": (lambda: eqx.nn.MLP(2, 1, 3, 1, key=jax.random.key(0)), ["layers/0/weight", "layers/1/weight"]),
     "list": (lambda: [jnp.ones((2, 2)), (jnp.ones((1, 2)), jnp.ones(3))], ["0", "1/0"]),
     "namedtuple": (lambda: Pair(jnp.ones((2, 2)), jnp.ones((2, 2))), ["kernel", "value"]),

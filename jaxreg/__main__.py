@@ -1,0 +1,51 @@
+"""The command line: `python -m jaxreg` and the script `jaxreg`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from jaxreg import __version__
+from jaxreg._cli import UserError
+from jaxreg._demo import command as demo
+
+# A command is one module: `add_to(commands)` declares its options and sets `run(args) -> exit code`.
+# It imports what an extra brings only in `run`, so that `--help` needs nothing but jaxreg.
+COMMANDS = (demo,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 a mistake to put right, 130 stopped by Ctrl-C.
+
+    Args:
+        argv: the arguments, by default those of the process.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxreg",
+        description="Regularizers for JAX, Flax and optax.",
+        epilog="python -m jaxreg COMMAND --help shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxreg {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
