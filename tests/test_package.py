@@ -19,9 +19,25 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Imports go down this list: a module may import those above it. Penalties do not import each other.
 LAYERS = (
-    "_checks", "_pytree", "_json", "_numerics", "_regularizer", "penalties", "_config", "_paths", "_rules", "_tree",
-    "_transform", "_flax", "linen", "nnx", "keras", "_demo", "_cli", "__main__",
-)  # fmt: skip
+    "_checks",
+    "_pytree",
+    "_json",
+    "_numerics",
+    "_regularizer",
+    "penalties",
+    "_config",
+    "_paths",
+    "_rules",
+    "_tree",
+    "_transform",
+    "_flax",
+    "linen",
+    "nnx",
+    "keras",
+    "_demo",
+    "_cli",
+    "__main__",
+)
 # Heavy packages, and the only places that import them.
 GUESTS = {
     "flax": {"_flax", "linen", "nnx", "_demo"},

@@ -190,7 +190,7 @@ def test_jit_and_vmap_agree_with_the_formula(case: Case) -> None:
 def test_vmap_over_stacked_coefficients(case: Case) -> None:
     x = sample((3, 4))
     stacked = jax.tree.map(lambda c: c * jnp.arange(4.0), case.regularizer)
-    members = [jax.tree.map(lambda c: c * i, case.regularizer) for i in range(4)]
+    members = [jax.tree.map(lambda c, i=i: c * i, case.regularizer) for i in range(4)]
     values = jax.vmap(lambda reg: reg(jnp.asarray(x, jnp.float32)))(stacked)
     np.testing.assert_allclose(values, [member(jnp.asarray(x, jnp.float32)) for member in members], rtol=1e-6)
 

@@ -173,10 +173,18 @@ def test_no_prox_says_what_to_use_instead() -> None:
 
 @pytest.mark.parametrize(
     ("step", "error"),
-    [(-1.0, ValueError), (jnp.nan, ValueError), ("1", TypeError), (True, TypeError), (None, TypeError),
-     (np.ones(2), ValueError), (np.ones((1, 4)), ValueError), (np.ones((3, 4), bool), TypeError)],
+    [
+        (-1.0, ValueError),
+        (jnp.nan, ValueError),
+        ("1", TypeError),
+        (True, TypeError),
+        (None, TypeError),
+        (np.ones(2), ValueError),
+        (np.ones((1, 4)), ValueError),
+        (np.ones((3, 4), bool), TypeError),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_wrong_steps(step: object, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"L1\.prox"):
         jaxreg.L1().prox(np.ones((3, 4)), step)

@@ -16,7 +16,7 @@ from flax import serialization
 from jax.sharding import PartitionSpec
 
 import jaxreg
-import jaxreg._flax  # noqa: F401  Flax serialization learns of our classes here, as it does with jaxreg.linen
+import jaxreg._flax  # Flax's serialization learns of our classes here, as it does with jaxreg.linen
 from tests.cases import ALL_CASES, CASES, Case, Quartic, log_cosh, sample
 
 each_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
@@ -114,13 +114,32 @@ def test_numbers_become_python_floats(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(-1, ValueError), (-1e-9, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), (10**400, ValueError),
-     (np.float32("nan"), ValueError), (jnp.float32(-1), ValueError), (jnp.array([0.1, -1]), ValueError),
-     (np.array([np.inf]), ValueError), (True, TypeError), (np.True_, TypeError), ("0.1", TypeError), (b"1", TypeError),
-     ([0.1], TypeError), ((0.1,), TypeError), ({"l1": 1}, TypeError), (None, TypeError), (1j, TypeError),
-     (jnp.array(1j), TypeError), (jnp.array(True), TypeError), (abs, TypeError), (jaxreg.L1(), TypeError)],
+    [
+        (-1, ValueError),
+        (-1e-9, ValueError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        (10**400, ValueError),
+        (np.float32("nan"), ValueError),
+        (jnp.float32(-1), ValueError),
+        (jnp.array([0.1, -1]), ValueError),
+        (np.array([np.inf]), ValueError),
+        (True, TypeError),
+        (np.True_, TypeError),
+        ("0.1", TypeError),
+        (b"1", TypeError),
+        ([0.1], TypeError),
+        ((0.1,), TypeError),
+        ({"l1": 1}, TypeError),
+        (None, TypeError),
+        (1j, TypeError),
+        (jnp.array(1j), TypeError),
+        (jnp.array(True), TypeError),
+        (abs, TypeError),
+        (jaxreg.L1(), TypeError),
+    ],
     ids=lambda value: repr(value)[:20],
-)  # fmt: skip
+)
 def test_wrong_coefficients(value: Any, error: type[Exception]) -> None:
     constructors: tuple[tuple[str, Callable[[Any], Any]], ...] = (
         (r"L1\(l1=", jaxreg.L1),
@@ -144,8 +163,11 @@ def test_tracers_and_stacks_pass() -> None:
         jaxreg.L1(jnp.arange(3.0)).prox(jnp.ones(3))
 
 
-@pytest.mark.parametrize("x", [[1.0, 2.0], {"w": jnp.ones(2)}, "x", None, object(), (jnp.ones(2),), np.array(["a"]), jnp.ndarray],
-                         ids=lambda x: type(x).__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "x",
+    [[1.0, 2.0], {"w": jnp.ones(2)}, "x", None, object(), (jnp.ones(2),), np.array(["a"]), jnp.ndarray],
+    ids=lambda x: type(x).__name__,
+)
 def test_what_is_no_array_is_refused(x: Any) -> None:
     for call in (jaxreg.L1(), jaxreg.L1().prox, Quartic()):
         with pytest.raises(TypeError, match=r"takes (one array|an array of numbers), got"):
@@ -286,9 +308,19 @@ def test_functions_join_sums() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda a: a + 1, lambda a: a + "l1", lambda a: a * a, lambda a: a * "2", lambda a: a + jaxreg.L1, lambda a: None + a,
-     lambda a: jaxreg.Sum((1, a)), lambda a: jaxreg.Sum("ab"), lambda a: jaxreg.Scaled(2.0, 3.0), lambda a: jaxreg.Function(3)],
-)  # fmt: skip
+    [
+        lambda a: a + 1,
+        lambda a: a + "l1",
+        lambda a: a * a,
+        lambda a: a * "2",
+        lambda a: a + jaxreg.L1,
+        lambda a: None + a,
+        lambda a: jaxreg.Sum((1, a)),
+        lambda a: jaxreg.Sum("ab"),
+        lambda a: jaxreg.Scaled(2.0, 3.0),
+        lambda a: jaxreg.Function(3),
+    ],
+)
 def test_what_does_not_add_or_multiply(wrong: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError):
         wrong(jaxreg.L1())

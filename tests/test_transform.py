@@ -529,7 +529,7 @@ def test_float64() -> None:
         params = {"w": jnp.array([1.0, 1e-12]), "v": jnp.ones(2, jnp.float32)}
         zeros = jax.tree.map(jnp.zeros_like, params)
         for tx in (jaxreg.add_regularization(REG, track=True), jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1e-3), 0.1)):
-            updates, state = jax.jit(tx.update)(zeros, tx.init(params), params)
+            updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
             assert updates["w"].dtype == jnp.float64 and updates["v"].dtype == jnp.float32
         assert optax.apply_updates(params, updates)["w"][1] == 0
 

@@ -122,9 +122,18 @@ def test_placeholders_and_parts_are_not_held_to_the_patterns() -> None:
 
 def test_what_is_never_penalized() -> None:
     tree = {
-        "int": jnp.arange(3), "bool": jnp.ones(3, bool), "key": jax.random.key(0), "raw": jax.random.PRNGKey(0), "none": None,
-        "function": jnp.tanh, "text": "x", "number": 3, "float": 2.0, "half": jnp.ones(2, jnp.bfloat16), "complex": jnp.array(3 + 4j),
-    }  # fmt: skip
+        "int": jnp.arange(3),
+        "bool": jnp.ones(3, bool),
+        "key": jax.random.key(0),
+        "raw": jax.random.PRNGKey(0),
+        "none": None,
+        "function": jnp.tanh,
+        "text": "x",
+        "number": 3,
+        "float": 2.0,
+        "half": jnp.ones(2, jnp.bfloat16),
+        "complex": jnp.array(3 + 4j),
+    }
     reg = jaxreg.TreeRegularizer({"**": jaxreg.L1(1.0)})
     assert jax.tree.map(float, reg.breakdown(tree)) == {"float": 2.0, "half": 2.0, "complex": 5.0}
     after = reg.prox(tree, 1.0)
@@ -132,8 +141,19 @@ def test_what_is_never_penalized() -> None:
 
 
 def test_wrong_rules() -> None:
-    for rules in ("**", 3, [3], [("a",)], [("a", "l1", "l2")], {3: "l1"}, {"a": 3}, {"a": jaxreg.TreeRegularizer()},
-                  [(jaxreg.L1(), "l1")], [(None, "l1")], {"a": "nope"}):  # fmt: skip
+    for rules in (
+        "**",
+        3,
+        [3],
+        [("a",)],
+        [("a", "l1", "l2")],
+        {3: "l1"},
+        {"a": 3},
+        {"a": jaxreg.TreeRegularizer()},
+        [(jaxreg.L1(), "l1")],
+        [(None, "l1")],
+        {"a": "nope"},
+    ):
         with pytest.raises((TypeError, ValueError)):
             jaxreg.TreeRegularizer(rules)  # type: ignore[arg-type]
 
@@ -235,10 +255,28 @@ def test_equinox_with_filters() -> None:
 
 def test_is_weight_on_names_and_shapes() -> None:
     matrix, stacked = jnp.ones((2, 3)), jnp.ones((4, 3))
-    weights = ["Dense_0/kernel", "embedding", "Embed_0/embedding", "mlp/~/linear/w", "attn/query/kernel", "lora_a", "0",
-               "normal_init_dense/kernel"]  # fmt: skip
-    others = ["Dense_0/bias", "b", "LayerNorm_0/scale", "layers/ln_1/weight", "BatchNorm_3/weight", "post_attention_layernorm/weight",
-              "bn1/weight", "rms_norm/offset", "PReLU_0/negative_slope", "attn/in_proj_bias"]  # fmt: skip
+    weights = [
+        "Dense_0/kernel",
+        "embedding",
+        "Embed_0/embedding",
+        "mlp/~/linear/w",
+        "attn/query/kernel",
+        "lora_a",
+        "0",
+        "normal_init_dense/kernel",
+    ]
+    others = [
+        "Dense_0/bias",
+        "b",
+        "LayerNorm_0/scale",
+        "layers/ln_1/weight",
+        "BatchNorm_3/weight",
+        "post_attention_layernorm/weight",
+        "bn1/weight",
+        "rms_norm/offset",
+        "PReLU_0/negative_slope",
+        "attn/in_proj_bias",
+    ]
     assert [path for path in weights + others if jaxreg.is_weight(path, matrix)] == weights
     assert not jaxreg.is_weight("Dense_0/kernel", jnp.ones(3)) and not jaxreg.is_weight("scan/bias", stacked)
 
@@ -319,14 +357,30 @@ L1_CONFIG = {"class_name": "L1", "config": {}}
 
 @pytest.mark.parametrize(
     "config",
-    [None, [], {}, {"rules": None}, {"rules": {}, "x": 1}, {"rules": [1]}, {"rules": [["a"]]}, {"rules": [[1, None]]},
-     {"rules": [["a", 3]]}, {"rules": [["a", {"class_name": "os.system", "config": "ls"}]]}, {"rules": [[{"re": 3, "flags": 0}, None]]},
-     {"rules": [[{"re": "(", "flags": 0}, None]]}, {"rules": [[{"re": "(a|a)*b", "flags": 0}, None]]},
-     {"rules": [[{"re": ".*.*.*.*.*b", "flags": 0}, None]]}, {"rules": [[{"re": "a" * 2000, "flags": 0}, None]]},
-     {"rules": [[{"re": "a", "flags": -1}, None]]}, {"rules": [[{"re": "a"}, None]]}, {"rules": [[{"predicate": "os.remove"}, L1_CONFIG]]},
-     {"rules": [[{"predicate": ["x"]}, None]]}, {"rules": [["**" * 9 + "/a**b**c", None]]}],
+    [
+        None,
+        [],
+        {},
+        {"rules": None},
+        {"rules": {}, "x": 1},
+        {"rules": [1]},
+        {"rules": [["a"]]},
+        {"rules": [[1, None]]},
+        {"rules": [["a", 3]]},
+        {"rules": [["a", {"class_name": "os.system", "config": "ls"}]]},
+        {"rules": [[{"re": 3, "flags": 0}, None]]},
+        {"rules": [[{"re": "(", "flags": 0}, None]]},
+        {"rules": [[{"re": "(a|a)*b", "flags": 0}, None]]},
+        {"rules": [[{"re": ".*.*.*.*.*b", "flags": 0}, None]]},
+        {"rules": [[{"re": "a" * 2000, "flags": 0}, None]]},
+        {"rules": [[{"re": "a", "flags": -1}, None]]},
+        {"rules": [[{"re": "a"}, None]]},
+        {"rules": [[{"predicate": "os.remove"}, L1_CONFIG]]},
+        {"rules": [[{"predicate": ["x"]}, None]]},
+        {"rules": [["**" * 9 + "/a**b**c", None]]},
+    ],
     ids=lambda config: str(config)[:50],
-)  # fmt: skip
+)
 def test_broken_configs(config: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         jaxreg.TreeRegularizer.from_config(config)
