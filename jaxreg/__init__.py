@@ -16,6 +16,13 @@ from jaxreg._transform import add_regularization as add_regularization
 from jaxreg._transform import proximal as proximal
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L1 as L1
+from jaxreg.penalties import L0 as L0
+from jaxreg.penalties import Lq as Lq
+from jaxreg.penalties import LogSum as LogSum
+from jaxreg.penalties import MCP as MCP
+from jaxreg.penalties import SCAD as SCAD
+from jaxreg.penalties import Huber as Huber
+from jaxreg.penalties import Group as Group
 from jaxreg.penalties import L1L2 as L1L2
 from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer

@@ -38,9 +38,9 @@ def field_value(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
     if field.metadata.get("static"):
         return _static_value(f"{owner}({field.name}=...)", value, field.metadata["choices"])
     if field.metadata.get("coefficient"):
-        return number(f"{owner}({field.name}=...)", value, non_negative=True)
+        return number(f"{owner}({field.name}=...)", value, above=field.metadata["above"])
     if field.type in (float, "float"):
-        return number(f"{owner}({field.name}=...)", value, non_negative=False)
+        return number(f"{owner}({field.name}=...)", value, above=-math.inf)
     return value
 
 
@@ -62,13 +62,17 @@ def as_tuple(value: Any) -> Any:
     return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 
-def number(call: str, value: Any, *, non_negative: bool) -> Any:
-    """Return `value` as a float if it is a number, as it is if it is an array, a tracer or a placeholder."""
-    rule = "a real, finite, non-negative number" if non_negative else "a real, finite number"
+def number(call: str, value: Any, *, above: float | None) -> Any:
+    """Return `value` as a float if it is a number, as it is if it is an array, a tracer or a placeholder.
+
+    It must be greater than `above`; None stands for non-negative.
+    """
+    bound = " greater than {above}" if above is not None and above > -math.inf else ""
+    rule = "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
     if isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, (np.ndarray, jax.Array)):
-        return _array(call, value, rule, non_negative=non_negative)
+        return _array(call, value, rule, above)
     if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
         raise TypeError(f"`{call}` must be {rule}, got {short(value)} of type {type(value).__name__}.")
     if not isinstance(value, numbers.Real):
@@ -79,18 +83,18 @@ def number(call: str, value: Any, *, non_negative: bool) -> Any:
         result = float(value)
     except OverflowError:
         result = math.inf
-    if not math.isfinite(result) or (non_negative and result < 0):
+    if not math.isfinite(result) or not (result >= 0 if above is None else result > above):
         raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
     return result
 
 
-def _array(call: str, value: Any, rule: str, *, non_negative: bool) -> Any:
+def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
     if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
         raise TypeError(f"`{call}` must be {rule}, got an array of dtype {value.dtype}.")
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return value
     numbers_ = np.asarray(value, dtype=np.float64)
-    if not np.isfinite(numbers_).all() or (non_negative and (numbers_ < 0).any()):
+    if not np.isfinite(numbers_).all() or not (numbers_ >= 0 if above is None else numbers_ > above).all():
         raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
     return float(numbers_) if isinstance(value, np.ndarray) and value.ndim == 0 else value
 

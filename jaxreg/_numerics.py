@@ -1,5 +1,6 @@
 """|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
 
+import functools
 from typing import Any
 
 import jax
@@ -33,7 +34,7 @@ def absolute(x: jax.Array) -> jax.Array:
 @absolute.defjvp
 def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return absolute(x), _real_product(jnp.sign(x), dx)
+    return absolute(x), real_product(jnp.sign(x), dx)
 
 
 def scaled_l1(c: Any, x: jax.Array) -> jax.Array:
@@ -59,20 +60,20 @@ def _scaled_l1(c: jax.Array, x: jax.Array) -> jax.Array:
 @_scaled_l1.defjvp
 def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (c, x), (dc, dx) = primals, tangents
-    tangent = dc * _scaled_l1(jnp.ones_like(c), x) + jnp.sum(_real_product(c * jnp.sign(x), dx))
+    tangent = dc * _scaled_l1(jnp.ones_like(c), x) + jnp.sum(real_product(c * jnp.sign(x), dx))
     return _scaled_l1(c, x), tangent
 
 
 @jax.custom_jvp
 def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
     s = _power_of_two(c, root=2)
-    return jnp.where(c == 0, c, c / s / s) * jnp.sum(_real_product(s * x, s * x))
+    return jnp.where(c == 0, c, c / s / s) * jnp.sum(real_product(s * x, s * x))
 
 
 @_scaled_l2.defjvp
 def _scaled_l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (c, x), (dc, dx) = primals, tangents
-    tangent = dc * _scaled_l2(jnp.ones_like(c), x) + jnp.sum(_real_product(2 * c * x, dx))
+    tangent = dc * _scaled_l2(jnp.ones_like(c), x) + jnp.sum(real_product(2 * c * x, dx))
     return _scaled_l2(c, x), tangent
 
 
@@ -84,7 +85,7 @@ def _power_of_two(c: jax.Array, root: int) -> jax.Array:
     return jnp.where(c == 0, jnp.asarray(2.0 ** (3 * int(info.minexp) // 4), c.dtype), power)
 
 
-def _real_product(a: jax.Array, b: jax.Array) -> jax.Array:
+def real_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Re(conj(a)·b): the real inner product, element by element."""
     return jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) or jnp.iscomplexobj(b) else a * b
 
@@ -93,6 +94,13 @@ def threshold(step: jax.Array, c: Any) -> jax.Array:
     """step·c, and 0 where c is 0 even for an infinite step."""
     c = jnp.asarray(c, step.dtype)
     return jnp.where(c == 0, jnp.zeros_like(step), step * c)
+
+
+def shrunk_step(step: jax.Array, l2: Any) -> jax.Array:
+    """step/(1 + 2·step·l2), also for an infinite step."""
+    positive = step > 0
+    inverse = 1 / jnp.where(positive, step, 1) + 2 * jnp.asarray(l2, step.dtype)
+    return jnp.where(positive, 1 / inverse, 0)
 
 
 def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
@@ -104,10 +112,36 @@ def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
     return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
 
 
-def unit_vectors(x: jax.Array, axis: int) -> jax.Array:
+def unit_vectors(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """x/‖x‖₂ along `axis`, and 0 with derivative 0 where ‖x‖ = 0; entries of 1e±30 neither overflow nor vanish."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
     zero = largest == 0
     y = x / jnp.where(zero, 1, largest)  # x/‖x‖ does not depend on the scale, so the scale may be held constant
-    square = jnp.sum(_real_product(y, y), axis=axis, keepdims=True)
+    square = jnp.sum(real_product(y, y), axis=axis, keepdims=True)
     return jnp.where(zero, jnp.zeros_like(y), y * jax.lax.rsqrt(jnp.where(zero, 1, square)))
+
+
+def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:
+    """The number of the sign (or phase) of z and of modulus r, where a = |z|; z itself where r = a."""
+    if not jnp.iscomplexobj(z):
+        return jnp.where(r == 0, 0, jnp.sign(z) * r)
+    positive = a > 0
+    return z * jnp.where(positive, r / jnp.where(positive, a, 1), 0)
+
+
+def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """‖x‖₂ over `axes`, kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
+    return _norms(axes, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
+    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
+    y = x / jnp.where(largest == 0, 1, largest)
+    return largest * jnp.sqrt(jnp.sum(real_product(y, y), axis=axes, keepdims=True))
+
+
+@_norms.defjvp
+def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return norms(x, axes), jnp.sum(real_product(unit_vectors(x, axes), dx), axis=axes, keepdims=True)

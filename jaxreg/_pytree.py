@@ -35,9 +35,14 @@ def static(default: Any = dataclasses.MISSING, *, choices: tuple[Hashable, ...] 
     return dataclasses.field(default=default, metadata={"static": True, "choices": choices})
 
 
-def coefficient(default: Any = dataclasses.MISSING) -> Any:
-    """Declare a coefficient: a leaf that is real, finite and non-negative, checked when it is concrete."""
-    return dataclasses.field(default=default, metadata={"coefficient": True})
+def coefficient(default: Any = dataclasses.MISSING, *, above: float | None = None) -> Any:
+    """Declare a coefficient: a leaf that is real, finite and non-negative, checked when it is concrete.
+
+    Args:
+        default: the field's default.
+        above: if given, the coefficient must be greater than this instead.
+    """
+    return dataclasses.field(default=default, metadata={"coefficient": True, "above": above})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, coefficient, dataclasses.field))

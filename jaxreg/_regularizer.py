@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Self, final
 
@@ -49,8 +50,9 @@ class Regularizer(Struct, abc.ABC):
         super().__init_subclass__(**kwargs)
         if "__call__" in cls.__dict__:
             cls.__call__ = _compiled_penalty(cls, cls.__call__)  # type: ignore[method-assign]
-            if "prox" not in cls.__dict__:
-                cls.prox = Regularizer.prox  # type: ignore[method-assign]  # that of a parent is of another penalty
+            owner = next(base for base in cls.__mro__ if "prox" in base.__dict__)
+            if owner is not cls and not inspect.isabstract(owner):
+                cls.prox = Regularizer.prox  # type: ignore[method-assign]  # a parent's is that of another penalty
         if "prox" in cls.__dict__ and cls.prox is not Regularizer.prox:
             cls.prox = _compiled_prox(cls, cls.prox)  # type: ignore[method-assign]
 
@@ -108,14 +110,27 @@ class Regularizer(Struct, abc.ABC):
         """(l1, l2) if R = l1·Σ|w| + l2·Σ|w|², each None where the term is absent: what `Sum.prox` can merge."""
         return None
 
+    def _is_elementwise(self) -> bool:
+        """Whether R(w) = Σ ρ(|w_i|) with ρ(0) = 0 the least: what a structure can apply to norms or singular values."""
+        return False
+
+    def _is_nonnegativity(self) -> bool:
+        """Whether R is the constraint w ≥ 0."""
+        return False
+
+    def _follows_thresholds(self) -> bool:
+        """Whether the prox of l1·Σ|w| + [w ≥ 0] + R is that of R after the thresholds: true of norms of groups."""
+        return False
+
 
 def _compiled_penalty(cls: type[Regularizer], method: Callable[..., Any]) -> Callable[..., jax.Array]:
     def penalty(self: Regularizer, x: Any) -> jax.Array:
-        _checks.unstacked(cls.__name__, self, dataclasses.fields(cls))
+        name = type(self).__name__
+        _checks.unstacked(name, self, dataclasses.fields(self))
         value = method(self, _numerics.promote(x))
         if value is None or jnp.shape(value) != ():
             got = None if value is None else f"shape {jnp.shape(value)}"
-            raise ValueError(f"`{cls.__name__}.__call__` must return a scalar, got {got}.")
+            raise ValueError(f"`{name}.__call__` must return a scalar, got {got}.")
         return jnp.asarray(value)
 
     penalty.__name__ = penalty.__qualname__ = cls.__name__
@@ -123,16 +138,15 @@ def _compiled_penalty(cls: type[Regularizer], method: Callable[..., Any]) -> Cal
 
     @functools.wraps(method)
     def __call__(self: Regularizer, x: ArrayLike) -> jax.Array:
-        return compiled(self, _checks.array(cls.__name__, x, _TREES))
+        return compiled(self, _checks.array(type(self).__name__, x, _TREES))
 
     return __call__
 
 
 def _compiled_prox(cls: type[Regularizer], method: Callable[..., Any]) -> Callable[..., jax.Array]:
-    call = f"{cls.__name__}.prox"
-
     def prox(self: Regularizer, z: Any, step: Any) -> jax.Array:
-        _checks.unstacked(call, self, dataclasses.fields(cls))
+        call = f"{type(self).__name__}.prox"
+        _checks.unstacked(call, self, dataclasses.fields(self))
         z = jnp.asarray(z)
         promoted = _numerics.promote(z)
         w = method(self, promoted, jnp.asarray(step, _numerics.real_dtype(promoted)))
@@ -145,6 +159,7 @@ def _compiled_prox(cls: type[Regularizer], method: Callable[..., Any]) -> Callab
 
     @functools.wraps(method)
     def wrapper(self: Regularizer, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        call = f"{type(self).__name__}.prox"
         z = _checks.array(call, z, _TREES)
         return compiled(self, z, _checks.step(call, step, jnp.shape(z)))
 
@@ -168,9 +183,10 @@ def as_regularizer(value: Any) -> Regularizer:
 class Sum(Regularizer):
     """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.
 
-    `prox` is there exactly where it is exact: any mix of L1, L2 and L1L2; and L2 plus one other penalty that has one,
-    by prox_τR(z/(1 + 2·step·l2)) with τ = step/(1 + 2·step·l2). Applying one proximal operator after the other is not
-    the proximal operator of the sum, so everything else raises.
+    `prox` is there exactly where it is exact: any mix of L1, L2 and L1L2; L2 plus anything that has a prox R, by
+    prox_τR(z/(1 + 2·step·l2)) with τ = step/(1 + 2·step·l2); L1 and non-negativity before a `Group` of any penalty (the
+    sparse group lasso: soft threshold, then the group); non-negativity before any elementwise penalty. In general, one
+    proximal operator after the other is not that of the sum, so everything else raises.
 
     Args:
         terms: the penalties (children of the pytree).
@@ -196,14 +212,18 @@ class Sum(Regularizer):
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
         elastic = [parts for parts in (term._elastic() for term in self.terms) if parts is not None]
-        others = [term for term in self.terms if term._elastic() is None]
+        nonnegative = any(term._is_nonnegativity() for term in self.terms)
+        others = [term for term in self.terms if term._elastic() is None and not term._is_nonnegativity()]
         l1 = _total(l1 for l1, _ in elastic)
         l2 = _total(l2 for _, l2 in elastic)
-        shrink = 1 + 2 * _numerics.threshold(step, 0.0 if l2 is None else l2)
-        if not others:
-            return _numerics.soft_threshold(z, _numerics.threshold(step, 0.0 if l1 is None else l1)) / shrink
-        if len(others) == 1 and l1 is None:
-            return others[0].prox(z / shrink, step / shrink)
+        after_sign = l1 is None and all(term._is_elementwise() or not nonnegative for term in others)
+        if len(others) <= 1 and (after_sign or all(term._follows_thresholds() for term in others)):
+            w = z
+            if l2 is not None:
+                w, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
+            w = jnp.maximum(w, 0) if nonnegative else w
+            w = w if l1 is None else _numerics.soft_threshold(w, _numerics.threshold(step, l1))
+            return others[0].prox(w, step) if others else w
         names = " + ".join(type(term).__name__ for term in self.terms)
         raise NotImplementedError(
             f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
@@ -215,6 +235,9 @@ class Sum(Regularizer):
         parts = [term._elastic() for term in self.terms]
         known = [part for part in parts if part is not None]
         return (_total(l1 for l1, _ in known), _total(l2 for _, l2 in known)) if len(known) == len(parts) else None
+
+    def _is_elementwise(self) -> bool:
+        return all(term._is_elementwise() for term in self.terms)
 
 
 def _total(parts: Iterable[Any]) -> Any:
@@ -260,6 +283,15 @@ class Scaled(Regularizer):
             return None
         l1, l2 = (None if part is None else self.factor * part for part in parts)
         return l1, l2
+
+    def _is_elementwise(self) -> bool:
+        return self.penalty._is_elementwise()
+
+    def _is_nonnegativity(self) -> bool:
+        return self.penalty._is_nonnegativity()
+
+    def _follows_thresholds(self) -> bool:
+        return self.penalty._follows_thresholds()
 
 
 @final

@@ -51,6 +51,26 @@ def _orthogonal_subgradient(w: Array) -> Array:
     return gradient / (n * (n - 1) / 2) if n > 1 else gradient
 
 
+def _where_nonzero(w: Array, slope: Callable[[Array], Array]) -> Array:
+    return np.where(w == 0, 0, np.sign(w) * slope(np.where(w == 0, 1, np.abs(w))))
+
+
+def _mcp(w: Array) -> Array:
+    a = np.abs(w)
+    return np.where(a <= 2.0 * 0.5, 0.5 * a - a**2 / 4, 2.0 * 0.5**2 / 2)
+
+
+def _scad(w: Array) -> Array:
+    a = np.abs(w)
+    middle = (2 * 3.0 * 0.5 * a - a**2 - 0.5**2) / (2 * 2.0)
+    return np.where(a <= 0.5, 0.5 * a, np.where(a <= 1.5, middle, 0.5**2 * 4 / 2))
+
+
+def _huber(w: Array) -> Array:
+    a = np.abs(w)
+    return 0.3 * np.where(a <= 0.5, a**2 / (2 * 0.5), a - 0.25)
+
+
 MATRICES = {
     "shapes": ((3, 4), (4, 3), (5, 5), (2, 1), (1, 3)),
     "kinks": (np.zeros((3, 4)), np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 4.0]]), np.eye(3)),
@@ -75,6 +95,61 @@ CASES = (
         value=lambda w: 0.3 * np.abs(w).sum() + 0.7 * (w**2).sum(),
         subgradient=lambda w: 0.3 * np.sign(w) + 1.4 * w,
         scalar=lambda w: 0.3 * np.abs(w) + 0.7 * w**2,
+    ),
+    Case(
+        jaxreg.L0(0.3),
+        value=lambda w: 0.3 * np.count_nonzero(w),
+        subgradient=np.zeros_like,
+        scalar=lambda w: 0.3 * (w != 0),
+        convex=False,
+    ),
+    Case(
+        jaxreg.Lq(0.3),
+        value=lambda w: 0.3 * np.sqrt(np.abs(w)).sum(),
+        subgradient=lambda w: _where_nonzero(w, lambda a: 0.15 / np.sqrt(a)),
+        scalar=lambda w: 0.3 * np.sqrt(np.abs(w)),
+        convex=False,
+    ),
+    Case(
+        jaxreg.Lq(0.3, q=2 / 3),
+        value=lambda w: 0.3 * (np.abs(w) ** (2 / 3)).sum(),
+        subgradient=lambda w: _where_nonzero(w, lambda a: 0.2 * a ** (-1 / 3)),
+        scalar=lambda w: 0.3 * np.abs(w) ** (2 / 3),
+        convex=False,
+    ),
+    Case(
+        jaxreg.Lq(0.3, q=0.8),
+        value=lambda w: 0.3 * (np.abs(w) ** 0.8).sum(),
+        subgradient=lambda w: _where_nonzero(w, lambda a: 0.24 * a**-0.2),
+        scalar=lambda w: 0.3 * np.abs(w) ** 0.8,
+        convex=False,
+    ),
+    Case(
+        jaxreg.LogSum(0.3, 0.2),
+        value=lambda w: 0.3 * np.log(1 + np.abs(w) / 0.2).sum(),
+        subgradient=lambda w: 0.3 * np.sign(w) / (0.2 + np.abs(w)),
+        scalar=lambda w: 0.3 * np.log(1 + np.abs(w) / 0.2),
+        convex=False,
+    ),
+    Case(
+        jaxreg.MCP(0.5, 2.0),
+        value=lambda w: _mcp(w).sum(),
+        subgradient=lambda w: np.sign(w) * np.maximum(0.5 - np.abs(w) / 2, 0),
+        scalar=lambda w: _mcp(w),
+        convex=False,
+    ),
+    Case(
+        jaxreg.SCAD(0.5, 3.0),
+        value=lambda w: _scad(w).sum(),
+        subgradient=lambda w: np.sign(w) * np.clip((1.5 - np.abs(w)) / 2, 0, 0.5),
+        scalar=lambda w: _scad(w),
+        convex=False,
+    ),
+    Case(
+        jaxreg.Huber(0.3, 0.5),
+        value=lambda w: _huber(w).sum(),
+        subgradient=lambda w: 0.3 * np.clip(w / 0.5, -1, 1),
+        scalar=lambda w: _huber(w),
     ),
     Case(
         jaxreg.OrthogonalRegularizer(0.3),
@@ -134,6 +209,7 @@ CUSTOM_CASES = (
 )
 
 ALL_CASES = CASES + CUSTOM_CASES
+CONVEX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None and case.convex)
 PROX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None)
 SHAPED_CASES = tuple((case, shape) for case in ALL_CASES for shape in case.shapes)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import jaxreg
-from tests.cases import PROX_CASES, Case, sample
+from tests.cases import CONVEX_CASES, PROX_CASES, Case, sample
 
 each_case = pytest.mark.parametrize("case", PROX_CASES, ids=str)
+each_convex_case = pytest.mark.parametrize("case", CONVEX_CASES, ids=str)
 STEPS = (0.03, 0.5, 1.0, 4.0, 100.0)
 POINTS = np.array([-3.0, -1.0, -0.31, -0.3, -1e-3, -0.0, 0.0, 1e-3, 0.15, 0.3, 0.5, 1.0, 2.5, 40.0])
 
@@ -42,7 +43,7 @@ def test_the_brute_force_check_sees_planted_mistakes(wrong: object) -> None:
     assert _shortfall(case, POINTS, wrong(prox, POINTS), np.asarray(1.0)).max() > 1e-5  # type: ignore[operator]
 
 
-@each_case
+@each_convex_case
 def test_three_point_inequality(case: Case) -> None:
     z, u = sample((3, 4), seed=1), sample((3, 4), seed=2)
     for tau in STEPS:
@@ -52,7 +53,7 @@ def test_three_point_inequality(case: Case) -> None:
         assert left <= right + 1e-4 * (1 + abs(right))
 
 
-@each_case
+@each_convex_case
 def test_firmly_non_expansive(case: Case) -> None:
     x, y = sample((50,), seed=1), sample((50,), seed=2)
     for tau in STEPS:
@@ -65,7 +66,7 @@ def test_moreau_identity_of_l1_with_the_projection_on_a_box() -> None:
     np.testing.assert_allclose(jaxreg.L1(0.3).prox(z, 2.0) + jnp.clip(z, -0.6, 0.6), z, rtol=1e-6)
 
 
-@each_case
+@each_convex_case
 def test_gradient_of_the_envelope(case: Case) -> None:
     with jax.enable_x64(True):
         z, tau = jnp.asarray(sample((3, 4))), 0.7

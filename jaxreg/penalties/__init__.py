@@ -4,6 +4,13 @@ from jaxreg._regularizer import Function as Function
 from jaxreg._regularizer import Regularizer as Regularizer
 from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
+from jaxreg.penalties.l0 import L0 as L0
+from jaxreg.penalties.lq import Lq as Lq
+from jaxreg.penalties.log_sum import LogSum as LogSum
+from jaxreg.penalties.mcp import MCP as MCP
+from jaxreg.penalties.scad import SCAD as SCAD
+from jaxreg.penalties.huber import Huber as Huber
+from jaxreg.penalties.group import Group as Group
 from jaxreg.penalties.l1 import L1 as L1
 from jaxreg.penalties.l1l2 import L1L2 as L1L2
 from jaxreg.penalties.l2 import L2 as L2
@@ -14,6 +21,13 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     L2,
     L1L2,
     OrthogonalRegularizer,
+    L0,
+    Lq,
+    LogSum,
+    MCP,
+    SCAD,
+    Huber,
+    Group,
     Sum,
     Scaled,
     Function,

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import _numerics
+from jaxreg._elementwise import Elementwise
 from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
 
 
 @final
-class L1(Regularizer):
+class L1(Elementwise):
     """Push entries towards zero with a constant force, so that many become exactly zero (by `prox`).
 
         R(x) = l1 · Σ_i |x_i|
@@ -48,8 +48,14 @@ class L1(Regularizer):
     def __call__(self, x: ArrayLike) -> jax.Array:
         return _numerics.scaled_l1(self.l1, jnp.asarray(x))
 
-    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return _numerics.soft_threshold(jnp.asarray(z), _numerics.threshold(jnp.asarray(step), self.l1))
+    def profile(self, a: jax.Array) -> jax.Array:
+        return jnp.asarray(self.l1, a.dtype) * a
+
+    def slope(self, a: jax.Array) -> jax.Array:
+        return jnp.full_like(a, jnp.asarray(self.l1, a.dtype))
+
+    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
 
     def _elastic(self) -> tuple[Any, Any] | None:
         return self.l1, None

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import _numerics
+from jaxreg._elementwise import Elementwise
 from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
 
 
 @final
-class L1L2(Regularizer):
+class L1L2(Elementwise):
     """Select entries as L1 does and shrink the selected ones as L2 does (the elastic net).
 
         R(x) = l1 · Σ_i |x_i| + l2 · Σ_i |x_i|²                                              (sums, no ½)
@@ -53,10 +53,15 @@ class L1L2(Regularizer):
         x = jnp.asarray(x)
         return _numerics.scaled_l1(self.l1, x) + _numerics.scaled_l2(self.l2, x)
 
-    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, step = jnp.asarray(z), jnp.asarray(step)
-        w = _numerics.soft_threshold(z, _numerics.threshold(step, self.l1))
-        return w / (1 + 2 * _numerics.threshold(step, self.l2))
+    def profile(self, a: jax.Array) -> jax.Array:
+        return jnp.asarray(self.l1, a.dtype) * a + jnp.asarray(self.l2, a.dtype) * a**2
+
+    def slope(self, a: jax.Array) -> jax.Array:
+        return jnp.asarray(self.l1, a.dtype) + 2 * jnp.asarray(self.l2, a.dtype) * a
+
+    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        r = jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
+        return r / (1 + 2 * _numerics.threshold(step, self.l2))
 
     def _elastic(self) -> tuple[Any, Any] | None:
         return self.l1, self.l2

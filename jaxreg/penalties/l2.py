@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import _numerics
+from jaxreg._elementwise import Elementwise
 from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
 
 
 @final
-class L2(Regularizer):
+class L2(Elementwise):
     """Shrink entries in proportion to their size.
 
         R(x) = l2 · Σ_i |x_i|²                   (no ½: as Keras; scikit-learn, PyTorch and optax have ½ or its effect)
@@ -59,8 +59,14 @@ class L2(Regularizer):
     def __call__(self, x: ArrayLike) -> jax.Array:
         return _numerics.scaled_l2(self.l2, jnp.asarray(x))
 
-    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return jnp.asarray(z) / (1 + 2 * _numerics.threshold(jnp.asarray(step), self.l2))
+    def profile(self, a: jax.Array) -> jax.Array:
+        return jnp.asarray(self.l2, a.dtype) * a**2
+
+    def slope(self, a: jax.Array) -> jax.Array:
+        return 2 * jnp.asarray(self.l2, a.dtype) * a
+
+    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return a / (1 + 2 * _numerics.threshold(step, self.l2))
 
     def _elastic(self) -> tuple[Any, Any] | None:
         return None, self.l2
