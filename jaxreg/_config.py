@@ -1,5 +1,6 @@
 """Identifiers and JSON: get, serialize, deserialize, register."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -47,12 +48,12 @@ def get(identifier: Any) -> Any:
     if identifier is None:
         return None
     if isinstance(identifier, str):
-        return _from_name(identifier)
+        return _from_name(identifier, {})
     if isinstance(identifier, Mapping):
         return deserialize(identifier)
     if isinstance(identifier, type):
         if issubclass(identifier, Struct) and not inspect.isabstract(identifier):
-            return identifier()
+            return _with_defaults(identifier)
     elif callable(identifier):
         return identifier
     raise ValueError(
@@ -61,15 +62,22 @@ def get(identifier: Any) -> Any:
     )
 
 
-def _from_name(name: str) -> Any:
+def _with_defaults(cls: type[Struct]) -> Any:
+    required = [field.name for field in dataclasses.fields(cls) if _json.is_required(field)]  # type: ignore[arg-type]
+    if required:
+        raise ValueError(f"`{cls.__name__}` has no default for {required}; give an instance or a config, not its name.")
+    return cls()
+
+
+def _from_name(name: str, custom_objects: Mapping[str, Any]) -> Any:
     if name in {"l1_l2", "l1l2"}:
         return L1L2(0.01, 0.01)
-    found = _json.find(name, {})
-    if found is None:
+    found = _json.find(name, custom_objects)
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, Struct)):
         raise ValueError(
             f"Could not interpret regularizer identifier: {short(name)}. Known names are {_json.known_names()}."
         )
-    return found() if isinstance(found, type) else found
+    return _with_defaults(found) if isinstance(found, type) else found
 
 
 def serialize(regularizer: Any) -> dict[str, Any] | None:
@@ -84,6 +92,7 @@ def serialize(regularizer: Any) -> dict[str, Any] | None:
 
     Raises:
         TypeError: it holds traced values, stacked coefficients, or a function that is not registered.
+        ValueError: the identifier is unknown, or the nesting deeper than `deserialize` reads.
 
     Example:
         >>> import jaxreg
@@ -93,7 +102,14 @@ def serialize(regularizer: Any) -> dict[str, Any] | None:
         Scaled(factor=2.0, penalty=L1(l1=0.1))
     """
     regularizer = get(regularizer)
-    return None if regularizer is None else _json.encode(regularizer)
+    if regularizer is None:
+        return None
+    try:
+        config = _json.encode(regularizer)
+    except RecursionError:
+        raise ValueError("`jaxreg.serialize`: the regularizer is nested too deep.") from None
+    _json.check_depth(config)
+    return config
 
 
 def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -115,14 +131,16 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
         >>> jaxreg.deserialize({"class_name": "L1L2", "config": {"l1": 0.1, "l2": 0.2}})
         L1L2(l1=0.1, l2=0.2)
     """
+    if not isinstance(custom_objects, (Mapping, type(None))):
+        raise TypeError(f"`deserialize(custom_objects=...)` takes a dict from names, got {short(custom_objects)}.")
+    custom_objects = custom_objects or {}
     if config is None:
         return None
     if isinstance(config, str):
-        found = (custom_objects or {}).get(config) if _json.find(config, {}) is None else None
-        return _from_name(config) if found is None else get(found)
+        return _from_name(config, custom_objects)
     if not isinstance(config, Mapping) or "class_name" not in config:
         raise ValueError(f"A serialized regularizer is a dict with `class_name` and `config`, got {short(config)}.")
-    return _json.decode(config, custom_objects or {})
+    return _json.decode(config, custom_objects)
 
 
 def register(package: str = "Custom", name: str | None = None) -> Callable[[T], T]:
@@ -144,14 +162,23 @@ def register(package: str = "Custom", name: str | None = None) -> Callable[[T], 
         >>> jaxreg.get("docs>largest") is largest
         True
     """
-    if not isinstance(package, str):
-        raise TypeError(f"`jaxreg.register(package=...)` takes a string; write `@jaxreg.register()`, got {package!r}.")
+    if not isinstance(package, str) or not isinstance(name, (str, type(None))):
+        raise TypeError(
+            "`jaxreg.register(package=..., name=...)` takes strings; write `@jaxreg.register()`, got "
+            f"{short(package)}, {short(name)}."
+        )
 
     def decorate(obj: T) -> T:
         known_class = isinstance(obj, type) and issubclass(obj, Regularizer)
-        if not known_class and (isinstance(obj, type) or not callable(obj)):
+        if not known_class and (isinstance(obj, (type, Struct)) or not callable(obj)):
             raise TypeError(f"`jaxreg.register` takes a function or a `Regularizer` subclass, got {short(obj)}.")
-        _json.add_custom(obj, package, name or obj.__name__)  # type: ignore[attr-defined]
+        own_name = getattr(obj, "__name__", "") if name is None else name
+        if not package or not own_name or ">" in package + own_name:
+            raise ValueError(
+                f"`jaxreg.register(package={short(package)}, name={short(own_name)})`: both must be non-empty and "
+                f"without '>'; name {short(obj)} by `name=`."
+            )
+        _json.add_custom(obj, package, own_name)
         return obj
 
     return decorate

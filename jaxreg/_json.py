@@ -1,12 +1,11 @@
 """Objects to plain JSON and back: a table of names, and nothing in a config is imported, evaluated or unpickled."""
 
-import inspect
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._checks import short
@@ -19,6 +18,8 @@ _KERAS_CLASSES = {"L1", "L2", "L1L2", "OrthogonalRegularizer"}
 _builtin: dict[str, Any] = {}
 _custom: dict[str, Any] = {}
 _name_of: dict[Any, str] = {}
+_listeners: list[Callable[[Any, str], None]] = []
+_elsewhere: list[Callable[[str], Any]] = []
 
 
 def add_builtin(obj: Any, *aliases: str) -> None:
@@ -27,14 +28,40 @@ def add_builtin(obj: Any, *aliases: str) -> None:
 
 
 def add_custom(obj: Any, package: str, name: str) -> None:
-    if name in _builtin:
-        raise ValueError(f"`jaxreg.register(name={name!r})`: {name!r} is a built-in name; choose another.")
+    if name in _builtin or package == "jaxreg":
+        raise ValueError(
+            f"`jaxreg.register(package={short(package)}, name={short(name)})`: the package 'jaxreg' and the names "
+            f"{sorted(_builtin)} are built in; choose another."
+        )
     full_name = f"{package}>{name}"
-    other = _custom.get(full_name, obj)
-    if other is not obj and (other.__module__, other.__qualname__) != (obj.__module__, obj.__qualname__):
-        raise ValueError(f"`jaxreg.register`: {full_name!r} is already {short(other)}; choose another name.")
+    other = _custom.get(full_name)
+    if other is not None and not same_definition(obj, other):
+        raise ValueError(f"`jaxreg.register`: {short(full_name)} is already {short(other)}; choose another name.")
+    for tell in _listeners:
+        tell(obj, full_name)
     _custom[full_name] = obj
     _name_of[obj] = full_name
+
+
+def same_definition(a: Any, b: Any) -> bool:
+    """One object, or the same lines run twice, as by a notebook cell."""
+    where = [(getattr(obj, "__module__", obj), getattr(obj, "__qualname__", obj)) for obj in (a, b)]
+    return a is b or where[0] == where[1]
+
+
+def on_registration(tell: Callable[[Any, str], None]) -> None:
+    """Call `tell(object, full name)` for every object registered so far and every later one: how Keras learns of them.
+
+    What `tell` raises stops the registration.
+    """
+    for full_name, obj in _custom.items():
+        tell(obj, full_name)
+    _listeners.append(tell)
+
+
+def look_also(find_elsewhere: Callable[[str], Any]) -> None:
+    """Ask `find_elsewhere(name)` for the names that are known neither here nor in `custom_objects`."""
+    _elsewhere.append(find_elsewhere)
 
 
 def find(name: str, custom_objects: Mapping[str, Any]) -> Any:
@@ -47,11 +74,16 @@ def find(name: str, custom_objects: Mapping[str, Any]) -> Any:
         if name in table:
             return table[name]
     same = [obj for full_name, obj in _custom.items() if full_name.partition(">")[2] == name]
-    return same[0] if len(same) == 1 else None
+    if len(same) == 1:
+        return same[0]
+    return next((found for ask in _elsewhere if (found := ask(name)) is not None), None)
 
 
-def known_names() -> list[str]:
-    return sorted({*_builtin, *_custom})
+def known_names() -> str:
+    """The names for a message: all built-in ones, the first of the registered ones."""
+    custom = sorted(_custom)
+    more = f" and {len(custom) - 20} more" if len(custom) > 20 else ""
+    return f"{sorted(_builtin)[:40] + [name[:40] for name in custom[:20]]}{more}"
 
 
 # ---------------------------------------------------------------------------------------------------- object -> JSON
@@ -59,7 +91,7 @@ def known_names() -> list[str]:
 
 def encode(value: Any) -> Any:
     """Plain JSON for a field of a regularizer."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, np.generic)):
         return value
     if isinstance(value, jax.core.Tracer):
         raise TypeError("A traced value has no config; call `get_config` outside `jit`, `grad` and `vmap`.")
@@ -76,34 +108,48 @@ def encode(value: Any) -> Any:
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, Struct):
         return encode_object(value)
-    if inspect.isfunction(value):
+    if callable(value) and not isinstance(value, type):
         return encode_function(value)
     raise TypeError(f"Cannot write {short(value)} of type {type(value).__name__} as JSON.")
 
 
 def encode_object(obj: Any) -> dict[str, Any]:
-    """Keras' four keys. Keras itself reads back what has its own names."""
+    """Keras' four keys. Keras reads back what has its own names, and with `jaxreg.keras` imported, the rest."""
     cls = type(obj)
-    registered_name: str | None = _name_of.get(cls)
-    if registered_name is None and _builtin.get(cls.__name__) is not cls:
-        registered_name = cls.__name__  # as Keras does for a class that is not registered
-    keras = _builtin.get(cls.__name__) is cls and cls.__name__ in _KERAS_CLASSES
+    name = cls.__name__
+    ours = _builtin.get(name) is cls
+    keras = ours and name in _KERAS_CLASSES
+    unregistered = f"jaxreg>{name}" if ours else name  # Keras too gives the bare name of a class it does not know
     return {
         "module": "keras.regularizers" if keras else "jaxreg",
-        "class_name": cls.__name__,
+        "class_name": name,
         "config": obj.get_config(),
-        "registered_name": registered_name,
+        "registered_name": None if keras else _name_of.get(cls, unregistered),
     }
 
 
 def encode_function(function: Callable[..., Any]) -> dict[str, Any]:
-    name = _name_of.get(function)
+    try:
+        name = _name_of.get(function)
+    except TypeError:  # it does not hash
+        name = None
     if name is None:
         raise TypeError(
             f"Cannot write the function {short(function)} as JSON: name it with `@jaxreg.register()`, so that a config "
             "can find it."
         )
     return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
+
+
+def check_depth(value: Any, depth: int = 0) -> None:
+    """Raise where `decode` would: what is written must be readable."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"The config is nested more than {MAX_DEPTH} levels deep.")
+    if isinstance(value, Mapping) and "class_name" in value:
+        value = value["config"]
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for item in inside:
+        check_depth(item, depth + 1)
 
 
 # ---------------------------------------------------------------------------------------------------- JSON -> object
@@ -126,37 +172,58 @@ def _decode_object(config: Mapping[str, Any], custom_objects: Mapping[str, Any],
     unknown = [key for key in config if key not in _KEYS]
     if unknown:
         raise ValueError(f"A serialized regularizer has the keys {sorted(_KEYS)}, got also {short(unknown)}.")
-    class_name, inner = config["class_name"], config.get("config")
-    name = config.get("registered_name")
+    class_name, inner, name = config["class_name"], config.get("config"), config.get("registered_name")
     if not isinstance(class_name, str) or not isinstance(name, (str, type(None))):
         raise TypeError(f"`class_name` and `registered_name` must be strings, got {short(class_name)}, {short(name)}.")
     if class_name == "function":
         return find_function(inner, custom_objects)
-    found = find(name or class_name, custom_objects)
-    if found is None and name == class_name.rpartition(">")[2]:
-        found = find(class_name, custom_objects)
-    if not isinstance(found, type) or not issubclass(found, Struct):
-        raise ValueError(
-            f"Unknown regularizer {short(name or class_name)}; known are {known_names()}. Pass your own class by "
-            "`custom_objects={name: class}` or register it with `@jaxreg.register()`."
-        )
+    found = _find_class(class_name, name or class_name, custom_objects)
     _check_module(config.get("module"), class_name, found)
     if inner is None:
         inner = {}
     if not isinstance(inner, Mapping):
-        raise TypeError(f"The config of `{class_name}` must be a dict, got {short(inner)}.")
+        raise TypeError(f"The config of `{found.__name__}` must be a dict, got {short(inner)}.")
     inner = {key: decode(item, custom_objects, depth + 1) for key, item in inner.items()}
-    if found.__name__ in {"L1", "L2"} and "l" in inner and found is _builtin[found.__name__]:
-        inner[found.__name__.lower()] = inner.pop("l")  # the keyword of Keras before version 3
-    return found.from_config(inner)
+    return found.from_config(_older_keywords(found, class_name, inner))
+
+
+def _find_class(class_name: str, name: str, custom_objects: Mapping[str, Any]) -> type[Any]:
+    found = find(name, custom_objects)
+    if found is None and name == class_name.rpartition(">")[2]:
+        found = find(class_name, custom_objects)
+    if found is None:
+        raise ValueError(
+            f"Unknown regularizer {short(name)}; known are {known_names()}. Pass your own class by "
+            "`custom_objects={name: class}` or register it with `@jaxreg.register()`."
+        )
+    if not isinstance(found, type) or not issubclass(found, Struct):
+        raise ValueError(f"{short(name)} names {short(found)}, which is not a `jaxreg.Regularizer` class.")
+    if _is_builtin(found) and find(class_name, {}) is not found:
+        raise ValueError(f"`registered_name` {short(name)} does not belong to the `class_name` {short(class_name)}.")
+    return found
+
+
+def _is_builtin(found: type) -> bool:
+    return _builtin.get(found.__name__) is found
 
 
 def _check_module(module: Any, class_name: str, found: type) -> None:
-    if module is not None and not isinstance(module, str):
+    """Raise if a class of somebody else has the name of ours. The module is compared as text, never imported."""
+    if module is None or not _is_builtin(found):
+        return
+    if not isinstance(module, str):
         raise TypeError(f"`module` must be a string, got {short(module)}.")
-    ours = _builtin.get(found.__name__) is found
-    if ours and module is not None and not {"jaxreg", "regularizers"} & set(module.split(".")):
-        raise ValueError(f"`{class_name}` of the module {short(module)} is not the regularizer of that name.")
+    root, *parts = module.split(".")
+    if root != "jaxreg" and not (root in {"keras", "tf_keras", "tensorflow"} and "regularizers" in parts):
+        raise ValueError(f"{short(class_name)} of the module {short(module)} is not the regularizer of that name.")
+
+
+def _older_keywords(found: type, class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Keras before version 3 had `l=` in L1 and L2, and a function `l1_l2` whose defaults were 0.01."""
+    new = found.__name__.lower()
+    if _is_builtin(found) and new in {"l1", "l2"} and "l" in config and new not in config:
+        config[new] = config.pop("l")
+    return {"l1": 0.01, "l2": 0.01, **config} if class_name in {"l1_l2", "l1l2"} else config
 
 
 def find_function(name: Any, custom_objects: Mapping[str, Any]) -> Any:
@@ -174,11 +241,18 @@ def check_fields(cls: type[Any], config: Any, fields: tuple[Any, ...]) -> None:
     unknown = [key for key in config if key not in known]
     if unknown:
         raise ValueError(f"`{cls.__name__}` has the fields {known}, got also {short(unknown)}.")
+    missing = [field.name for field in fields if is_required(field) and field.name not in config]
+    if missing:
+        raise ValueError(f"`{cls.__name__}` needs {missing} in its config, got {short(config)}.")
     for field in fields:
         value = config.get(field.name, 0.0)
         is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
         wants_number = field.metadata.get("coefficient") or field.type in (float, "float")
-        if wants_number and not (is_number or isinstance(value, jnp.ndarray)):
+        if wants_number and not (is_number or isinstance(value, (jax.Array, np.ndarray))):
             raise TypeError(f"`{cls.__name__}({field.name}=...)` must be a number, got {short(value)}.")
         if is_number and isinstance(value, float) and math.isnan(value):
             raise ValueError(f"`{cls.__name__}({field.name}=...)` must be a number, got nan.")
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -139,7 +139,7 @@ def test_vmap_without_losses_keeps_weights_and_refuses_to_drop_activities():
     axes = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}, "in_axes": None, "axis_size": 4}
     ensemble = nn.vmap(Dense, **axes)
     assert run(ensemble(3, use_bias=False, kernel_init=ONES, kernel_regularizer=L2), X) == {"kernel": 3.6}
-    with pytest.raises(ValueError, match="variable_axes=.*'losses': 0"):
+    with pytest.raises(ValueError, match=r"variable_axes=.*'losses': 0"):
         run(ensemble(3, activity_regularizer=L2), X)
     axes["variable_axes"] = {"params": 0, "losses": 0}
     model = nn.vmap(Dense, **axes)(3, use_bias=False, kernel_init=ONES, kernel_regularizer=L2, activity_regularizer=L2)
@@ -210,7 +210,7 @@ def test_rnn_counts_weights_once_and_activities_per_step():
     cell = SimpleCell(3, kernel_init=ONES, kernel_regularizer=L2, recurrent_regularizer=jaxreg.L2(1.0))
     assert run(nn.RNN(cell), x) == {"cell/i/kernel": 0.9, "cell/h/kernel": 3.0}  # the recurrent kernel is orthogonal
     cell = LSTMCell(3, activity_regularizer=L2)
-    with pytest.raises(ValueError, match="nn.RNN"):
+    with pytest.raises(ValueError, match=r"nn\.RNN"):
         run(nn.RNN(cell), x)
     model = nn.RNN(cell, variable_axes={"losses": 0})
     variables = model.init(jax.random.key(0), x)

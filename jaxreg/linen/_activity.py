@@ -39,8 +39,8 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(
-            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule named {ACTIVITY!r}, "
-            "and the penalty would stand under the same name in 'losses'. Rename the submodule."
+            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule of the name "
+            f"{ACTIVITY!r}, and the penalty would stand under the same name in 'losses'. Rename the submodule."
         )
     value = value if before is None else before + value
     module.sow(_record.LOSSES, ACTIVITY, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
@@ -76,11 +76,7 @@ def _before(module: nn.Module, root: nn.Module) -> Any:
 
 
 class Interceptor:
-    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`.
-
-    A lifted module (`nn.remat(Block)`, `nn.scan(Block, ...)`) is penalized for what its caller receives, outside of the
-    transform; the call that runs inside has the same path.
-    """
+    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
@@ -93,7 +89,7 @@ class Interceptor:
             return call(*args, **kwargs)
         path = "/".join(module.path)
         current = _record.pass_of(module, _record.root_of(module))
-        if path in self._running or current is None:
+        if current is None or path in self._running:
             return call(*args, **kwargs)
         self._running.add(path)
         try:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -57,9 +57,9 @@ def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -
     return {path: found[path] for path in leaves if path in found}
 
 
-def check_jitted(params: Any, declared: Mapping[str, Declared], known: Collection[str]) -> None:
+def check_jitted(params: Any, declared: Mapping[str, Declared]) -> None:
     """Raise if `nn.jit` may have run a module again from its cache, so that nothing was noted at the second place."""
-    hidden = {path: one for path, one in declared.items() if one.jitted and path not in known}
+    hidden = {path: one for path, one in declared.items() if one.jitted}  # what came by a note has no `jitted`
     if not hidden:
         return
     modules: dict[str, dict[str, tuple[int, ...]]] = {}

@@ -24,11 +24,13 @@ _MOST_MODELS = 256
 class Declared:
     """The regularizer of one parameter, and how the module saw the parameter.
 
-    `jitted` is the path of the `nn.jit` around the module, `axes` the axes that lifted transforms took away, if known.
+    `module` is the path of the module that declares it, `jitted` that of the `nn.jit` around it; `axes` are the axes
+    that lifted transforms took away, if known.
     """
 
     regularizer: Regularizer
     shape: tuple[int, ...]
+    module: str
     jitted: str | None = None
     axes: tuple[int, ...] | None = None
 
@@ -49,6 +51,7 @@ class Pass:
     def __init__(self, outer_modules: int) -> None:
         self._outer_modules = outer_modules
         self.declared: dict[str, Declared] = {}
+        self.ran: set[str] = set()
         self.called: dict[str, int | None] = {}
 
     def covers(self, module: nn.Module, root: nn.Module) -> bool:
@@ -85,8 +88,8 @@ def root_of(module: nn.Module) -> nn.Module:
     stack = [*_module_stack(), module]
     for i in reversed(range(len(stack))):
         if stack[i].scope is not None and stack[i].path == ():
-            # A lifted root stands there twice: as itself, and as the clone that runs inside the transform.
-            while i > 0 and stack[i - 1].path == () and isinstance(stack[i - 1], type(stack[i])):
+            # A method lifted by a decorator runs on a clone: the root stands there twice.
+            while i > 0 and _is_clone(stack[i], stack[i - 1]):
                 i -= 1
             return stack[i]
     return _top(stack[0])
@@ -106,6 +109,11 @@ def note(module: nn.Module, name: str, content: Hashable) -> None:
     in_branch = any("cond(" in part or "switch(" in part for part in module.scope.debug_path)
     if jitted(module) is not None and not in_branch and module.is_mutable_collection(NOTES):
         module.put_variable(NOTES, name, Note(content))
+
+
+def _is_clone(inner: nn.Module, outer: nn.Module) -> bool:
+    lifted = inner.scope is not None and inner.scope.debug_path != ()  # the scope that `apply` makes has an empty one
+    return lifted and type(inner) is type(outer) and outer.path == ()
 
 
 def remember(root: nn.Module, declared: Mapping[str, Declared]) -> None:
@@ -146,7 +154,9 @@ def key_of(module: nn.Module) -> Hashable | None:
 def _frozen(value: Any) -> Hashable:
     if isinstance(value, nn.Module):
         names = [field.name for field in dataclasses.fields(value) if field.init]
-        return type(value), tuple((n, _frozen(getattr(value, n))) for n in names if n not in {"parent", "name"})
+        return _unlifted(type(value)), tuple(
+            (n, _frozen(getattr(value, n))) for n in names if n not in {"parent", "name"}
+        )
     if isinstance(value, jax.core.Tracer):
         raise TypeError("a traced value has no value to compare by")
     if isinstance(value, (np.ndarray, jax.Array)):
@@ -164,6 +174,13 @@ def _frozen(value: Any) -> Hashable:
         return _frozen(value.func), _frozen(value.args), _frozen(value.keywords)
     hash(value)
     return type(value), value
+
+
+def _unlifted(cls: type[nn.Module]) -> type[nn.Module]:
+    """The class that a lifted class (nn.scan, nn.remat, ...) runs a clone of: as a root, that is the one to be seen."""
+    while cls.__module__ == "flax.linen.transforms":
+        cls = cls.__bases__[0]
+    return cls
 
 
 def _module_stack() -> list[nn.Module]:

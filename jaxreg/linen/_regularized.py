@@ -34,8 +34,9 @@ class Regularized(nn.Module):
     calls: each floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an
     empty batch gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
 
-    `with_losses(model)` returns the penalties; `model.apply(variables, x, mutable=["losses"])` leaves them in the
-    collection `losses`. `init` leaves none, and evaluation without that collection computes none.
+    `with_losses(model)` returns the penalties, right under every lifted transform. For models without nn.scan, nn.vmap
+    and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`. `init`
+    leaves none, and evaluation without that collection computes none.
 
     A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
     a class attribute `{"kernel": ("query/kernel", ...)}`.
@@ -123,18 +124,16 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 def declare(module: Regularized) -> None:
     """Note which parameter has which regularizer, and put the penalties into a mutable collection `losses`."""
     found = _declared(module)
-    if not found:
-        return
-    prefix, jitted = module.path, _record.jitted(module)
-    root = _record.root_of(module)
-    axes = _parameters.removed_axes(module.variables["params"])
+    jitted, root, own_path = _record.jitted(module), _record.root_of(module), "/".join(module.path)
+    axes = _parameters.removed_axes(module.variables["params"]) if found else {}
     declared = {
-        "/".join((*prefix, path)): _record.Declared(regularizer, leaf.shape, jitted, axes.get(path))
+        "/".join((*module.path, path)): _record.Declared(regularizer, leaf.shape, own_path, jitted, axes.get(path))
         for path, (regularizer, leaf) in found.items()
     }
     _record.remember(root, declared)
     current = _record.pass_of(module, root)
     if current is not None:
+        current.ran.add(own_path)
         current.declared.update(declared)
     if module.is_initializing():
         return

@@ -12,7 +12,7 @@ from jaxreg._pytree import static
 from jaxreg._regularizer import Regularizer, as_regularizer
 
 
-@register(package="jaxreg")
+@register(package="jaxreg.linen")
 @final
 class Stacked(Regularizer):
     """Penalize each layer of a stack by itself: what `nn.scan` and `nn.vmap` make of a parameter.

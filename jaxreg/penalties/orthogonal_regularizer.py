@@ -33,8 +33,8 @@ class OrthogonalRegularizer(Regularizer):
     Example:
         >>> import jax.numpy as jnp, jaxreg
         >>> reg = jaxreg.OrthogonalRegularizer(factor=1.0)
-        >>> float(reg(jnp.array([[1.0, 1.0], [2.0, 0.0], [0.0, 3.0]])).round(4))
-        0.4714
+        >>> reg(jnp.array([[1.0, 1.0], [2.0, 0.0], [0.0, 3.0]])).round(4)
+        Array(0.4714, dtype=float32)
         >>> float(reg(jnp.eye(3)))
         0.0
 

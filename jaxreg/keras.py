@@ -1,0 +1,74 @@
+"""Registration with Keras: importing this module makes every regularizer at home in Keras layers on the JAX backend.
+
+After `import jaxreg.keras`
+
+- an instance goes where Keras takes a regularizer (`kernel_regularizer=`, `activity_regularizer=`, `add_weight`), in
+  eager `losses` and in `fit`;
+- a model with ours in it survives `.keras` files, `to_json` and `clone_model`, and comes back with equal objects of our
+  classes, without `custom_objects`. That holds for the built-in ones, for sums and multiples, and for whatever
+  `jaxreg.register` named, before the import or after it;
+- a class that is not registered loads by `custom_objects=`, also inside a sum.
+
+Keras' own names keep their meaning: `"l1"` in a Keras layer is still `keras.regularizers.L1`. To turn an instance of
+Keras' into ours, with its proximal operator: `jaxreg.deserialize(keras.regularizers.serialize(regularizer))`.
+
+Give Keras objects or configs: it looks up no strings but its own. Give a plain function as `jaxreg.Function(function)`:
+Keras passes its own variables to a function, which `jax.numpy` does not take.
+
+Example:
+    >>> import keras, jaxreg, jaxreg.keras
+    >>> layer = keras.layers.Dense(2, kernel_initializer="ones", kernel_regularizer=jaxreg.L1(0.5) + jaxreg.L2(0.25))
+    >>> layer.build((None, 3))
+    >>> [float(loss) for loss in layer.losses]
+    [4.5]
+    >>> keras.layers.Dense.from_config(layer.get_config()).kernel_regularizer
+    Sum(terms=(L1(l1=0.5), L2(l2=0.25)))
+"""
+
+import inspect
+from typing import Any
+
+try:
+    import keras
+except ImportError as error:
+    raise ImportError(
+        "`import jaxreg.keras` needs Keras on its JAX backend: `pip install 'jaxreg[keras]'`, and set the environment "
+        f"variable KERAS_BACKEND=jax before keras is imported. Importing keras failed: {error}"
+    ) from error
+
+from jaxreg import _json
+from jaxreg._checks import short
+from jaxreg._pytree import Struct
+from jaxreg.penalties import PENALTIES
+
+if keras.config.backend() != "jax":
+    raise ImportError(
+        "`import jaxreg.keras` needs Keras on its JAX backend, got the backend "
+        f"{keras.config.backend()!r}: set the environment variable KERAS_BACKEND=jax before keras is imported."
+    )
+
+
+def _tell_keras(obj: Any, full_name: str) -> None:
+    """Make the name known to Keras, unless the object has one there already or the name another object."""
+    if hasattr(obj, "__name__") and keras.saving.get_registered_name(obj) != obj.__name__:
+        return
+    other = keras.saving.get_custom_objects().get(full_name)
+    if other is not None and not _json.same_definition(obj, other):
+        raise ValueError(
+            f"Cannot register {short(obj)} with Keras: it has {short(other)} by the name {short(full_name)}. Choose "
+            "another name in `jaxreg.register`."
+        )
+    package, _, name = full_name.partition(">")
+    keras.saving.register_keras_serializable(package, name)(obj)
+
+
+def _find_in_keras(name: str) -> Any:
+    """The regularizer class or function that Keras has by that name, also from a `custom_objects=` now in force."""
+    found = keras.saving.get_registered_object(name)
+    return found if inspect.isfunction(found) or (isinstance(found, type) and issubclass(found, Struct)) else None
+
+
+for _penalty in PENALTIES:
+    _tell_keras(_penalty, f"jaxreg>{_penalty.__name__}")
+_json.on_registration(_tell_keras)
+_json.look_also(_find_in_keras)
