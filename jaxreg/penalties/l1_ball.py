@@ -1,0 +1,59 @@
+"""L1Ball: the sum of absolute values at most a radius."""
+
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _constraint, _numerics
+from jaxreg._pytree import coefficient, static
+
+
+@final
+class L1Ball(_constraint.Constraint):
+    """Keep the sum of absolute values at a radius or below: many entries become exactly zero, as by L1.
+
+        {w : Σ_i |w_i| ≤ radius}
+        prox(z)_i = sign(z_i) · max(|z_i| − θ, 0)      with the θ ≥ 0 at which the sum is the radius; z itself if inside
+        prox(z, τ)_i = sign(z_i) · max(|z_i| − θ·τ_i, 0)                                          (a diagonal metric)
+
+    Over the whole array, or over every group of entries along `axis`; any shape; |·| is the modulus for complex x. θ is
+    found by sorting, n·log n. At the kinks, |z_i| = θ, the derivative of the prox is 0; on the boundary of the ball it
+    is that of the inside. `violation` is the Euclidean distance to the ball, not the excess of the sum.
+
+    Args:
+        radius: leaf; real, finite, non-negative.
+        axis: static; an int, a tuple of ints, or None for the whole array.
+
+    Raises:
+        TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxreg.penalties.l1_ball import L1Ball
+        >>> L1Ball(radius=2.0).prox(jnp.array([3.0, -2.0, 0.5]))
+        Array([ 1.5, -0.5,  0. ], dtype=float32)
+
+    References:
+        Duchi, Shalev-Shwartz, Singer and Chandra, *Efficient projections onto the l1-ball for learning in high
+        dimensions*, ICML, 2008.
+    """
+
+    radius: ArrayLike = coefficient()
+    axis: Any = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _constraint.check_axis("L1Ball", self.axis)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        axes = _constraint.axes_of("L1Ball", self.axis, z.ndim)
+        size = _numerics.absolute(z)
+        radius = jnp.asarray(self.radius, size.dtype)
+        flat, back = _constraint.as_last_axis(size, axes)
+        metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
+        shrunk = back(_constraint.onto_simplex(flat, metric, radius))
+        outside = jnp.sum(size, axis=axes, keepdims=True) > radius
+        return jnp.where(outside, _numerics.with_modulus(z, size, shrunk), z)

@@ -1,0 +1,58 @@
+"""Simplex: non-negative entries with a given sum."""
+
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _constraint
+from jaxreg._pytree import coefficient, static
+
+
+@final
+class Simplex(_constraint.Constraint):
+    """Keep entries non-negative with a given sum along an axis: mixture weights, rows of a stochastic matrix.
+
+        {w : w_i ≥ 0, Σ_i w_i = total}                                                 along `axis`, the last by default
+        prox(z)_i = max(z_i − θ, 0)                                                with the θ at which the sum is right
+        prox(z, τ)_i = max(z_i − θ·τ_i, 0)                                                          (a diagonal metric)
+
+    Unlike softmax it gives exact zeros. Real; `axis=None` takes the whole array, of any shape, as one vector (which is
+    what `optax.projections.projection_simplex` does). θ is found by sorting, n·log n. At the kinks, z_i = θ, the
+    derivative of the prox is 0. `violation` is the Euclidean distance to the set. A group without entries stays empty.
+
+    Args:
+        total: leaf; real, finite, non-negative.
+        axis: static; an int, a tuple of ints, or None for the whole array.
+
+    Raises:
+        TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
+        TypeError: the array is complex.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxreg.penalties.simplex import Simplex
+        >>> Simplex().prox(jnp.array([[1.0, 0.5, -3.0], [0.25, 0.25, 0.5]]))
+        Array([[0.75, 0.25, 0.  ],
+               [0.25, 0.25, 0.5 ]], dtype=float32)
+
+    References:
+        Duchi, Shalev-Shwartz, Singer and Chandra, *Efficient projections onto the l1-ball for learning in high
+        dimensions*, ICML, 2008.
+    """
+
+    total: ArrayLike = coefficient(1.0)
+    axis: Any = static(-1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _constraint.check_axis("Simplex", self.axis)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        _constraint.refuse_complex("Simplex", z)
+        axes = _constraint.axes_of("Simplex", self.axis, z.ndim)
+        flat, back = _constraint.as_last_axis(z, axes)
+        metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
+        return back(_constraint.onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))

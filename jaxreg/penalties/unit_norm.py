@@ -1,0 +1,58 @@
+"""UnitNorm: the Euclidean norm of every group equal to one."""
+
+import math
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _constraint, _numerics
+from jaxreg._pytree import static
+
+
+@final
+class UnitNorm(_constraint.Constraint):
+    """Keep the Euclidean norm of every group at one (the sphere).
+
+        {w : ‖w_g‖₂ = 1 for every group g}
+        prox(z)_g = z_g / ‖z_g‖₂
+
+    A group is what the norm sums over: `axis=0` of a Dense kernel (inputs, outputs) is the incoming weights of every
+    unit. The set is not convex. Every point of the sphere is nearest to a zero group of n entries; the prox takes the
+    one with the equal entries 1/√n, there with derivative 0. Any shape, also complex. `violation` is the root of
+    Σ_g (‖x_g‖₂ − 1)². There is no exact prox in a diagonal metric (a step of the shape of z).
+
+    The constraint `UnitNorm` of Keras, there with `axis=0`, with 1e-7 added to every norm, and 0 for a zero group.
+
+    Args:
+        axis: static; an int, a tuple of ints, or None for the whole array.
+
+    Raises:
+        TypeError, ValueError: `axis` is not of that kind, or not an axis of the array.
+        NotImplementedError: `prox` with a step of the shape of `z`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxreg.penalties.unit_norm import UnitNorm
+        >>> UnitNorm(axis=1).prox(jnp.array([[30.0, 40.0], [0.0, -2.0]])).round(6)
+        Array([[ 0.6,  0.8],
+               [ 0. , -1. ]], dtype=float32)
+
+    References:
+        `keras.constraints.UnitNorm`.
+    """
+
+    axis: Any = static()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _constraint.check_axis("UnitNorm", self.axis)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z = jnp.asarray(z)
+        _constraint.refuse_metric("UnitNorm", jnp.asarray(step))
+        axes = _constraint.axes_of("UnitNorm", self.axis, z.ndim)
+        n = math.prod(z.shape[i] for i in axes)
+        zero = jnp.all(z == 0, axis=axes, keepdims=True)
+        return jnp.where(zero, 1 / math.sqrt(max(n, 1)), _numerics.unit_vectors(z, axes))

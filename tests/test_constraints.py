@@ -1,0 +1,558 @@
+"""Properties of every constraint: the projection held against its definition, independent oracles, Keras and optax."""
+
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import jaxreg
+from jaxreg._constraint import Constraint
+from jaxreg.penalties.box import Box
+from jaxreg.penalties.l1_ball import L1Ball
+from jaxreg.penalties.max_norm import MaxNorm
+from jaxreg.penalties.non_negative import NonNegative
+from jaxreg.penalties.simplex import Simplex
+from jaxreg.penalties.spectral_ball import SpectralBall
+from jaxreg.penalties.unit_norm import UnitNorm
+from tests.cases import sample
+
+Array = np.ndarray
+NAMES = {cls.__name__: cls for cls in (Box, L1Ball, MaxNorm, NonNegative, Simplex, SpectralBall, UnitNorm)}
+
+
+# ------------------------------------------------------------------------------ oracles, in NumPy float64, by bisection
+
+
+def _groups(project: Callable[[Array], Array], axis: Any) -> Callable[[Array], Array]:
+    """Apply a projection of vectors to the groups along `axis`."""
+
+    def apply(z: Array) -> Array:
+        axes = tuple(range(z.ndim)) if axis is None else tuple(np.atleast_1d(axis) % z.ndim)
+        order = (*(i for i in range(z.ndim) if i not in axes), *axes)
+        moved = np.transpose(z, order)
+        rows = moved.reshape(-1, int(np.prod([z.shape[i] for i in axes])))
+        return np.transpose(np.array([project(row) for row in rows]).reshape(moved.shape), np.argsort(order))
+
+    return apply
+
+
+def _simplex(z: Array, total: float, step: Array | float = 1.0) -> Array:
+    low, high = ((z - total) / step).min(), (z / step).max()
+    low -= 1.0
+    for _ in range(200):
+        theta = (low + high) / 2
+        low, high = (theta, high) if np.maximum(z - theta * step, 0).sum() > total else (low, theta)
+    return np.maximum(z - high * step, 0)
+
+
+def _l1_ball(z: Array, radius: float, step: Array | float = 1.0) -> Array:
+    return z if np.abs(z).sum() <= radius else np.sign(z) * _simplex(np.abs(z), radius, step)
+
+
+def _ball(z: Array, radius: float, step: Array | float = 1.0) -> Array:
+    if np.linalg.norm(z) <= radius:
+        return z
+    step = np.broadcast_to(step, z.shape)
+    excess = lambda t: np.linalg.norm(z / (1 + np.exp(t) * step)) - radius  # noqa: E731
+    return z / (1 + np.exp(scipy.optimize.brentq(excess, -60, 100, xtol=1e-14, rtol=1e-14)) * step)
+
+
+def _spectral(z: Array, radius: float) -> Array:
+    u, s, vh = np.linalg.svd(z, full_matrices=False)
+    return (u * np.minimum(s, radius)[..., None, :]) @ vh
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the properties need to know of a constraint."""
+
+    constraint: Constraint
+    project: Callable[[Array], Array]
+    metric: Callable[[Array, Array], Array] | None = None  # the projection of one vector in a diagonal metric
+    convex: bool = True
+    shapes: tuple[tuple[int, ...], ...] = ((3, 4), (7,), (2, 3, 2), (1,))
+    point: Array = dataclasses.field(default_factory=lambda: np.zeros((3, 4)))  # in the set, exactly
+
+    def __str__(self) -> str:
+        return repr(self.constraint)
+
+
+RANK2 = ((3, 4), (5, 2), (1, 3))
+CASES = (
+    Case(NonNegative(), lambda z: np.maximum(z, 0), lambda z, s: np.maximum(z, 0)),
+    Case(Box(-0.5, 1.25), lambda z: np.clip(z, -0.5, 1.25), lambda z, s: np.clip(z, -0.5, 1.25)),
+    Case(Box(None, 0.75), lambda z: np.minimum(z, 0.75), lambda z, s: np.minimum(z, 0.75)),
+    Case(MaxNorm(1.5), _groups(lambda z: _ball(z, 1.5), None), lambda z, s: _ball(z, 1.5, s)),
+    Case(MaxNorm(1.5, axis=0), _groups(lambda z: _ball(z, 1.5), 0)),
+    Case(MaxNorm(1.5, axis=(0, -1)), _groups(lambda z: _ball(z, 1.5), (0, -1)), shapes=(*RANK2, (2, 3, 2))),
+    Case(UnitNorm(-1), _groups(lambda z: z / np.linalg.norm(z), -1), convex=False, point=np.eye(3, 4)),
+    Case(L1Ball(1.5), _groups(lambda z: _l1_ball(z, 1.5), None), lambda z, s: _l1_ball(z, 1.5, s)),
+    Case(L1Ball(1.5, axis=(1,)), _groups(lambda z: _l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
+    Case(Simplex(), _groups(lambda z: _simplex(z, 1.0), -1), lambda z, s: _simplex(z, 1.0, s), point=np.eye(3, 4)),
+    Case(Simplex(2.5, axis=None), _groups(lambda z: _simplex(z, 2.5), None), point=2.5 * np.eye(12)[0].reshape(3, 4)),
+    Case(SpectralBall(1.5), lambda z: _spectral(z, 1.5), shapes=(*RANK2, (2, 3, 4))),
+)
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_metric = pytest.mark.parametrize("case", [case for case in CASES if case.metric], ids=str)
+each_shape = pytest.mark.parametrize(("case", "shape"), [(c, s) for c in CASES for s in c.shapes], ids=str)
+
+
+def f32(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+# ---------------------------------------------------------------------------------------------------- the projection
+
+
+@each_shape
+@pytest.mark.parametrize("scale", [0.05, 2.0, 300.0])
+def test_prox_is_the_projection(case: Case, shape: tuple[int, ...], scale: float) -> None:
+    z = sample(shape, scale=scale)
+    expected = case.project(z)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(case.constraint.prox(jnp.asarray(z)), expected, rtol=1e-12, atol=1e-12 * scale)
+        distance = case.constraint.violation(jnp.asarray(z))
+        np.testing.assert_allclose(distance, np.linalg.norm(z - expected), rtol=1e-12, atol=1e-13 * scale)
+    np.testing.assert_allclose(case.constraint.prox(f32(z)), expected, rtol=2e-5, atol=1e-6 * scale)
+    for step in (0.0, 1e-3, 1e30, jnp.inf):
+        np.testing.assert_array_equal(case.constraint.prox(f32(z), step), case.constraint.prox(f32(z)))
+
+
+@each_case
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_prox_lands_in_the_set_and_stays(case: Case, dtype: str) -> None:
+    with jax.enable_x64(True):
+        for scale in (1e-3, 2.0, 300.0):
+            z = jnp.asarray(sample((12, 30), scale=scale), jnp.dtype(dtype))
+            p = case.constraint.prox(z)
+            assert p.dtype == z.dtype and p.shape == z.shape
+            assert case.constraint(p) == 0
+            again = case.constraint.prox(p)
+            rounding = 8 * float(jnp.finfo(dtype).eps) * float(jnp.abs(p).max())
+            np.testing.assert_allclose(np.asarray(again, float), np.asarray(p, float), rtol=0, atol=rounding)
+            exact = case.constraint.prox(z.astype(jnp.promote_types(dtype, jnp.float32)))
+            np.testing.assert_array_equal(p, exact.astype(dtype))
+
+
+@each_case
+def test_a_point_of_the_set_comes_back(case: Case) -> None:
+    inside = f32(case.point)
+    np.testing.assert_allclose(case.constraint.prox(inside), inside, rtol=1e-6)
+    assert case.constraint(inside) == 0
+    assert case.constraint.violation(inside) <= 1e-6
+    assert case.constraint(inside + 3 * (-1 if isinstance(case.constraint, NonNegative) else 1)) == jnp.inf
+
+
+@each_case
+def test_inequalities_of_a_projection(case: Case) -> None:
+    with jax.enable_x64(True):
+        z = jnp.asarray(sample((3, 4), seed=1))
+        p = case.constraint.prox(z)
+        for seed in range(2, 30):
+            y = jnp.asarray(sample((3, 4), seed=seed, scale=0.5 * seed % 3 + 0.1))
+            u = case.constraint.prox(y)
+            assert jnp.linalg.norm(z - p) <= jnp.linalg.norm(z - u) + 1e-12  # the nearest point
+            if case.convex:
+                assert jnp.vdot(z - p, u - p) <= 1e-12  # the variational inequality
+                assert jnp.sum((p - u) ** 2) <= jnp.vdot(p - u, z - y) + 1e-12  # firmly non-expansive
+
+
+@each_metric
+def test_diagonal_metric(case: Case) -> None:
+    assert case.metric is not None
+    with jax.enable_x64(True):
+        for seed in range(6):
+            z = sample((9,), seed, scale=10.0 ** (seed % 3 - 1))
+            for spread in (1.0, 1e3, 1e8):
+                s = np.random.default_rng(seed).permutation(np.geomspace(1.0, spread, 9)) / 7
+                p = np.asarray(case.constraint.prox(jnp.asarray(z), jnp.asarray(s)))
+                np.testing.assert_allclose(p, case.metric(z, s), rtol=1e-9, atol=1e-10)
+                assert case.constraint(jnp.asarray(p)) == 0
+                for other in range(10):  # the variational inequality in the metric
+                    u = np.asarray(case.constraint.prox(jnp.asarray(sample((9,), 50 + other))))
+                    assert ((z - p) / s) @ (u - p) <= 1e-9 * (1 + np.abs((z - p) / s).max())
+
+
+@each_metric
+def test_ends_of_a_metric(case: Case) -> None:
+    z = f32(sample((2, 6)))
+    same = case.constraint.prox(z)
+    for value in (0.0, 1e-30, 0.3, 1e30, jnp.inf):
+        np.testing.assert_allclose(case.constraint.prox(z, jnp.full((2, 6), value)), same, rtol=2e-6, atol=1e-6)
+    spread = jnp.array([[0.0, 1.0, 1e-30, 1e30, jnp.inf, 1e3]] * 2)
+    p = case.constraint.prox(z, spread)
+    assert jnp.isfinite(p).all() and case.constraint(p) == 0
+    held = case.constraint.prox(z, jnp.full((2, 6), 1.0).at[0, 0].set(0.0))
+    if abs(z[0, 0]) < 0.4 and z[0, 0] > 0:
+        np.testing.assert_allclose(held[0, 0], z[0, 0], rtol=1e-6)
+
+
+def test_metric_of_groups_is_that_of_each_group() -> None:
+    with jax.enable_x64(True):
+        z, s = sample((2, 5, 3)), np.exp(sample((2, 5, 3), seed=1))
+        for constraint, project in (
+            (MaxNorm(1.5, axis=(0, 1)), _ball), (L1Ball(1.5, axis=(0, 1)), _l1_ball), (Simplex(1.5, (0, 1)), _simplex),
+        ):  # fmt: skip
+            p = np.asarray(constraint.prox(jnp.asarray(z), jnp.asarray(s)))
+            for j in range(3):
+                expected = project(z[..., j].ravel(), 1.5, s[..., j].ravel())
+                np.testing.assert_allclose(p[..., j].ravel(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("constraint", [UnitNorm(0), SpectralBall(1.0)], ids=repr)
+def test_no_answer_in_a_metric_says_what_to_use(constraint: Constraint) -> None:
+    with pytest.raises(NotImplementedError, match=rf"{type(constraint).__name__}\.prox.*scalar step"):
+        constraint.prox(jnp.ones((2, 2)), jnp.ones((2, 2)))
+
+
+# ---------------------------------------------------------------------------------------------------- peers
+
+
+def test_against_optax() -> None:
+    for seed in range(5):
+        z = f32(sample((4, 3), seed))
+        for ours, theirs in (
+            (NonNegative(), optax.projections.projection_non_negative(z)),
+            (Box(-0.5, 0.5), optax.projections.projection_box(z, -0.5, 0.5)),
+            (MaxNorm(1.5), optax.projections.projection_l2_ball(z, 1.5)),
+            (UnitNorm(None), optax.projections.projection_l2_sphere(z, 1.0)),
+            (L1Ball(1.5), optax.projections.projection_l1_ball(z, 1.5)),
+            (Simplex(1.5, axis=None), optax.projections.projection_simplex(z, 1.5)),
+        ):
+            np.testing.assert_allclose(ours.prox(z), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_against_keras() -> None:
+    w = sample((4, 3))
+    for ours, theirs in (
+        (MaxNorm(1.5, axis=0), keras.constraints.MaxNorm(1.5)),
+        (MaxNorm(1.5, axis=(0, 1)), keras.constraints.MaxNorm(1.5, axis=(0, 1))),
+        (UnitNorm(axis=0), keras.constraints.UnitNorm()),
+        (UnitNorm(axis=-1), keras.constraints.UnitNorm(axis=-1)),
+        (NonNegative(), keras.constraints.NonNeg()),
+    ):
+        np.testing.assert_allclose(ours.prox(f32(w)), theirs(f32(w)), rtol=1e-6)
+
+
+def test_moreau_identity_of_the_l1_norm_and_the_box() -> None:
+    z = f32(sample((50,)))
+    np.testing.assert_allclose(jaxreg.L1(0.3).prox(z, 2.0) + Box(-0.6, 0.6).prox(z), z, rtol=1e-6)
+
+
+def test_proximal_gradient_with_a_constraint_solves_non_negative_least_squares() -> None:
+    with jax.enable_x64(True):
+        a, b = sample((12, 5), 1), sample((12,), 2)
+        step = 1 / np.linalg.norm(a, 2) ** 2
+        w = jnp.zeros(5)
+        for _ in range(500):
+            w = NonNegative().prox(w - step * (a.T @ (a @ w - b)), step)
+        np.testing.assert_allclose(w, scipy.optimize.nnls(a, b)[0], atol=1e-10)
+
+
+# ------------------------------------------------------------------------------- the value, derivatives and transforms
+
+
+@each_case
+def test_value_is_zero_or_infinite_with_gradient_zero(case: Case) -> None:
+    for x in (f32(sample((3, 4))), f32(case.point), jnp.zeros((3, 4))):
+        value, gradient = jax.value_and_grad(case.constraint)(x)
+        assert value in (0, jnp.inf) and value.shape == () and value.dtype == jnp.float32
+        assert gradient.dtype == x.dtype and (gradient == 0).all()
+        assert (value == 0) == (case.constraint.violation(x) <= 1e-5)
+    assert jnp.isnan(case.constraint(jnp.full((3, 4), jnp.nan)))
+    assert jnp.isnan(case.constraint.prox(jnp.full((3, 4), jnp.nan))).all()
+
+
+@each_case
+def test_tolerance_is_rounding_and_no_more(case: Case) -> None:
+    p = case.constraint.prox(jnp.asarray(sample((3, 4)), jnp.float16))
+    assert case.constraint(p) == 0
+    outside = f32(p) + 0.05 * (f32(sample((3, 4))) - f32(p))
+    assert case.constraint(outside) == jnp.inf
+    with jax.enable_x64(True):
+        assert case.constraint(jnp.asarray(case.point) + 1e-12) == (
+            0 if isinstance(case.constraint, NonNegative | Box | MaxNorm | L1Ball | SpectralBall) else jnp.inf
+        )
+
+
+@each_case
+def test_derivative_of_the_prox(case: Case) -> None:
+    with jax.enable_x64(True):
+        for seed in range(3):
+            z, dz = (jnp.asarray(sample((3, 4), s)) for s in (seed, seed + 10))
+            h = 1e-6
+            difference = (case.constraint.prox(z + h * dz) - case.constraint.prox(z - h * dz)) / (2 * h)
+            forward = jax.jvp(case.constraint.prox, (z,), (dz,))[1]
+            np.testing.assert_allclose(forward, difference, atol=1e-7)
+            (reverse,) = jax.vjp(case.constraint.prox, z)[1](dz)
+            np.testing.assert_allclose(jnp.vdot(reverse, dz), jnp.vdot(forward, dz), rtol=1e-9)
+            normal = jax.grad(case.constraint.violation)(z)
+            outward = (z - case.constraint.prox(z)) / case.constraint.violation(z)
+            np.testing.assert_allclose(normal, outward, atol=1e-9)
+
+
+@each_metric
+def test_derivatives_in_a_metric(case: Case) -> None:
+    with jax.enable_x64(True):
+        arrays = tuple(jnp.asarray(v) for v in (sample((7,)), np.exp(sample((7,), 1))))
+        tangents = tuple(jnp.asarray(sample((7,), s)) for s in (2, 3))
+        plus, minus = (
+            case.constraint.prox(*(a + h * t for a, t in zip(arrays, tangents, strict=True))) for h in (1e-6, -1e-6)
+        )
+        forward = jax.jvp(case.constraint.prox, arrays, tangents)[1]
+        np.testing.assert_allclose(forward, (plus - minus) / 2e-6, atol=1e-6)
+
+
+def test_second_derivatives_of_a_root() -> None:
+    with jax.enable_x64(True):
+        z, s = jnp.asarray(sample((5,))), jnp.asarray(np.exp(sample((5,), 1)))
+        slope = jax.grad(lambda z: jnp.sum(MaxNorm(1.0).prox(z, s) ** 3))
+        h = 1e-6 * jnp.eye(5)[1]
+        difference = (slope(z + h) - slope(z - h)) / 2e-6
+        np.testing.assert_allclose(jax.jacfwd(slope)(z)[:, 1], difference, atol=1e-6)
+
+
+@each_case
+def test_derivatives_with_respect_to_the_leaves(case: Case) -> None:
+    with jax.enable_x64(True):
+        z = jnp.asarray(sample((3, 4)))
+        cube = lambda c: jnp.sum(c.prox(z) ** 3)  # noqa: E731
+        leaves, treedef = jax.tree.flatten(case.constraint)
+        for i, derivative in enumerate(jax.tree.leaves(jax.grad(cube)(case.constraint))):
+            plus, minus = (
+                cube(treedef.unflatten([c + h * (i == k) for k, c in enumerate(leaves)])) for h in (1e-6, -1e-6)
+            )
+            np.testing.assert_allclose(derivative, (plus - minus) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@each_case
+def test_finite_at_zeros_and_ties_in_strict_modes(case: Case) -> None:
+    points = (np.zeros((3, 4)), case.point, np.ones((3, 4)), np.eye(3, 4), 1.5 * np.eye(3, 4), np.full((3, 4), -1.5),
+              np.outer([1.0, 0.0, 2.0], np.ones(4)))  # fmt: skip
+    steps = (1.0, jnp.ones((3, 4))) if case.metric else (1.0,)
+    with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for point in points:
+            for step in steps:
+                z = f32(point)
+                p, pullback = jax.vjp(lambda z, s=step: case.constraint.prox(z, s), z)
+                assert jnp.isfinite(p).all() and case.constraint(p) == 0
+                assert jnp.isfinite(pullback(jnp.ones_like(p))[0]).all()
+                assert jnp.isfinite(jax.grad(case.constraint.violation)(z)).all()
+
+
+def test_derivative_of_the_spectral_projection_where_an_svd_has_none() -> None:
+    with jax.enable_x64(True):
+        for z in (np.diag([3.0, 3.0, 1.0, 1.0])[:, :3], np.diag([3.0, 0.0, 0.0]), 2 * np.eye(3), np.zeros((3, 2))):
+            z, dz = jnp.asarray(z), jnp.asarray(sample(z.shape))
+            prox = SpectralBall(1.5).prox
+            difference = (prox(z + 1e-6 * dz) - prox(z - 1e-6 * dz)) / 2e-6
+            np.testing.assert_allclose(jax.jvp(prox, (z,), (dz,))[1], difference, atol=1e-6)
+
+
+@each_case
+def test_jit_vmap_and_one_compilation(case: Case) -> None:
+    x = jnp.stack([f32(sample((3, 4), seed)) for seed in range(3)])
+    members = [case.constraint.prox(member) for member in x]
+    np.testing.assert_allclose(jax.vmap(case.constraint.prox)(x), members, rtol=1e-5, atol=1e-6)
+    violations = [case.constraint.violation(member) for member in x]
+    np.testing.assert_allclose(jax.jit(jax.vmap(case.constraint.violation))(x), violations, rtol=1e-4)
+    stacked = jax.tree.map(lambda c: c * jnp.arange(1.0, 4.0), case.constraint)
+    if jax.tree.leaves(stacked):
+        proxes = jax.vmap(lambda c: c.prox(x[0]))(stacked)
+        for i in range(3):
+            member = jax.tree.map(lambda c, i=i: c * (i + 1.0), case.constraint)
+            np.testing.assert_allclose(proxes[i], member.prox(x[0]), rtol=1e-5, atol=1e-6)
+        values = jax.vmap(lambda c: c(case.constraint.prox(x[0])))(stacked)
+        assert values.shape == (3,) and values[0] == 0
+    traces = []
+
+    @jax.jit
+    def prox(c: Constraint, z: jax.Array) -> jax.Array:
+        traces.append(c)
+        return c.prox(z)
+
+    for factor in (1.0, 2.0, 3.0):
+        prox(jax.tree.map(lambda c, factor=factor: c * factor, case.constraint), x[0])
+    assert len(traces) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- special arrays
+
+
+@each_case
+def test_empty_and_integer_arrays(case: Case) -> None:
+    for shape in ((0, 4), (4, 0), (0, 0)):
+        assert case.constraint.prox(jnp.zeros(shape)).shape == shape
+        assert case.constraint(jnp.zeros(shape)) == 0 and case.constraint.violation(jnp.zeros(shape)) == 0
+    whole = np.array([[3, 0, -4], [1, 1, 0]])
+    p = case.constraint.prox(jnp.asarray(whole))
+    assert p.dtype == jnp.float32
+    np.testing.assert_allclose(p, case.project(whole.astype(float)), rtol=1e-5, atol=1e-6)
+    assert case.constraint(jnp.asarray(whole)) == jnp.inf
+
+
+@pytest.mark.parametrize(
+    ("constraint", "expected"),
+    [(NonNegative(), 0.0), (Box(-1.0, 1.0), -1.0), (MaxNorm(2.0), -2.0), (L1Ball(2.0), -2.0), (UnitNorm(None), -1.0),
+     (Simplex(2.0, axis=None), 2.0)],
+    ids=repr,
+)  # fmt: skip
+def test_numbers(constraint: Constraint, expected: float) -> None:
+    assert constraint.prox(-3.0) == expected and constraint.prox(jnp.float32(-3.0)).shape == ()
+    assert constraint.violation(-3.0) == abs(expected + 3.0) and constraint(-3.0) == jnp.inf
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e37])
+def test_large_and_small_entries(scale: float) -> None:
+    unit = np.array([[0.5, -1.0, 0.25], [0.125, 0.5, 1.0]])
+    z, norm, far = f32(scale * unit), np.linalg.norm(unit), scale > 1
+    for constraint, expected in (
+        (MaxNorm(1.0), unit / norm if far else scale * unit),
+        (UnitNorm(None), unit / norm),
+        (L1Ball(1.0), [[0, -0.5, 0], [0, 0, 0.5]] if far else scale * unit),
+        (Simplex(1.0), [[1, 0, 0], [0, 0, 1]] if far else np.full((2, 3), 1 / 3)),
+        (SpectralBall(1.0), np.linalg.svd(unit, full_matrices=False) if far else scale * unit),
+    ):
+        expected = expected.U @ expected.Vh if hasattr(expected, "Vh") else np.asarray(expected)
+        p = constraint.prox(z)
+        np.testing.assert_allclose(p, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+        assert constraint(p) == 0
+        assert jnp.isfinite(jax.grad(constraint.violation)(z)).all()
+
+
+def test_small_sets_far_away() -> None:
+    z = f32(1e6 + np.array([0.0, 0.5, 1.0, 1.0]))
+    for constraint in (Simplex(1e-3), L1Ball(1e-3), MaxNorm(1e-3)):
+        p = constraint.prox(z)
+        assert constraint(p) == 0 and constraint.violation(z) > 1e5
+    np.testing.assert_allclose(Simplex(1e-3).prox(z), [0, 0, 5e-4, 5e-4], rtol=1e-6)
+    for constraint in (MaxNorm(0.0), L1Ball(0.0), SpectralBall(0.0), Simplex(0.0)):
+        for point in (z.reshape(2, 2), -z.reshape(2, 2), jnp.zeros((2, 2))):
+            p, pullback = jax.vjp(constraint.prox, point)
+            np.testing.assert_array_equal(p, jnp.zeros((2, 2)))
+            assert jnp.isfinite(pullback(p + 1)[0]).all() and constraint(p) == 0
+
+
+def test_half_precision_does_not_overflow() -> None:
+    z = jnp.full((30, 40), 300.0, jnp.float16)
+    np.testing.assert_allclose(MaxNorm(1.0, axis=0).prox(z), np.full((30, 40), 30**-0.5), rtol=1e-3)
+    np.testing.assert_allclose(L1Ball(1.0, axis=0).prox(z), np.full((30, 40), 1 / 30), rtol=1e-3)
+    assert MaxNorm(1.0).violation(z).dtype == jnp.float32
+    np.testing.assert_allclose(MaxNorm(1.0).violation(z), 300 * 1200**0.5 - 1, rtol=1e-6)
+
+
+def test_zero_groups() -> None:
+    z = f32([[3.0, 0.0, 1.0, 1.0], [4.0, 0.0, 1.0, -1.0]])
+    p = UnitNorm(axis=0).prox(z)
+    np.testing.assert_allclose(p[:, 1], [0.5**0.5] * 2, rtol=1e-6)  # one of the nearest points, all equally near
+    assert UnitNorm(axis=0)(p) == 0
+    np.testing.assert_allclose(UnitNorm(axis=0).violation(z), np.sqrt(4**2 + 1 + 2 * (2**0.5 - 1) ** 2), rtol=1e-6)
+    np.testing.assert_array_equal(MaxNorm(1.0, axis=0).prox(z)[:, 1], [0.0, 0.0])
+    for constraint in (UnitNorm(axis=0), MaxNorm(1.0, axis=0)):
+        assert jnp.isfinite(jax.jacobian(constraint.prox)(z)).all()
+        assert jnp.isfinite(jax.hessian(lambda z, c=constraint: c.prox(z).sum())(z)).all()
+
+
+def test_zeros_are_positive_and_infinities_pass() -> None:
+    p = NonNegative().prox(jnp.array([-0.0, -1.0, jnp.inf, -jnp.inf, jnp.nan]))
+    np.testing.assert_array_equal(p, [0.0, 0.0, jnp.inf, 0.0, jnp.nan])
+    assert not jnp.signbit(p[:2]).any()
+    assert NonNegative()(jnp.array([1.0, jnp.inf])) == 0
+
+
+def test_complex_numbers() -> None:
+    z = jnp.array([[3 + 4j, 0j], [1j, -1.0]])
+    np.testing.assert_allclose(MaxNorm(1.0).prox(z), z / np.sqrt(27), rtol=1e-6)
+    np.testing.assert_allclose(L1Ball(5.5).prox(z), [[0.9 * (3 + 4j), 0], [0.5j, -0.5]], rtol=1e-6)
+    u, s, vh = np.linalg.svd(np.asarray(z))
+    np.testing.assert_allclose(SpectralBall(2.0).prox(z), (u * np.minimum(s, 2)) @ vh, rtol=1e-5, atol=1e-6)
+    for constraint in (NonNegative(), Box(0.0, 1.0), Simplex()):
+        with pytest.raises(TypeError, match=rf"`{type(constraint).__name__}` takes real numbers, got dtype complex64"):
+            constraint.prox(z)
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def test_bounds() -> None:
+    assert Box(-1, np.float32(2)) == Box(-1.0, 2.0) and type(Box(-1).lower) is float
+    assert Box() == Box(-np.inf, np.inf) == Box(None, None) and repr(Box(upper=1.0)) == "Box(lower=None, upper=1.0)"
+    assert jax.tree.leaves(Box(upper=1.0)) == [-np.inf, 1.0]
+    assert Box(1.0, 1.0).prox(jnp.zeros(2)).tolist() == [1.0, 1.0]
+    z = f32(sample((3, 4)))
+    lower = jnp.minimum(f32(sample((3, 4), 1)), 0).at[0, 0].set(-jnp.inf)
+    np.testing.assert_array_equal(Box(lower, 0.5).prox(z), jnp.clip(z, lower, 0.5))
+    with pytest.raises(TypeError, match=r"An array of shape \(3, 4\) has no config"):
+        Box(lower, 0.5).get_config()
+    with pytest.raises(ValueError, match=r"`Box\(lower=\.\.\.\)` must be a number or have the shape \(4,\).*vmap"):
+        Box(lower, 0.5).prox(jnp.ones(4))
+    assert jax.jit(lambda a: Box(a, 0.5).prox(jnp.ones(2)))(2.0).tolist() == [2.0, 2.0]  # lower > upper, traced
+
+
+@pytest.mark.parametrize(
+    ("bounds", "error", "match"),
+    [((1.0, 0.0), ValueError, r"lower ≤ upper, got 1\.0 and 0\.0"), ((np.nan, 1), ValueError, r"Box\(lower="),
+     ((np.inf, None), ValueError, r"Box\(lower="), ((None, -np.inf), ValueError, r"Box\(upper="),
+     (("0", 1), TypeError, r"Box\(lower="), ((0, True), TypeError, r"Box\(upper="),
+     ((0, 1j), TypeError, r"Box\(upper="),
+     ((0, [1.0]), TypeError, r"Box\(upper="), ((np.zeros(2), np.array([1.0, -1.0])), ValueError, "lower ≤ upper"),
+     ((np.array([0.0, np.nan]), 1), ValueError, r"Box\(lower="), ((jnp.array([True]), 1), TypeError, r"Box\(lower="),
+     ((0, 10**400), ValueError, r"Box\(upper="), ((abs, 1), TypeError, r"Box\(lower=")],
+    ids=repr,
+)  # fmt: skip
+def test_wrong_bounds(bounds: tuple[Any, Any], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        Box(*bounds)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda a: MaxNorm(1.0, a), UnitNorm, lambda a: L1Ball(1.0, a), lambda a: Simplex(1.0, a)]
+)
+def test_wrong_axes(make: Callable[[Any], Constraint]) -> None:
+    for axis in (1.0, "0", True, (0, 1.0), {0: 1}):
+        with pytest.raises(TypeError, match=r"axis=\.\.\.\)` (must be an int, a tuple|is static)"):
+            make(axis)
+    for axis in (2, -3, (0, 2), (0, 0), (0, -2)):
+        with pytest.raises(ValueError, match=r"axis=\.\.\.\)` must name different axes .* of rank 2, got"):
+            make(axis).prox(jnp.ones((2, 2)))
+    assert make([0, 1]).prox(jnp.ones((2, 2))).shape == (2, 2)
+    assert make(np.int64(0)).get_config()["axis"] == 0
+
+
+@pytest.mark.parametrize("make", [MaxNorm, L1Ball, Simplex, SpectralBall])
+def test_wrong_coefficients(make: Callable[[Any], Constraint]) -> None:
+    for value, error in ((-1.0, ValueError), (np.inf, ValueError), (np.nan, ValueError), ("1", TypeError)):
+        with pytest.raises(error, match=rf"`{make.__name__}\("):
+            make(value)
+    with pytest.raises(ValueError, match=rf"`{make.__name__}[^`]*` has a coefficient .* of shape \(2,\)"):
+        make(jnp.ones(2))(jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("x", [[1.0], {"w": jnp.ones(2)}, None, "x"], ids=repr)
+def test_what_is_no_array_is_refused(x: Any) -> None:
+    for call in (NonNegative(), NonNegative().prox, NonNegative().violation):
+        with pytest.raises(TypeError, match=r"`NonNegative[a-z.]*` takes one array, got .*TreeRegularizer"):
+            call(x)
+    with pytest.raises(ValueError, match=r"`SpectralBall` takes a matrix.*got shape \(3,\)"):
+        SpectralBall(1.0).prox(jnp.ones(3))
+
+
+@each_case
+def test_round_trips(case: Case) -> None:
+    config = json.loads(json.dumps(case.constraint.get_config(), allow_nan=False))
+    assert type(case.constraint).from_config(config) == case.constraint
+    assert eval(repr(case.constraint), NAMES) == case.constraint
+    assert pickle.loads(pickle.dumps(case.constraint)) == case.constraint
+    assert hash(jax.tree.map(lambda c: c, case.constraint)) == hash(case.constraint)
+    leaves, treedef = jax.tree.flatten(case.constraint)
+    assert repr(treedef.unflatten([object()] * len(leaves)))
+    assert all(type(leaf) is float for leaf in leaves)
