@@ -16,6 +16,12 @@ from jaxreg._transform import add_regularization as add_regularization
 from jaxreg._transform import proximal as proximal
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L1 as L1
+from jaxreg.penalties import Anchored as Anchored
+from jaxreg.penalties import Spectral as Spectral
+from jaxreg.penalties import SpectralNorm as SpectralNorm
+from jaxreg.penalties import SoftOrthogonal as SoftOrthogonal
+from jaxreg.penalties import HoyerSquare as HoyerSquare
+from jaxreg.penalties import Difference as Difference
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import Lq as Lq
 from jaxreg.penalties import LogSum as LogSum

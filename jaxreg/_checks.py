@@ -130,6 +130,13 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
     return x
 
 
+def matrix(call: str, x: jax.Array) -> jax.Array:
+    """Return `x` if its last two axes are a matrix."""
+    if x.ndim < 2:
+        raise ValueError(f"`{call}` takes a matrix (its last two axes), got shape {x.shape}.")
+    return x
+
+
 def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
     """Return a step that is a non-negative number or an array of shape () or `shape`."""
     if isinstance(value, (jax.Array, np.ndarray)):

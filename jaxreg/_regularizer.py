@@ -179,6 +179,17 @@ def as_regularizer(value: Any) -> Regularizer:
     raise TypeError(f"A regularizer or a function `array -> scalar` is wanted, got {_checks.short(value)}.")
 
 
+def as_elementwise(call: str, penalty: Any) -> Regularizer:
+    """Return an elementwise penalty, the kind that can act on norms and singular values."""
+    penalty = as_regularizer(penalty)
+    if not penalty._is_elementwise():
+        raise TypeError(
+            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, got "
+            f"{type(penalty).__name__}."
+        )
+    return penalty
+
+
 @final
 class Sum(Regularizer):
     """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.

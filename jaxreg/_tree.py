@@ -12,6 +12,7 @@ from jaxreg import _checks, _json, _paths
 from jaxreg._config import get
 from jaxreg._pytree import Struct
 from jaxreg._regularizer import Regularizer, as_regularizer
+from jaxreg.penalties import Anchored
 from jaxreg._rules import Pattern, Rule, check_pattern, decode_pattern, encode_pattern, is_weight, matches_nothing
 
 
@@ -112,6 +113,24 @@ class TreeRegularizer(Struct):
             for leaf, leaf_step, regularizer in zip(leaves, steps, assigned, strict=True)
         ]
         return treedef.unflatten(new)
+
+    def anchored(self, reference: Any) -> "TreeRegularizer":
+        """Return rules that penalize the distance of each leaf from the same leaf of a reference tree.
+
+        Each penalized leaf gets `Anchored(its regularizer, its reference leaf)`: L2-SP and FedProx for L2.
+
+        Args:
+            reference: a tree like the parameters, for example the pretrained ones.
+
+        Example:
+            >>> import jax.numpy as jnp, jaxreg
+            >>> pretrained = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
+            >>> reg = jaxreg.TreeRegularizer({"kernel": jaxreg.L2(0.5)}).anchored(pretrained)
+            >>> float(reg({"kernel": 3 * jnp.ones((2, 2)), "bias": jnp.ones(2)}))
+            8.0
+        """
+        penalized = self._penalized(reference)
+        return TreeRegularizer([(_paths.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
 
     def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""

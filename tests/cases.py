@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,103 @@ CASES = (
 )
 
 
+def _unit(w: Array, axis: Any) -> Array:
+    norms = np.sqrt((w**2).sum(axis=axis, keepdims=True))
+    return np.divide(w, norms, out=np.zeros_like(w), where=norms > 0)
+
+
+def _norms(w: Array, axis: Any) -> Array:
+    return np.sqrt((w**2).sum(axis=axis))
+
+
+def _spectral_subgradient(w: Array, slope: Callable[[Array], Array]) -> Array:
+    u, s, vh = np.linalg.svd(w, full_matrices=False)
+    return (u * np.where(s > 1e-6, slope(s), 0)) @ vh
+
+
+def _hoyer(w: Array) -> float:
+    return float(np.abs(w).sum() ** 2 / (w**2).sum()) if w.any() else 0.0
+
+
+def _hoyer_subgradient(w: Array) -> Array:
+    if not w.any():
+        return np.zeros_like(w)
+    ratio = np.abs(w).sum() / (w**2).sum()
+    return 2 * ratio * (np.sign(w) - ratio * w)
+
+
+def _gram_rest(w: Array) -> Array:
+    return w.T @ w - np.eye(w.shape[1])
+
+
+SPECTRA = {"shapes": ((3, 4), (4, 3), (5, 5), (2, 1), (1, 3)), "kinks": (np.zeros((3, 4)), np.eye(3), np.eye(4, 3))}
+GROUPS = {"shapes": ((3, 4), (4, 1), (1, 5)), "kinks": (np.zeros((3, 4)), np.array([[0.0, 1.0], [0.0, 2.0]]))}
+
+STRUCTURES = (
+    Case(
+        jaxreg.Group(jaxreg.L1(0.3), axis=0),
+        value=lambda w: 0.3 * _norms(w, 0).sum(),
+        subgradient=lambda w: 0.3 * _unit(w, 0),
+        **GROUPS,
+    ),
+    Case(
+        jaxreg.Group(jaxreg.L1L2(0.3, 0.1), axis=(-1,), weight="sqrt_size"),
+        value=lambda w: w.shape[-1] ** 0.5 * (0.3 * _norms(w, -1).sum() + 0.1 * (w**2).sum()),
+        subgradient=lambda w: w.shape[-1] ** 0.5 * (0.3 * _unit(w, -1) + 0.2 * w),
+        **GROUPS,
+    ),
+    Case(
+        jaxreg.L1(0.1) + 2 * jaxreg.Group(jaxreg.MCP(0.5, 2.0), axis=None),
+        value=lambda w: 0.1 * np.abs(w).sum() + 2 * float(_mcp(_norms(w, None))),
+        subgradient=lambda w: 0.1 * np.sign(w) + 2 * _unit(w, None) * max(0.5 - _norms(w, None) / 2, 0),
+        shapes=((3, 4), (7,), (), (2, 3, 2)),
+        kinks=(np.zeros((3, 4)), np.array([[0.0, 0.1], [0.0, 0.2]])),
+    ),
+    Case(
+        jaxreg.Spectral(jaxreg.L1(0.3)),
+        value=lambda w: 0.3 * np.linalg.svd(w, compute_uv=False).sum(),
+        subgradient=lambda w: 0.3 * _spectral_subgradient(w, np.ones_like),
+        **SPECTRA,
+    ),
+    Case(
+        jaxreg.Spectral(jaxreg.LogSum(0.3, 0.2)),
+        value=lambda w: 0.3 * np.log(1 + np.linalg.svd(w, compute_uv=False) / 0.2).sum(),
+        subgradient=lambda w: 0.3 * _spectral_subgradient(w, lambda s: 1 / (0.2 + s)),
+        **SPECTRA,
+    ),
+    Case(
+        jaxreg.SpectralNorm(0.3),
+        value=lambda w: 0.3 * np.linalg.svd(w, compute_uv=False)[0],
+        subgradient=lambda w: 0.3 * _spectral_subgradient(w, lambda s: (s > s[0] - 1e-6) / (s > s[0] - 1e-6).sum()),
+        **SPECTRA,
+    ),
+    Case(
+        jaxreg.SoftOrthogonal(0.3),
+        value=lambda w: 0.3 * (_gram_rest(w) ** 2).sum(),
+        subgradient=lambda w: 1.2 * w @ _gram_rest(w),
+        **SPECTRA,
+    ),
+    Case(
+        jaxreg.HoyerSquare(0.3),
+        value=lambda w: 0.3 * _hoyer(w),
+        subgradient=lambda w: 0.3 * _hoyer_subgradient(w),
+        shapes=((3, 4), (7,), (2, 3, 2)),
+        kinks=(np.zeros((3, 4)), np.array([[1.0, 0.0, 0.0]])),
+    ),
+    Case(
+        jaxreg.Difference(jaxreg.L1(0.3), axis=0, order=2),
+        value=lambda w: 0.3 * np.abs(np.diff(w, n=2, axis=0)).sum(),
+        subgradient=lambda w: 0.3 * _second_difference(w.shape[0]).T @ np.sign(_second_difference(w.shape[0]) @ w),
+        shapes=((3, 4), (6, 2), (2, 2), (1, 3)),
+        kinks=(np.zeros((3, 4)), np.arange(12.0).reshape(4, 3)),
+    ),
+)
+
+
+def _second_difference(n: int) -> Array:
+    return np.diff(np.eye(n), n=min(2, n), axis=0) if n > 2 else np.zeros((0, n))
+
+
 @jaxreg.register(package="tests")
 def log_cosh(x: jax.Array) -> jax.Array:
     """A plain function as a penalty."""
@@ -208,6 +306,7 @@ CUSTOM_CASES = (
     ),
 )
 
+CASES = CASES + STRUCTURES
 ALL_CASES = CASES + CUSTOM_CASES
 CONVEX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None and case.convex)
 PROX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None)

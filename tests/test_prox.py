@@ -191,7 +191,7 @@ def test_wrong_steps(step: object, error: type[Exception]) -> None:
         jaxreg.L1().prox(np.ones((3, 4)), step)
 
 
-@each_case
+@each_convex_case
 def test_proximal_gradient_solves_the_orthogonal_problem(case: Case) -> None:
     """min ½‖Qw − y‖² + R(w) with orthonormal Q has the solution prox_R(Qᵀy)."""
     with jax.enable_x64(True):

@@ -11,6 +11,12 @@ from jaxreg.penalties.mcp import MCP as MCP
 from jaxreg.penalties.scad import SCAD as SCAD
 from jaxreg.penalties.huber import Huber as Huber
 from jaxreg.penalties.group import Group as Group
+from jaxreg.penalties.spectral import Spectral as Spectral
+from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
+from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
+from jaxreg.penalties.hoyer_square import HoyerSquare as HoyerSquare
+from jaxreg.penalties.difference import Difference as Difference
+from jaxreg.penalties.anchored import Anchored as Anchored
 from jaxreg.penalties.l1 import L1 as L1
 from jaxreg.penalties.l1l2 import L1L2 as L1L2
 from jaxreg.penalties.l2 import L2 as L2
@@ -28,6 +34,12 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     SCAD,
     Huber,
     Group,
+    Spectral,
+    SpectralNorm,
+    SoftOrthogonal,
+    HoyerSquare,
+    Difference,
+    Anchored,
     Sum,
     Scaled,
     Function,

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxreg import _axes, _numerics
 from jaxreg._pytree import static
-from jaxreg._regularizer import Regularizer, as_regularizer
+from jaxreg._regularizer import Regularizer, as_elementwise
 
 _NEWTON_STEPS = 8  # 6 were enough for float32 and metrics that spread over eight decades
 
@@ -60,7 +60,7 @@ class Group(Regularizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "penalty", _elementwise("Group", self.penalty))
+        object.__setattr__(self, "penalty", as_elementwise("Group", self.penalty))
         _axes.check_axis("Group(axis=...)", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
@@ -123,13 +123,3 @@ def _secular_prox(z: jax.Array, step: jax.Array, c: jax.Array, axes: tuple[int, 
         r = jnp.where(vanishes, r, r + update)
     w = z * jnp.where(still, 1, r / jnp.where(r + t == 0, 1, r + t))
     return jnp.where(jnp.broadcast_to(vanishes, z.shape) & (c > 0), 0, w)
-
-
-def _elementwise(call: str, penalty: Any) -> Regularizer:
-    penalty = as_regularizer(penalty)
-    if not penalty._is_elementwise():
-        raise TypeError(
-            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, got "
-            f"{type(penalty).__name__}."
-        )
-    return penalty

@@ -1,0 +1,127 @@
+"""Anchored: a penalty of the distance from a reference point."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Self, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxreg import _checks, _json
+from jaxreg._elementwise import Elementwise, weighted_sum
+from jaxreg._regularizer import Regularizer, as_regularizer
+
+
+@final
+class Anchored(Regularizer):
+    """Pull an array towards a reference: fine-tuning, federated learning, continual learning.
+
+        R(x) = P(x − reference),            or Σ_i weights_i · ρ(|x_i − reference_i|) with weights
+        ∇R(x) = ∇P(x − reference)
+        prox(z, τ) = reference + prox_P(z − reference, τ·weights)
+
+    `Anchored(L2(c), θ₀)` is L2-SP and FedProx; with `weights` the Fisher information it is EWC (½·F·(θ − θ₀)² is
+    `Anchored(L2(0.5), θ₀, weights=F)`); `Anchored(L1(c), θ₀)` leaves most weights exactly as they were (by `prox`);
+    `Anchored(Group(...), θ₀)` whole groups of them. The reference and the weights are leaves of the pytree: they are
+    saved and sharded with it, and no gradient flows into them. For all leaves of a tree at once see
+    `TreeRegularizer.anchored`. A config holds their shapes and digests; `from_config` takes the arrays.
+
+    Args:
+        penalty: any regularizer; with weights an elementwise class such as L1, L2, MCP.
+        reference: an array of the shape of `x`, or a number. Do not donate its buffer.
+        weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
+
+    Raises:
+        ValueError: the shapes differ.
+        TypeError: weights with a penalty that is not elementwise.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> reg = jaxreg.Anchored(jaxreg.L1(1.0), reference=jnp.array([1.0, 2.0]))
+        >>> float(reg(jnp.array([1.0, 5.0])))
+        3.0
+        >>> reg.prox(jnp.array([1.5, 5.0]))
+        Array([1., 4.], dtype=float32)
+
+    References:
+        Li, Grandvalet and Davoine, *Explicit inductive bias for transfer learning with convolutional networks*,
+        arXiv:1802.01483. Kirkpatrick et al., *Overcoming catastrophic forgetting in neural networks*, arXiv:1612.00796.
+    """
+
+    penalty: Regularizer
+    reference: ArrayLike
+    weights: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "penalty", as_regularizer(self.penalty))
+        for name in ("reference", "weights"):
+            value = getattr(self, name)
+            if isinstance(value, (str, bytes, bool, list, tuple, dict)) or (value is None and name == "reference"):
+                raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {_checks.short(value)}.")
+        if self.weights is not None and not isinstance(self.penalty, Elementwise):
+            raise TypeError(
+                f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as L1 "
+                "or L2; leave them out, or anchor a sum term by term."
+            )
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        x = jnp.asarray(x)
+        difference = x - self._like("reference", x)
+        if self.weights is None:
+            return self.penalty(difference)
+        assert isinstance(self.penalty, Elementwise)
+        return weighted_sum(self.penalty, jnp.real(self._like("weights", x)), difference)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        reference = self._like("reference", z)
+        if self.weights is not None:
+            step = jnp.broadcast_to(step * jnp.real(self._like("weights", z)), z.shape)
+        difference = z - reference
+        moved = self.penalty.prox(difference, step)
+        return jnp.where(moved == difference, z, reference + moved)  # reference + (z − reference) need not be z
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the config, in which the arrays stand with their shapes, dtypes and digests."""
+        return {
+            "penalty": _json.encode(self.penalty),
+            "reference": _describe(self.reference),
+            "weights": None if self.weights is None else _describe(self.weights),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], reference: ArrayLike | None = None, weights: ArrayLike | None = None
+    ) -> Self:
+        """Return the regularizer of a config and of the arrays that it describes.
+
+        Raises:
+            ValueError: an array is missing, or is not the one that the config was made from.
+        """
+        if not isinstance(config, Mapping) or set(config) != {"penalty", "reference", "weights"}:
+            raise ValueError(
+                f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {_checks.short(config)}."
+            )
+        arrays = {"reference": reference, "weights": weights}
+        for name, given in arrays.items():
+            described = config[name]
+            if described is not None and (given is None or _describe(given) != described):
+                raise ValueError(
+                    f"The config of `Anchored` describes the {name} {_checks.short(described)} but does not hold it: call "
+                    f"`jaxreg.Anchored.from_config(config, {name}=array)` with that array."
+                )
+        return cls(_json.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
+
+    def _like(self, name: str, x: jax.Array) -> jax.Array:
+        value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))
+        if value.shape not in ((), x.shape):
+            raise ValueError(f"`Anchored({name}=...)` has the shape {value.shape}, the array has {x.shape}.")
+        return value
+
+
+def _describe(value: Any) -> dict[str, Any]:
+    array = np.asarray(value)
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}

@@ -1,0 +1,82 @@
+"""SoftOrthogonal: the distance of the Gram matrix from the identity."""
+
+from typing import final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _checks, _numerics, _spectrum
+from jaxreg._pytree import coefficient
+from jaxreg._regularizer import Regularizer
+
+_NEWTON_STEPS = 30  # from the right of the root, where the cubic is convex: quadratic in the end, ⅔ a step far away
+
+
+@final
+class SoftOrthogonal(Regularizer):
+    """Push the columns of a matrix towards orthonormality.
+
+        R(W) = factor · ‖WᵀW − I‖_F² = factor · (Σ_i (σ_i² − 1)² + max(n − m, 0))            for W of shape (m, n)
+        ∇R(W) = 4 · factor · W (WᵀW − I)
+        prox(Z, τ) = U s(Σ) Vᴴ, s(σ) the largest root of 4us³ + (1 − 4u)s − σ = 0, u = τ·factor
+
+    The Gram matrix of the smaller side is used: ‖WWᵀ − I‖² and ‖WᵀW − I‖² differ by the constant m − n, which is added,
+    so the value is the one of the formula for either shape, and so is the gradient. Arrays of higher rank (convolution
+    kernels) count as matrices of shape (all axes but the last, last). Smooth everywhere. Not convex; the prox of a
+    singular value 0 stays 0.
+
+    Args:
+        factor: leaf; real, finite, non-negative.
+
+    Raises:
+        ValueError: the rank is less than 2, or `factor` is out of range.
+        NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> reg = jaxreg.SoftOrthogonal(1.0)
+        >>> float(reg(jnp.eye(3))), float(reg(2 * jnp.eye(2)))
+        (0.0, 18.0)
+        >>> float(reg(jnp.ones((1, 2))))  # [[0, 1], [1, 0]] is what WᵀW − I leaves
+        2.0
+
+    References:
+        Bansal, Chen and Wang, *Can we gain more from orthogonality regularizations in training deep CNNs?*,
+        arXiv:1810.09102 ("SO"; their double soft orthogonality is 2·SO up to a constant).
+    """
+
+    factor: ArrayLike = coefficient(0.01)
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        w = _as_matrix("SoftOrthogonal", x)
+        if w.size == 0:
+            return jnp.zeros((), _numerics.real_dtype(w))
+        m, n = w.shape
+        short = w if m < n else jnp.conj(w).T
+        gram = jnp.matmul(short, jnp.conj(short).T, precision=jax.lax.Precision.HIGHEST)
+        rest = gram - jnp.eye(min(m, n), dtype=w.dtype)
+        factor = jnp.asarray(self.factor, _numerics.real_dtype(w))
+        return _numerics.scaled_l2(factor, rest) + factor * max(n - m, 0)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        w, step = _as_matrix("SoftOrthogonal.prox", z), jnp.asarray(step)
+        if step.ndim:
+            raise NotImplementedError(
+                "`SoftOrthogonal(...).prox` with an array step has no closed form. Use one step for all entries "
+                "(`metric=None`), or put its gradient in by `jaxreg.add_regularization`: it is smooth."
+            )
+        u = _numerics.threshold(step, self.factor)
+        return _spectrum.spectral_map(_largest_root, u, w).reshape(jnp.shape(z)) if w.size else jnp.asarray(z)
+
+
+def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
+    s = jnp.maximum(sigma, 1.0)  # at or beyond the root: 4us³ + (1 − 4u)s − σ ≥ 0 there
+    for _ in range(_NEWTON_STEPS):
+        s = s - (4 * u * s**3 + (1 - 4 * u) * s - sigma) / (12 * u * s**2 + 1 - 4 * u)
+    return jnp.where(sigma == 0, 0, s)
+
+
+def _as_matrix(call: str, x: ArrayLike) -> jax.Array:
+    x = _checks.matrix(call, jnp.asarray(x))
+    return x.reshape(-1, x.shape[-1]) if x.size else x.reshape(x.size, x.shape[-1])

@@ -1,0 +1,461 @@
+"""Structures over every elementwise penalty: groups, spectra, anchors, sums; each prox held against its definition."""
+
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxreg
+from jaxreg.penalties.l0 import _warn_once
+from tests.cases import PROX_CASES, STRUCTURES, Case, sample
+
+Array = np.ndarray
+STEPS = (0.1, 1.0, 5.0)
+REFERENCE = np.array([[0.5, -1.0], [0.0, 2.0]])
+Z = np.array([[0.9, -0.05], [-2.0, 0.1]])
+
+STRUCTURE: dict[str, tuple[Callable[[jaxreg.Regularizer], jaxreg.Regularizer], Callable[[Array], Array]]] = {
+    "group": (lambda reg: jaxreg.Group(reg, 0), lambda w: np.linalg.norm(w, axis=-2)),
+    "group of all": (lambda reg: jaxreg.Group(reg, None), lambda w: np.linalg.norm(w, axis=(-2, -1))[..., None]),
+    "spectral": (lambda reg: jaxreg.Spectral(reg, "svd"), lambda w: _singular_values(w)),
+    "anchored": (lambda reg: jaxreg.Anchored(reg, REFERENCE), lambda w: np.abs(w - REFERENCE).reshape(*w.shape[:-2], 4)),
+    "anchored group": (
+        lambda reg: jaxreg.Anchored(jaxreg.Group(reg, 1), REFERENCE),
+        lambda w: np.linalg.norm(w - REFERENCE, axis=-1),
+    ),
+}
+each_structure = pytest.mark.parametrize("structure", STRUCTURE)
+each_case = pytest.mark.parametrize("case", PROX_CASES, ids=str)
+
+
+SCALES = (0.3, 0.65, 0.8, 1.0, 3.0)
+
+
+def _singular_values(w: Array) -> Array:
+    s = np.linalg.svd(w, compute_uv=False)
+    return np.where(s < 1e-9, 0, s)  # the rank counts what is not rounding
+
+
+def _objective(w: Array, z: Array, step: float, scalar: Any, reduce: Any) -> Array:
+    return step * scalar(reduce(w)).sum(-1) + ((w - z) ** 2).sum((-2, -1)) / 2
+
+
+def candidates(z: Array, w: Array) -> Array:
+    """Points among which none may beat w: near w, near z, near 0, on the segments between them, and w with parts zeroed."""
+    rng = np.random.default_rng(0)
+    clouds = [
+        center + scale * rng.normal(size=(400, *z.shape))
+        for center in (z, w, np.zeros_like(z), REFERENCE[: z.shape[0]])
+        for scale in (1e-6, 1e-3, 0.03, 0.3, 2.0)
+    ]
+    line = np.linspace(-0.5, 1.5, 401)[:, None, None]
+    lines = [line * z, line * w, w + line * (z - w), REFERENCE + line * (z - REFERENCE)]
+    columns = [z * np.array([a, b]) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1, 41)]
+    rows = [REFERENCE + (z - REFERENCE) * np.array([[a], [b]]) for a in np.linspace(0, 1, 41) for b in np.linspace(0, 1, 41)]
+    u, s, vh = np.linalg.svd(z)
+    spectra = [(u * (s * np.array([a, b]))) @ vh for a in np.linspace(0, 1, 81) for b in np.linspace(0, 1, 81)]
+    zeroed = [np.where(mask, z, other) for mask in (np.eye(2), 1 - np.eye(2)) for other in (0 * z, REFERENCE)]
+    return np.concatenate([*clouds, *lines, np.array(columns + rows + spectra + zeroed)])
+
+
+@each_case
+@each_structure
+def test_value_is_that_of_norms_or_singular_values(case: Case, structure: str) -> None:
+    build, reduce = STRUCTURE[structure]
+    assert case.scalar is not None
+    for w in (Z, REFERENCE + 0.5, np.zeros((2, 2))):
+        np.testing.assert_allclose(
+            build(case.regularizer)(jnp.asarray(w, jnp.float32)), case.scalar(reduce(w)).sum(), rtol=3e-6, atol=1e-7
+        )
+
+
+@each_case
+@each_structure
+def test_no_point_has_a_lower_objective(case: Case, structure: str) -> None:
+    build, reduce = STRUCTURE[structure]
+    reg = build(case.regularizer)
+    with jax.enable_x64(True):
+        for step in STEPS:
+            for z in (scale * Z for scale in SCALES):
+                w = np.asarray(reg.prox(jnp.asarray(z), step))
+                best = _objective(candidates(z, w), z, step, case.scalar, reduce).min()
+                assert _objective(w, z, step, case.scalar, reduce) <= best + 1e-9
+
+
+@each_structure
+def test_the_check_sees_planted_mistakes(structure: str) -> None:
+    """√2 missing in L0, the branch of MCP for large steps dropped, ½ in L2: the three that peers shipped."""
+    reduce = STRUCTURE[structure][1]
+    scalars = {type(case.regularizer): case.scalar for case in PROX_CASES}
+    planted = (
+        (jaxreg.L0, lambda z, t: jaxreg.L0(0.15).prox(z, t)),  # half of the 0.3 of the case: √(τ·l0) for √(2·τ·l0)
+        (jaxreg.MCP, lambda z, t: np.where(z <= 1, 0 * z, z)),  # the 0.5·2.0 of the case, whatever the step
+        (jaxreg.L2, lambda z, t: jaxreg.L2(0.35).prox(z, t)),
+    )
+    for cls, wrong in planted:
+        shortfalls = []
+        for step in STEPS:
+            for z in (scale * Z for scale in np.geomspace(0.2, 4.0, 25)):
+                w = _structured_prox(structure, wrong, z, step)
+                best = _objective(candidates(z, w), z, step, scalars[cls], reduce).min()
+                shortfalls.append(_objective(w, z, step, scalars[cls], reduce) - best)
+        assert max(shortfalls) > 1e-4, cls
+
+
+def _structured_prox(structure: str, prox: Callable[..., Any], z: Array, step: float) -> Array:
+    """The structure's proximal operator in NumPy, around a scalar operator that may be wrong."""
+    shift = REFERENCE if structure.startswith("anchored") else np.zeros_like(z)
+    d = z - shift
+    if structure == "anchored":
+        return shift + np.asarray(prox(d, step))
+    if structure == "spectral":
+        u, s, vh = np.linalg.svd(d)
+        return (u * np.asarray(prox(s, step))) @ vh
+    axis = {"group": 0, "group of all": None, "anchored group": 1}[structure]
+    norms = np.linalg.norm(d, axis=axis, keepdims=True)
+    return shift + d / norms * np.asarray(prox(norms, step))
+
+
+@each_case
+@each_structure
+def test_gradient_is_the_central_difference(case: Case, structure: str) -> None:
+    build, reduce = STRUCTURE[structure]
+    assert case.scalar is not None
+    with jax.enable_x64(True):
+        w, direction, h = 1.7 * Z + 0.3, sample((2, 2), seed=2), 1e-6
+        plus, minus = (case.scalar(reduce(w + sign * h * direction)).sum() for sign in (1, -1))
+        gradient = jax.grad(build(case.regularizer))(jnp.asarray(w))
+        np.testing.assert_allclose(jnp.vdot(gradient, direction), (plus - minus) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
+@each_case
+def test_gradients_at_kinks_are_zero_and_finite_twice(case: Case) -> None:
+    for reg, kinks in (
+        (jaxreg.Group(case.regularizer), [np.zeros((2, 2)), np.array([[0.0, 1.0], [0.0, 2.0]])]),
+        (jaxreg.Spectral(case.regularizer), [np.zeros((2, 2)), np.eye(2), np.diag([1.0, 0.0])]),
+        (jaxreg.Anchored(case.regularizer, REFERENCE), [REFERENCE, REFERENCE + np.eye(2)]),
+    ):
+        for i, kink in enumerate(kinks):
+            x = jnp.asarray(kink, jnp.float32)
+            gradient, second = jax.jvp(jax.grad(reg), (x,), (jnp.ones_like(x),))
+            assert jnp.isfinite(gradient).all() and jnp.isfinite(second).all()
+            assert i > 0 or (gradient == 0).all()
+            if not isinstance(reg, jaxreg.Anchored) and kink[0, 0] == 0:
+                np.testing.assert_array_equal(gradient[:, 0], 0.0)
+
+
+@each_case
+@each_structure
+def test_prox_derivatives_are_finite_and_dtypes_are_kept(case: Case, structure: str) -> None:
+    reg = STRUCTURE[structure][0](case.regularizer)
+    for z in (Z, np.zeros((2, 2)), REFERENCE, np.eye(2)):
+        x = jnp.asarray(z, jnp.float32)
+        ones = jax.tree.map(jnp.ones_like, (x, 0.7, reg))
+        tangent = jax.jvp(lambda x, step, reg: reg.prox(x, step), (x, 0.7, reg), ones)[1]
+        assert jnp.isfinite(tangent).all()
+        assert reg.prox(x.astype(jnp.bfloat16), 0.7).dtype == jnp.bfloat16
+        np.testing.assert_allclose(reg.prox(x, 0.0), x, atol=1e-6 if structure == "spectral" else 0)
+
+
+# ----------------------------------------------------------------------------------------------------------- identities
+
+
+@each_case
+def test_structures_that_reduce_to_the_elementwise_penalty(case: Case) -> None:
+    reg, x = case.regularizer, jnp.asarray(sample((3, 1)), jnp.float32)
+    for same in (jaxreg.Group(reg, axis=1), jaxreg.Group(reg, axis=()), jaxreg.Anchored(reg, 0.0)):
+        np.testing.assert_allclose(same(x), reg(x), rtol=1e-6)
+        np.testing.assert_allclose(same.prox(x, 0.7), reg.prox(x, 0.7), rtol=1e-5, atol=1e-7)
+    diagonal = jnp.diag(jnp.array([3.0, -1.0, 0.2]))
+    np.testing.assert_allclose(jaxreg.Spectral(reg)(diagonal), reg(jnp.diag(diagonal)), rtol=1e-5)
+    np.testing.assert_allclose(
+        jnp.diag(jaxreg.Spectral(reg).prox(diagonal, 0.7)), reg.prox(jnp.diag(diagonal), 0.7), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_invariances() -> None:
+    with jax.enable_x64(True):
+        q, r = (jnp.asarray(np.linalg.qr(sample((4, 4), seed))[0]) for seed in (1, 2))
+        x = jnp.asarray(sample((4, 4), 3))
+        for reg in (jaxreg.Spectral(jaxreg.MCP(0.5)), jaxreg.SpectralNorm(0.5), jaxreg.SoftOrthogonal(0.5)):
+            np.testing.assert_allclose(reg(q @ x @ r), reg(x), rtol=1e-10)
+            np.testing.assert_allclose(reg.prox(q @ x @ r, 0.3), q @ reg.prox(x, 0.3) @ r, atol=1e-10)
+        group = jaxreg.Group(jaxreg.LogSum(0.5), axis=0)
+        np.testing.assert_allclose(group.prox(q @ x, 0.3), q @ group.prox(x, 0.3), atol=1e-12)
+        hoyer = jaxreg.HoyerSquare(1.0)
+        np.testing.assert_allclose(hoyer(1e200 * x), hoyer(x), rtol=1e-12)
+
+
+def test_double_soft_orthogonality_is_soft_orthogonality() -> None:
+    w = sample((5, 3), scale=1.0)
+    both = ((w.T @ w - np.eye(3)) ** 2).sum() + ((w @ w.T - np.eye(5)) ** 2).sum()
+    np.testing.assert_allclose(2 * jaxreg.SoftOrthogonal(1.0)(w) + 2, both, rtol=1e-5)
+    np.testing.assert_allclose(jaxreg.SoftOrthogonal(1.0)(w.T), ((w @ w.T - np.eye(5)) ** 2).sum(), rtol=1e-5)
+    kernel = sample((3, 3, 2, 4))
+    flat = kernel.reshape(18, 4)
+    np.testing.assert_allclose(jaxreg.SoftOrthogonal(1.0)(kernel), ((flat.T @ flat - np.eye(4)) ** 2).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("u", [0.01, 0.2, 3.0, 1e4])
+def test_the_root_of_soft_orthogonality(u: float) -> None:
+    with jax.enable_x64(True):
+        sigma = np.array([1e-3, 0.3, 1.0, 2.0, 50.0])
+        found = np.diag(jaxreg.SoftOrthogonal(1.0).prox(np.diag(sigma), u))
+        roots = [max(r.real for r in np.roots([4 * u, 0, 1 - 4 * u, -s]) if abs(r.imag) < 1e-9) for s in sigma]
+        np.testing.assert_allclose(found, roots, rtol=1e-9)
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0, 5.0])
+def test_prox_of_the_spectral_norm_by_moreau(step: float) -> None:
+    """σ − prox(σ) is the projection on the ℓ₁ ball; here by bisection in NumPy."""
+    with jax.enable_x64(True):
+        z = sample((4, 3))
+        u, s, vh = np.linalg.svd(z, full_matrices=False)
+        low, high = 0.0, s.max()
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if np.maximum(s - middle, 0).sum() > 2 * step else (low, middle)
+        expected = (u * np.minimum(s, high)) @ vh if s.sum() > 2 * step else np.zeros_like(z)
+        np.testing.assert_allclose(jaxreg.SpectralNorm(2.0).prox(jnp.asarray(z), step), expected, atol=1e-9)
+
+
+def test_batches_of_matrices() -> None:
+    x = jnp.asarray(sample((5, 3, 2)), jnp.float32)
+    for reg in (jaxreg.Spectral(jaxreg.L1(0.3)), jaxreg.Spectral(jaxreg.L1(0.3), "polar"), jaxreg.SpectralNorm(0.3)):
+        np.testing.assert_allclose(reg(x), sum(reg(matrix) for matrix in x), rtol=1e-5)
+        np.testing.assert_allclose(reg.prox(x, 0.5), jnp.stack([reg.prox(matrix, 0.5) for matrix in x]), atol=1e-5)
+        np.testing.assert_allclose(jax.grad(reg)(x), jnp.stack([jax.grad(reg)(matrix) for matrix in x]), atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------------------------- the polar way
+
+
+@pytest.mark.parametrize("shape", [(64, 40), (40, 64), (32, 32)])
+@pytest.mark.parametrize("spread", [1.0, 1e-2])
+def test_polar_and_svd_agree(shape: tuple[int, int], spread: float) -> None:
+    u, s, vh = np.linalg.svd(sample(shape), full_matrices=False)
+    x = jnp.asarray((u * np.geomspace(5.0, 5.0 * spread, s.size)) @ vh, jnp.float32)
+    svd, polar = jaxreg.Spectral(jaxreg.L1(0.7), "svd"), jaxreg.Spectral(jaxreg.L1(0.7), "polar")
+    exact = 0.7 * np.geomspace(5.0, 5.0 * spread, s.size).sum()
+    for reg in (svd, polar):
+        np.testing.assert_allclose(reg(x), exact, rtol=2e-6)
+        for t in (0.3, 2.0, 100.0):
+            shrunk = (u * np.maximum(np.geomspace(5.0, 5.0 * spread, s.size) - 0.7 * t, 0)) @ vh
+            assert np.linalg.norm(reg.prox(x, t) - shrunk, 2) <= 2e-6 * 5.0 * (1 + 0.7 * t)
+    np.testing.assert_allclose(jax.grad(polar)(x), 0.7 * u @ vh, atol=2e-5)
+    np.testing.assert_allclose(jax.grad(svd)(x), 0.7 * u @ vh, atol=2e-5)
+    for reg in (svd, polar):
+        product = jax.jvp(jax.grad(reg), (x,), (jnp.ones_like(x),))[1]
+        assert jnp.isfinite(product).all()
+    assert (jax.grad(polar)(jnp.zeros(shape)) == 0).all() and (polar.prox(jnp.zeros(shape), 1.0) == 0).all()
+
+
+def test_polar_is_for_real_multiples_of_l1() -> None:
+    for reg, x in ((jaxreg.MCP(), jnp.eye(2)), (jaxreg.L1(), jnp.eye(2) * 1j)):
+        with pytest.raises(ValueError, match="method='svd'"):
+            jaxreg.Spectral(reg, "polar")(x)
+
+
+# --------------------------------------------------------------------------------------------------------------- metric
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("c", [0.0, 0.3, 2.0, 50.0])
+def test_group_lasso_in_a_diagonal_metric_is_stationary(spread: float, c: float) -> None:
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        z, step = rng.normal(size=(6, 50)), 10.0 ** rng.uniform(-spread, spread, size=(6, 50))
+        step[0, 0] = 0.0
+        w = np.asarray(jaxreg.Group(jaxreg.L1(c)).prox(z, step))
+        norms = np.linalg.norm(w, axis=0)
+        active = norms > 0
+        assert w[0, 0] == z[0, 0]
+        moved = np.divide(w - z, step, out=np.zeros_like(w), where=step > 0)
+        residual = moved[:, active] + c * w[:, active] / norms[active]
+        residual[np.asarray(step == 0)[:, active]] = 0
+        assert np.abs(residual).max(initial=0) <= 1e-9 * max(1, np.abs(moved).max())
+        assert (np.linalg.norm(z / np.where(step == 0, 1, step), axis=0)[~active] <= c * (1 + 1e-12)).all()
+        if c == 0:
+            np.testing.assert_array_equal(w, z)
+    in_float32 = jaxreg.Group(jaxreg.L1(c)).prox(jnp.asarray(z, jnp.float32), jnp.asarray(step, jnp.float32))
+    assert jnp.isfinite(in_float32).all()
+    np.testing.assert_allclose(in_float32, w, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "reg",
+    [
+        jaxreg.Group(jaxreg.L1(0.4)),
+        jaxreg.Group(jaxreg.L1L2(0.4, 0.3), weight="sqrt_size"),
+        jaxreg.L1(0.2) + jaxreg.Group(jaxreg.L1(0.4)),
+        jaxreg.L1L2(0.2, 0.1) + 2 * jaxreg.Group(jaxreg.L1(0.2)),
+        jaxreg.Anchored(jaxreg.Group(jaxreg.L1(0.4)), REFERENCE),
+        jaxreg.Anchored(jaxreg.L1(0.4), REFERENCE, weights=np.array([[0.0, 1.0], [2.0, 0.5]])),
+        jaxreg.L2(0.5) + jaxreg.MCP(0.5, 2.0),
+    ],
+    ids=str,
+)
+def test_no_point_is_better_in_a_diagonal_metric(reg: jaxreg.Regularizer) -> None:
+    with jax.enable_x64(True):
+        for step in (np.array([[0.1, 1.0], [3.0, 0.5]]), np.full((2, 2), 0.7), np.array([[0.0, 2.0], [1.0, 1e5]])):
+            w = np.asarray(reg.prox(jnp.asarray(Z), step))
+            points = candidates(Z, w)
+            points = np.concatenate([points, w + np.where(step > 0, points - w, 0)])
+            fixed = (points == np.where(step == 0, Z, points)).all(axis=(1, 2))
+            points = points[fixed]
+            weights = np.where(step > 0, 1 / np.where(step > 0, step, 1), 0)
+            values = jax.vmap(reg)(jnp.asarray(points)) + (weights * (points - Z) ** 2).sum((1, 2)) / 2
+            value = float(reg(jnp.asarray(w)) + (weights * (w - Z) ** 2).sum() / 2)
+            assert value <= float(values.min()) + 1e-9
+            if np.ptp(step) == 0:
+                np.testing.assert_allclose(w, reg.prox(jnp.asarray(Z), float(step[0, 0])), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "reg",
+    [jaxreg.Group(jaxreg.MCP()), jaxreg.Spectral(jaxreg.L1()), jaxreg.SpectralNorm(), jaxreg.SoftOrthogonal()],
+    ids=str,
+)
+def test_what_has_no_metric_prox_says_so(reg: jaxreg.Regularizer) -> None:
+    with pytest.raises(NotImplementedError, match=r"array step.*(metric=None|one step)"):
+        reg.prox(jnp.ones((2, 2)), jnp.ones((2, 2)))
+
+
+# ----------------------------------------------------------------------------------------------------------------- sums
+
+
+@pytest.mark.parametrize(
+    "reg",
+    [
+        jaxreg.L1(0.2) + jaxreg.Group(jaxreg.L1(0.4)),
+        jaxreg.L1(0.2) + jaxreg.Group(jaxreg.MCP(0.5, 2.0)),
+        jaxreg.L1(0.2) + 2 * jaxreg.Group(jaxreg.L0(0.3)),
+        jaxreg.L1L2(0.2, 0.3) + jaxreg.Group(jaxreg.Lq(0.4)),
+        jaxreg.L2(0.3) + jaxreg.Spectral(jaxreg.L1(0.4)),
+        jaxreg.L2(0.3) + jaxreg.MCP(0.5, 2.0),
+        jaxreg.L2(0.3) + jaxreg.SpectralNorm(0.5),
+    ],
+    ids=str,
+)
+def test_prox_of_sums_by_brute_force(reg: jaxreg.Regularizer) -> None:
+    with jax.enable_x64(True):
+        for z in (Z, 3 * Z):
+            for step in STEPS:
+                w = np.asarray(reg.prox(jnp.asarray(z), step))
+                soft = np.sign(z) * np.maximum(np.abs(z) - 0.2 * step, 0)
+                points = np.concatenate([candidates(z, w), candidates(soft, w)])
+                values = step * jax.vmap(reg)(jnp.asarray(points)) + ((points - z) ** 2).sum((1, 2)) / 2
+                assert step * reg(jnp.asarray(w)) + ((w - z) ** 2).sum() / 2 <= float(values.min()) + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("reg", "names"),
+    [
+        (jaxreg.L1() + jaxreg.Spectral(jaxreg.L1()), r"L1 \+ Spectral"),
+        (jaxreg.L1() + jaxreg.MCP(), r"L1 \+ MCP"),
+        (jaxreg.Group(jaxreg.L1(), 0) + jaxreg.Group(jaxreg.L1(), 1), r"Group \+ Group"),
+        (jaxreg.L2() + jaxreg.MCP() + jaxreg.Huber(), r"L2 \+ MCP \+ Huber"),
+        (jaxreg.L1() + jaxreg.Anchored(jaxreg.L1(), 1.0), r"L1 \+ Anchored"),
+    ],
+)
+def test_sums_without_an_exact_prox_raise(reg: jaxreg.Regularizer, names: str) -> None:
+    with pytest.raises(NotImplementedError, match=names + r".*all terms but one"):
+        reg.prox(jnp.ones((2, 2)))
+
+
+def test_disjoint_leaves_of_a_tree_need_no_rule() -> None:
+    tree = {"a": jnp.asarray(Z, jnp.float32), "b": jnp.asarray(Z, jnp.float32)}
+    reg = jaxreg.TreeRegularizer({"a": jaxreg.L1(0.3), "b": jaxreg.Spectral(jaxreg.L1(0.3))})
+    after = reg.prox(tree, 0.5)
+    np.testing.assert_array_equal(after["a"], jaxreg.L1(0.3).prox(tree["a"], 0.5))
+    np.testing.assert_array_equal(after["b"], jaxreg.Spectral(jaxreg.L1(0.3)).prox(tree["b"], 0.5))
+
+
+# ------------------------------------------------------------------------------------------------- arguments and configs
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: jaxreg.Group(jaxreg.SpectralNorm()), TypeError, r"Group\(penalty.*elementwise.*SpectralNorm"),
+        (lambda: jaxreg.Spectral(jaxreg.Group(jaxreg.L1())), TypeError, r"Spectral\(penalty.*elementwise.*Group"),
+        (lambda: jaxreg.Group(jaxreg.L1(), axis="0"), TypeError, r"Group\(axis"),
+        (lambda: jaxreg.Group(jaxreg.L1(), axis=True), TypeError, r"Group\(axis"),
+        (lambda: jaxreg.Group(jaxreg.L1(), weight="sqrt"), ValueError, r"Group\(weight"),
+        (lambda: jaxreg.Group(jaxreg.L1(), 2)(jnp.ones((2, 2))), ValueError, r"axis=2 does not fit .* rank 2"),
+        (lambda: jaxreg.Group(jaxreg.L1(), (0, -2))(jnp.ones((2, 2))), ValueError, "does not fit"),
+        (lambda: jaxreg.Spectral(jaxreg.L1())(jnp.ones(3)), ValueError, "takes a matrix"),
+        (lambda: jaxreg.Spectral(jaxreg.L1(), "qr"), ValueError, r"Spectral\(method"),
+        (lambda: jaxreg.Difference(jaxreg.L1(), axis=0.5), TypeError, r"Difference\(axis"),
+        (lambda: jaxreg.Difference(jaxreg.L1(), order=0), ValueError, r"Difference\(order"),
+        (lambda: jaxreg.Difference(jaxreg.L1(), axis=3)(jnp.ones(3)), ValueError, "does not fit"),
+        (lambda: jaxreg.Difference(jaxreg.L1()).prox(jnp.ones(3)), NotImplementedError, "no proximal operator"),
+        (lambda: jaxreg.Lq(0.1, q=1.0), ValueError, r"Lq\(q"),
+        (lambda: jaxreg.Lq(0.1, q="1"), TypeError, r"Lq\(q"),
+        (lambda: jaxreg.MCP(0.1, 0.0), ValueError, r"MCP\(gamma=.*greater than 0"),
+        (lambda: jaxreg.SCAD(0.1, 2.0), ValueError, r"SCAD\(a=.*greater than 2"),
+        (lambda: jaxreg.LogSum(0.1, -1), ValueError, r"LogSum\(eps"),
+        (lambda: jaxreg.Huber(0.1, 0), ValueError, r"Huber\(delta"),
+        (lambda: jaxreg.Anchored(jaxreg.L1(), None), TypeError, r"Anchored\(reference"),
+        (lambda: jaxreg.Anchored(jaxreg.L1(), [1.0]), TypeError, r"Anchored\(reference"),
+        (lambda: jaxreg.Anchored(jaxreg.Group(jaxreg.L1()), 0.0, weights=1.0), TypeError, "weights need an elementwise"),
+        (lambda: jaxreg.Anchored(jaxreg.L1(), jnp.ones(2))(jnp.ones(3)), ValueError, r"shape \(2,\), the array has \(3,\)"),
+    ],
+)
+def test_wrong_arguments(build: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build()
+
+
+def test_l0_in_a_loss_warns_once() -> None:
+    _warn_once.cache_clear()
+    with pytest.warns(UserWarning, match="gradient of `L0` is zero"):
+        jax.grad(jaxreg.L0())(jnp.ones(7))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.grad(jaxreg.L0())(jnp.ones(8))
+        jaxreg.L0()(jnp.ones(9))
+
+
+def test_the_config_of_an_anchor_names_its_arrays() -> None:
+    reg = jaxreg.Anchored(jaxreg.L2(0.5), REFERENCE, weights=np.ones((2, 2)))
+    config = json.loads(json.dumps(jaxreg.serialize(reg)))
+    assert config["config"]["reference"]["shape"] == [2, 2]
+    again = jaxreg.Anchored.from_config(config["config"], reference=REFERENCE, weights=np.ones((2, 2)))
+    assert again == reg
+    for arrays in ({}, {"reference": REFERENCE}, {"reference": REFERENCE + 1, "weights": np.ones((2, 2))}):
+        with pytest.raises(ValueError, match=r"from_config\(config, (reference|weights)=array\)"):
+            jaxreg.Anchored.from_config(config["config"], **arrays)
+    with pytest.raises(ValueError, match="from_config"):
+        jaxreg.deserialize(config)
+    for broken in (None, {}, {**config["config"], "x": 1}):
+        with pytest.raises(ValueError, match="takes a dict"):
+            jaxreg.Anchored.from_config(broken)  # type: ignore[arg-type]
+
+
+def test_anchors_are_pytrees_without_gradient_into_the_reference() -> None:
+    reg = jaxreg.Anchored(jaxreg.L2(0.5), jnp.asarray(REFERENCE), weights=jnp.ones((2, 2)))
+    assert len(jax.tree.leaves(reg)) == 3
+    gradient = jax.grad(lambda reg: reg(jnp.asarray(Z)))(reg)
+    assert (gradient.reference == 0).all() and (gradient.weights == 0).all() and gradient.penalty.l2 > 0
+    stacked = jax.vmap(lambda c: jaxreg.Anchored(jaxreg.L2(c), jnp.zeros(2)))(jnp.arange(3.0))
+    np.testing.assert_allclose(jax.vmap(lambda reg: reg(jnp.ones(2)))(stacked), [0.0, 2.0, 4.0])
+
+
+def test_a_tree_anchored_to_pretrained_parameters() -> None:
+    pretrained = {"a[0]": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}, "b": {"kernel": jnp.zeros((2, 1))}}
+    params = jax.tree.map(lambda p: p + 2.0, pretrained)
+    reg = jaxreg.TreeRegularizer({"**/kernel": jaxreg.L2(0.5), "**": None}).anchored(pretrained)
+    assert float(reg(params)) == 0.5 * 4 * 6
+    assert set(reg.assignment(params)) == {"a[0]/kernel", "b/kernel"}
+    np.testing.assert_array_equal(reg.prox(params, 1e30)["a[0]"]["kernel"], jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize("case", STRUCTURES, ids=str)
+def test_structures_round_trip_through_json(case: Case) -> None:
+    assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(case.regularizer)))) == case.regularizer
