@@ -90,8 +90,8 @@ def refuse_metric(owner: str, step: jax.Array) -> None:
     if step.ndim:
         raise NotImplementedError(
             f"`{owner}.prox` has no exact answer in a diagonal metric (a step of the shape of `z`). Give a scalar "
-            "step: the Euclidean projection, which for a constraint does not depend on the step; or use a constraint that "
-            "has one: NonNegative, Box, MaxNorm, L1Ball, Simplex."
+            "step: the Euclidean projection, which for a constraint does not depend on the step; or use a constraint "
+            "that has one: NonNegative, Box, MaxNorm, L1Ball, Simplex."
         )
 
 

@@ -55,7 +55,8 @@ class Box(_constraint.Constraint):
         lower, upper = self.lower, self.upper
         if _is_concrete(lower) and _is_concrete(upper) and np.any(np.asarray(lower) > np.asarray(upper)):
             raise ValueError(
-                f"`Box(lower=..., upper=...)` must have lower ≤ upper, got {_checks.short(lower)} and {_checks.short(upper)}."
+                f"`Box(lower=..., upper=...)` must have lower ≤ upper, got {_checks.short(lower)} and "
+                f"{_checks.short(upper)}."
             )
 
     def __repr__(self) -> str:
