@@ -1,5 +1,7 @@
 """The command `demo`: what it prints and writes, what it refuses, how it stops, and the effect it is there to show."""
 
+import contextlib
+import io
 import os
 import re
 import select
@@ -7,22 +9,56 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from jaxreg.__main__ import main
-from jaxreg._demo import data, experiment, picture, runs, table
+from jaxreg._demo import data, experiment, picture, runs, table, training
 from jaxreg._demo.networks import LAYERS
+from jaxreg._demo.training import Result
 
 MODELS = ("linen", "nnx")
 STEPS = 12
 
 
+class Demo(NamedTuple):
+    """What one call of the command gave."""
+
+    code: int
+    printed: str
+    out: Path
+    results: list[Result]
+
+
+def run_demo(arguments, out):
+    kept = []
+
+    def run(*args):
+        kept.extend(whole_experiment(*args))
+        return kept
+
+    whole_experiment = experiment.run
+    stdout = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+        patch.setattr(experiment, "run", run)
+        patch.setenv("COLUMNS", "80")
+        code = main(["demo", *arguments, "--out", str(out)])
+    return Demo(code, stdout.getvalue(), out, kept)
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def results(request):
-    return experiment.run(request.param, STEPS, seed=0)
+def demo(request, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param) / "new" / "directory"
+    return run_demo(["--model", request.param, "--steps", str(STEPS)], out)
+
+
+@pytest.fixture(scope="module")
+def results(demo):
+    return demo.results
 
 
 def by_label(results):
@@ -83,11 +119,9 @@ def test_the_activity_penalty_is_of_what_leaves_the_relu(results):
 
 
 def test_same_seed_same_numbers_other_seed_other_numbers():
-    first, again, other = (experiment.run("linen", 5, seed) for seed in (3, 3, 4))
-    numbers = [
-        [(result.train_loss, result.test_accuracy, result.penalty, result.zeros) for result in one]
-        for one in (first, again, other)
-    ]
+    run = runs.all_runs("linen", 5)[-1]
+    first, again, other = (training.train(run, data.load(), 5, seed, lambda *_: None) for seed in (3, 3, 4))
+    numbers = [(one.train_loss, one.test_accuracy, one.penalty, one.zeros) for one in (first, again, other)]
     assert numbers[0] == numbers[1]
     assert numbers[0] != numbers[2]
 
@@ -107,21 +141,19 @@ def test_the_parts_of_the_data_are_fixed_and_apart():
 # ------------------------------------------------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_writes_a_table_and_a_picture_and_prints_where(model, tmp_path, capsys):
-    out = tmp_path / "new" / "directory"
-    assert main(["demo", "--steps", "3", "--model", model, "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[-2:] == [str(out / "table.txt"), str(out / "weights.png")]
-    text = (out / "table.txt").read_text(encoding="utf-8")
+def test_writes_a_table_and_a_picture_and_prints_where(demo):
+    assert demo.code == 0
+    assert demo.printed.splitlines()[-2:] == [str(demo.out / "table.txt"), str(demo.out / "weights.png")]
+    text = (demo.out / "table.txt").read_text(encoding="utf-8")
+    assert text in demo.printed
     for label in ("no penalty", "L2 in the loss", "module attributes", "L1 by proximal"):
         assert len(re.findall(rf"^{label} +\d+\.\d%", text, re.MULTILINE)) == 1
     assert max(map(len, text.splitlines())) <= table.WIDTH
     assert "…" not in text  # nothing was cut off to fit
-    height, width, _ = imread(out / "weights.png").shape
+    height, width, _ = imread(demo.out / "weights.png").shape
     assert 1600 <= width <= 2400
     assert 1000 <= height <= 1800
-    assert (out / "weights.png").stat().st_size < 1_000_000
+    assert (demo.out / "weights.png").stat().st_size < 1_000_000
 
 
 def test_a_zero_weight_has_a_colour_of_its_own():
@@ -181,7 +213,8 @@ def test_out_that_is_a_file_ends_in_one_line_before_training(tmp_path, capsys):
     ]
 
 
-def test_files_that_cannot_be_written_end_in_one_line(tmp_path, capsys):
+def test_files_that_cannot_be_written_end_in_one_line(results, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "run", lambda *_: results)
     (tmp_path / "table.txt").mkdir()
     assert main(["demo", "--steps", "1", "--out", str(tmp_path)]) == 2
     assert f"cannot write into --out {tmp_path} (Is a directory)" in capsys.readouterr().err.splitlines()[-1]
@@ -259,13 +292,11 @@ def _read(terminal, until, timeout=60):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_the_default_run_shows_the_effect_within_a_minute(model, tmp_path, capsys, monkeypatch):
-    kept = []
-    monkeypatch.setattr(table, "show", kept.extend)
+def test_the_default_run_shows_the_effect_within_a_minute(model, tmp_path):
     start = time.perf_counter()
-    assert main(["demo", "--model", model, "--out", str(tmp_path)]) == 0
+    demo = run_demo(["--model", model], tmp_path)
     assert time.perf_counter() - start < 60
-    found = by_label(kept)
+    found = by_label(demo.results)
     plain, l2, attributes, l1 = found.values()
     assert table.zero_share(l1) >= 0.4
     assert all(table.zero_share(result) == 0 for result in (plain, l2, attributes))

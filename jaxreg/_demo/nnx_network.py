@@ -12,8 +12,8 @@ from jaxreg._demo.networks import Network
 class Hidden(jaxreg.nnx.Linear):
     """A linear layer with its ReLU, so that the activity penalty is of what leaves the ReLU."""
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        return nnx.relu(super().__call__(inputs))
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        return nnx.relu(super().__call__(inputs, out_sharding))
 
 
 class MLP(nnx.Module):
