@@ -15,8 +15,10 @@ from jaxreg._regularizer import Regularizer
 from jaxreg._rules import Rule, matches_nothing
 from jaxreg.linen._activity import penalty
 from jaxreg.nnx import _parameters
+from jaxreg.nnx._collect import collect, zero
 
 ATTRIBUTE = "_activity_loss"
+OBSERVED = "jaxreg_observed"
 _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
@@ -75,13 +77,14 @@ class Run:
                 raise ValueError(f"`with_losses(activity=...)`: {message}")
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, inputs: Any) -> Iterator[None]:
         """Attach a fresh `ActivityLoss` to each module, and leave the modules as they were in the end."""
         before = [(module, dict(vars(module))) for module in self.modules.values()]
+        start = zero(inputs if self.modules else ())
         try:
             for path, module in self.modules.items():
-                zero = jnp.zeros(_parameters.stack_sizes(module, self._shapes), jnp.result_type(float))
-                loss = ActivityLoss(zero, path=path, rule=self.rules.get(path), epoch=_epoch)
+                sizes = _parameters.stack_sizes(module, self._shapes)
+                loss = ActivityLoss(jnp.broadcast_to(start, sizes), path=path, rule=self.rules.get(path), epoch=_epoch)
                 # Not by setattr, which NNX refuses for a model that an inner trace closes over.
                 object.__setattr__(module, ATTRIBUTE, loss)
                 if hasattr(module, _NODES):
@@ -148,7 +151,7 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
         _add(self, output)
         return output
 
-    observed_call.jaxreg_observed = True  # type: ignore[attr-defined]
+    setattr(observed_call, OBSERVED, True)
     return observed_call
 
 
@@ -162,6 +165,7 @@ def _add(module: nnx.Module, output: Any) -> None:
     value = sum(penalty(regularizer, output) for regularizer in (own, loss.get_metadata("rule")) if regularizer)
     before = loss.get_raw_value()
     value = jnp.asarray(value, before.dtype)
+    value = collect(value, before.ravel()[0])
     try:
         # A stack that a transform did not take apart: its sum is what counts.
         loss.set_value(before + value if before.ndim == 0 else before.ravel().at[0].add(value).reshape(before.shape))
@@ -178,31 +182,29 @@ def _raise_lost(path: str) -> None:
     )
 
 
-_patches: dict[type, int] = {}
+_patches: dict[type, tuple[int, Any]] = {}
 _lock = threading.Lock()
 
 
 @contextlib.contextmanager
 def _patched(classes: set[type]) -> Iterator[None]:
     """Observe all instances of classes one cannot edit; those without an `ActivityLoss` behave as before."""
-    mine = [cls for cls in classes if not hasattr(vars(cls).get("__call__"), "jaxreg_observed") or cls in _patches]
     with _lock:
+        mine = [cls for cls in classes if cls in _patches or not hasattr(vars(cls).get("__call__"), OBSERVED)]
         for cls in mine:
-            _patches[cls] = _patches.get(cls, 0) + 1
-            if _patches[cls] == 1:
-                own = vars(cls).get("__call__")
-                cls.__call__ = observed(cls.__call__)
-                cls.__call__.jaxreg_original = own
+            count, own = _patches.get(cls, (0, vars(cls).get("__call__")))
+            _patches[cls] = count + 1, own
+            if count == 0:
+                cls.__call__ = observed(cls.__call__)  # type: ignore[method-assign]
     try:
         yield
     finally:
         with _lock:
             for cls in mine:
-                _patches[cls] -= 1
-                if _patches[cls] == 0:
-                    del _patches[cls]
-                    own = cls.__call__.jaxreg_original
-                    if own is None:
-                        del cls.__call__
-                    else:
-                        cls.__call__ = own
+                count, own = _patches.pop(cls)
+                if count > 1:
+                    _patches[cls] = count - 1, own
+                elif own is None:
+                    del cls.__call__
+                else:
+                    cls.__call__ = own  # type: ignore[method-assign]

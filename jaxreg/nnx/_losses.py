@@ -23,7 +23,7 @@ def with_losses(
 
     Paths are those of the parameters in `nnx.state(model, nnx.Param)` (`layer/kernel`) and of the modules
     (`layer/activity`), without a prefix for the model itself. Weight penalties are of every regularized parameter of
-    the model, once for each, as it is after the call. Activity penalties are summed over the calls; a module that did
+    the model, once for each, as it is before the call. Activity penalties are summed over the calls; a module that did
     not run has 0. Changes that the call makes to the model (batch statistics, counts of random streams) stay; the
     penalties leave nothing behind. Parameters are also penalized by metadata: `nnx.Param(value, regularizer=...)`,
     `nnx.Linear(..., kernel_metadata={"regularizer": ...})`.
@@ -62,14 +62,15 @@ def with_losses(
     )
 
     def call_with_losses(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, jax.Array]]:
-        run = Run(model, rules)
-        with run.recording():
-            y = call(model, *args, **kwargs)
-            activities = run.losses()
         found = _parameters.declared(model)
+        run = Run(model, rules)
         losses = _parameters.penalties(
             {path: one.regularizer for path, one in found.items()}, {path: one.value for path, one in found.items()}
         )
+        closed_over = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
+        with run.recording((nnx.state(model), args, kwargs, closed_over)):
+            y = call(model, *args, **kwargs)
+            activities = run.losses()
         for module, value in activities.items():
             path = f"{module}/activity" if module else "activity"
             if path in losses:

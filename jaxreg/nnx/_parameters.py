@@ -105,7 +105,7 @@ def _shapes_of_flax(module: nnx.Module) -> dict[str, Shape]:
         return {"kernel": tuple(module.kernel_shape)}
     if isinstance(module, nnx.Embed):
         return {"embedding": (module.num_embeddings, module.features)}
-    if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm, nnx.InstanceNorm)):
+    if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):
         return {"scale": (module.num_features,), "bias": (module.num_features,)}
     return {}
 

@@ -78,8 +78,8 @@ class Regularized(nnx.Module):
         if "__init__" in vars(cls):
             cls.__init__ = _accepting(vars(cls)["__init__"])  # type: ignore[method-assign]
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        if call is not None and not hasattr(call, "jaxreg_observed"):
-            cls.__call__ = _activity.observed(call)
+        if call is not None and not hasattr(call, _activity.OBSERVED):
+            cls.__call__ = _activity.observed(call)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.endswith(SUFFIX):
