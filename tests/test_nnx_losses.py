@@ -289,3 +289,80 @@ def test_proximal_training_reaches_exact_zeros() -> None:
     for _ in range(30):
         optimizer.update(model, nnx.grad(lambda model: 0.0 * jnp.sum(model(X)))(model))
     assert np.count_nonzero(model.kernel) == 0
+
+
+# ------------------------------------------------------------------------------------- together with what Flax offers
+
+
+def test_metadata_set_in_the_ways_of_flax() -> None:
+    layer = nnx.Linear(3, 2, **ONES)
+    nnx.set_metadata(layer, only=nnx.PathContains("kernel"), regularizer="l2")
+    np.testing.assert_allclose(with_losses(layer)(X)[1]["kernel"], 0.06, rtol=1e-6)
+    init = nnx.with_metadata(nnx.initializers.ones, regularizer=L1)
+    layer = nnx.Linear(3, 2, kernel_init=init, rngs=nnx.Rngs(0))
+    restored = nnx.merge(*nnx.split(layer))
+    for model in (layer, restored):
+        assert jax.tree.map(float, nnx.jit(lambda m: with_losses(m)(X)[1])(model)) == {"kernel": 6.0}
+    # of nnx.Param only: a statistic is no weight
+    layer.mean = nnx.BatchStat(jnp.ones(3), regularizer=L1)
+    assert sorted(with_losses(layer)(X)[1]) == ["kernel"]
+
+
+def test_capture_and_with_losses_do_not_disturb_each_other() -> None:
+    class Sower(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = jaxreg.nnx.Linear(3, 2, activity_regularizer=L1, **ONES)
+
+        def __call__(self, x: Any) -> Any:
+            y = self.layer(x)
+            self.sow(nnx.Intermediate, "hidden", y)
+            return y
+
+    model = Sower()
+    (_, losses), aux = nnx.capture(lambda m, x: with_losses(m)(x), nnx.Intermediate)(model, X)
+    assert jax.tree.map(float, losses) == {"layer/activity": 6.0}
+    np.testing.assert_array_equal(aux["hidden"].get_value()[0], np.full((4, 2), 3.0))
+    _, losses = with_losses(model, method=lambda m, x: nnx.capture(m, nnx.Intermediate)(x))(X)
+    assert jax.tree.map(float, losses) == {"layer/activity": 6.0}
+
+
+def test_a_call_inside_another_one() -> None:
+    class Outer(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = jaxreg.nnx.Linear(3, 3, activity_regularizer=L1, **ONES)
+
+        def __call__(self, x: Any) -> Any:
+            y = self.layer(x)
+            _, inner = with_losses(self.layer)(y)
+            return inner
+
+    inner, losses = with_losses(Outer())(X)
+    assert float(losses["layer/activity"]) == 9.0
+    assert float(inner["activity"]) == 27.0
+
+
+def test_attributes_that_a_call_adds_stay() -> None:
+    class Caching(jaxreg.nnx.Linear):
+        def __call__(self, x: Any) -> Any:
+            self.cache = nnx.Cache(jnp.asarray(x))
+            return super().__call__(x)
+
+    model = Caching(3, 2, activity_regularizer=L1, **ONES)
+    with_losses(model)(X)
+    assert [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Cache))] == [("cache",)]
+    with_losses(nnx.clone(model))(X)
+
+
+def test_coefficients_of_rules_are_differentiable() -> None:
+    layer = nnx.Linear(3, 2, **ONES)
+    for transform in (lambda f: f, jax.jit):
+        slope = jax.grad(transform(lambda c: with_losses(layer, activity=[("", jaxreg.L1(c))])(X)[1]["activity"]))(0.5)
+        assert float(slope) == 6.0
+
+
+def test_float64() -> None:
+    with jax.enable_x64(True):
+        layer = jaxreg.nnx.Linear(3, 2, activity_regularizer=L1, kernel_regularizer=L1, **ONES)
+        assert {loss.dtype for loss in with_losses(layer)(X)[1].values()} == {np.dtype(np.float32)}
+        layer = jaxreg.nnx.Linear(3, 2, activity_regularizer=L1, kernel_regularizer=L1, param_dtype=np.float64, **ONES)
+        assert {loss.dtype for loss in with_losses(layer)(X)[1].values()} == {np.dtype(np.float64)}

@@ -329,9 +329,32 @@ def test_a_stack_by_metadata() -> None:
     np.testing.assert_allclose(jaxreg.nnx.regularizer(model)(nnx.state(model, nnx.Param)), expected, rtol=1e-5)
 
 
-def test_sharded_parameters_and_batches() -> None:
+def test_sharded_batches() -> None:
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    spec = jax.sharding.PartitionSpec("data")
     model = layer()
-    losses = nnx.jit(lambda m, x: with_losses(m)(x)[1])(model, jax.device_put(X, sharding))
+    sharded = jax.device_put(X, jax.sharding.NamedSharding(mesh, spec))
+    losses = nnx.jit(lambda m, x: with_losses(m)(x)[1])(model, sharded)
     np.testing.assert_allclose(losses["activity"], batched(model), rtol=1e-5)
+    each = jax.shard_map(lambda x: with_losses(model)(x)[1]["activity"][None], mesh=mesh, in_specs=spec, out_specs=spec)
+    for call in (each, jax.jit(each)):  # each device has one example
+        np.testing.assert_allclose(call(X).mean(), batched(model), rtol=1e-5)
+
+
+def test_ensemble_with_its_own_random_streams() -> None:
+    class Dropped(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.drop, self.layer = nnx.Dropout(0.5, rngs=rngs), layer(rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.layer(self.drop(x))
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap(in_axes=(nnx.StateAxes({nnx.RngState: 0, ...: None}), None))
+    def run(model: Any, x: Any) -> Any:
+        y, losses = with_losses(model)(x)
+        return y, losses["layer/activity"]
+
+    y, losses = run(Dropped(nnx.Rngs(0)), X)
+    np.testing.assert_allclose(losses, np.sum(np.square(y), (1, 2)) / 4, rtol=1e-5)
+    assert len(set(np.asarray(losses).tolist())) == 3

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import flax.errors
 import jax
@@ -16,13 +16,14 @@ from jaxreg._rules import Rule, matches_nothing
 from jaxreg.linen._activity import penalty
 from jaxreg.nnx import _parameters
 from jaxreg.nnx._collect import collect, zero
+from jaxreg.nnx._parameters import ACTIVITY
 
 ATTRIBUTE = "_activity_loss"
 OBSERVED = "jaxreg_observed"
 _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
-class ActivityLoss(nnx.Intermediate[jax.Array]):
+class ActivityLoss(nnx.Variable[jax.Array]):
     """The penalty of a module's outputs, while `with_losses` runs: name it in `nnx.StateAxes` if need be.
 
     The Variable is there only during the call. It holds one number, or one a layer of a stack of layers.
@@ -60,7 +61,7 @@ class Run:
         used, paths = [False] * len(rules), []
         for parts, module in nnx.iter_modules(model):
             path = _parameters.join(*parts)
-            own = hasattr(module, "parameter_globs") and "activity" in _parameters.regularizers(module)
+            own = ACTIVITY in _parameters.regularizers(module)
             if callable(module):
                 paths.append(path)
                 matching = [i for i, rule in enumerate(rules) if _matches(rule, path, module)]
@@ -79,29 +80,24 @@ class Run:
     @contextlib.contextmanager
     def recording(self, inputs: Any) -> Iterator[None]:
         """Attach a fresh `ActivityLoss` to each module, and leave the modules as they were in the end."""
-        before = [(module, dict(vars(module))) for module in self.modules.values()]
+        outer: dict[str, Any] = {path: vars(module).get(ATTRIBUTE) for path, module in self.modules.items()}
         start = zero(inputs if self.modules else ())
         try:
             for path, module in self.modules.items():
                 sizes = _parameters.stack_sizes(module, self._shapes)
                 loss = ActivityLoss(jnp.broadcast_to(start, sizes), path=path, rule=self.rules.get(path), epoch=_epoch)
-                # Not by setattr, which NNX refuses for a model that an inner trace closes over.
-                object.__setattr__(module, ATTRIBUTE, loss)
-                if hasattr(module, _NODES):
-                    nodes = getattr(module, _NODES).update({ATTRIBUTE: True})
-                    object.__setattr__(module, _NODES, nodes)
+                _attach(module, loss)
             _local.runs.append(self)
             with _patched(self.patched):
                 yield
         finally:
             if _local.runs and _local.runs[-1] is self:
                 _local.runs.pop()
-            for module, attributes in before:
-                for name in (ATTRIBUTE, _NODES):
-                    if name in attributes:
-                        object.__setattr__(module, name, attributes[name])
-                    else:
-                        vars(module).pop(name, None)
+            for path, module in self.modules.items():
+                if ATTRIBUTE in vars(module):
+                    delattr(module, ATTRIBUTE)
+                if outer[path] is not None:  # a call of `with_losses` inside another one
+                    _attach(module, outer[path])
 
     def losses(self) -> dict[str, jax.Array]:
         """Return `{path: penalty}`, summed over the calls and the layers of a stack."""
@@ -114,7 +110,7 @@ class Run:
         path = loss.get_metadata("path")
         if path not in self.modules:
             return
-        if vars(self.modules[path])[ATTRIBUTE] is loss:
+        if vars(self.modules[path]).get(ATTRIBUTE) is loss:
             self._settle(path)
         else:
             self._pending[path] = self._raw(path)
@@ -126,7 +122,17 @@ class Run:
             _raise_lost(path)
 
     def _raw(self, path: str) -> Any:
-        return vars(self.modules[path])[ATTRIBUTE].get_raw_value()
+        loss = vars(self.modules[path]).get(ATTRIBUTE)
+        if loss is None:
+            _raise_lost(path)
+        return loss.get_raw_value()
+
+
+def _attach(module: nnx.Module, loss: ActivityLoss) -> None:
+    # Not by setattr, which NNX refuses for a model that an inner trace closes over.
+    object.__setattr__(module, ATTRIBUTE, loss)
+    if hasattr(module, _NODES):
+        object.__setattr__(module, _NODES, getattr(module, _NODES).update({ATTRIBUTE: True}))
 
 
 def _matches(rule: Rule, path: str, module: nnx.Module) -> bool:
@@ -161,8 +167,8 @@ def _add(module: nnx.Module, output: Any) -> None:
         _local.runs[-1].note(loss)
     if isinstance(module, nnx.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
-    own = _parameters.regularizers(module).get("activity") if hasattr(module, "parameter_globs") else None
-    value = sum(penalty(regularizer, output) for regularizer in (own, loss.get_metadata("rule")) if regularizer)
+    both = (_parameters.regularizers(module).get(ACTIVITY), loss.get_metadata("rule"))
+    value = sum(penalty(regularizer, output) for regularizer in both if regularizer is not None)
     before = loss.get_raw_value()
     value = jnp.asarray(value, before.dtype)
     value = collect(value, before.ravel()[0])
@@ -173,7 +179,7 @@ def _add(module: nnx.Module, output: Any) -> None:
         _raise_lost(loss.get_metadata("path"))
 
 
-def _raise_lost(path: str) -> None:
+def _raise_lost(path: str) -> NoReturn:
     raise ValueError(
         f"`with_losses`: the activity penalty of the module {path or '(root)'} would be lost, because a transform "
         "around it does not hand changes of the module back. Give the module to an NNX transform as an argument "

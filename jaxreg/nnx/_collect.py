@@ -24,9 +24,11 @@ def collect(value: jax.Array, total: jax.Array) -> jax.Array:
 
 
 def zero(inputs: Any) -> jax.Array:
-    """Return 0 with the mapped axes of all traced arrays in `inputs`."""
-    traced = [leaf for leaf in jax.tree.leaves(inputs) if isinstance(leaf, jax.core.Tracer)]
-    start = jnp.zeros((), jnp.result_type(float))
+    """Return 0 with the mapped axes of all traced arrays in `inputs`; float64 if one of them has that precision."""
+    leaves = [leaf for leaf in jax.tree.leaves(inputs) if hasattr(leaf, "dtype")]
+    traced = [leaf for leaf in leaves if isinstance(leaf, jax.core.Tracer)]
+    double = any(leaf.dtype in (jnp.float64, jnp.complex128) for leaf in leaves)
+    start = jnp.zeros((), jnp.float64 if double else jnp.float32)
     return _zero.bind(start, *traced) if traced else start
 
 

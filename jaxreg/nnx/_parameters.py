@@ -1,8 +1,8 @@
 """From what modules declare to the penalties of the parameters, stacks of layers included."""
 
 import itertools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,12 @@ SHAPES = "_parameter_shapes"
 ACTIVITY = "activity"
 
 Shape = tuple[int, ...]
+
+
+class Declaring(nnx.Module):
+    """What the walk over a model looks for: the base of `Regularized`."""
+
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
 
 class Penalized(NamedTuple):
@@ -110,7 +116,7 @@ def _shapes_of_flax(module: nnx.Module) -> dict[str, Shape]:
     return {}
 
 
-def finish(module: nnx.Module) -> None:
+def finish(module: Declaring) -> None:
     """Note the shapes that the parameters have at construction, and check the names of the regularizers."""
     shapes = [(join(*path), tuple(variable.shape)) for path, variable in _parameters_of(module) if _is_array(variable)]
     setattr(module, SHAPES, tuple(shapes))
@@ -119,7 +125,7 @@ def finish(module: nnx.Module) -> None:
             check_name(module, name + SUFFIX, regularizer)
 
 
-def check_name(module: nnx.Module, attribute: str, regularizer: Any, path: str = "") -> None:
+def check_name(module: Declaring, attribute: str, regularizer: Any, path: str = "") -> None:
     """Raise if no parameter has the name."""
     name = attribute.removesuffix(SUFFIX)
     if name != ACTIVITY and not named(module, name):
@@ -130,9 +136,9 @@ def check_name(module: nnx.Module, attribute: str, regularizer: Any, path: str =
         )
 
 
-def named(module: nnx.Module, name: str) -> list[Any]:
+def named(module: Declaring, name: str) -> list[Any]:
     """The parameters that `<name>_regularizer` means."""
-    globs = getattr(module, "parameter_globs", {}).get(name)
+    globs = module.parameter_globs.get(name)
     attribute = getattr(module, name, None)
     if globs is None and isinstance(attribute, nnx.Module) and not isinstance(attribute, (nnx.List, nnx.Dict)):
         return []
@@ -142,6 +148,8 @@ def named(module: nnx.Module, name: str) -> list[Any]:
 
 def regularizers(module: nnx.Module) -> dict[str, Regularizer]:
     """Return `{"kernel": ..., "activity": ...}`: what a module is given by attributes, of its own or of its class."""
+    if not isinstance(module, Declaring):
+        return {}
     names = {name for holder in (*map(vars, type(module).__mro__), vars(module)) for name in holder}
     found = {}
     for name in sorted(names):
@@ -164,9 +172,8 @@ def to_regularizer(call: str, value: Any) -> Regularizer:
 
 
 def _declarations(model: nnx.Module, variables: dict[int, Any]) -> Iterator[tuple[str, Any, Regularizer]]:
-    for path, module in nnx.iter_modules(model):
-        if not hasattr(module, "parameter_globs"):
-            continue
+    declaring = ((path, module) for path, module in nnx.iter_modules(model) if isinstance(module, Declaring))
+    for path, module in declaring:
         for name, regularizer in regularizers(module).items():
             if name == ACTIVITY:
                 continue

@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import nnx
@@ -15,7 +15,7 @@ from jaxreg.nnx import _activity, _parameters
 from jaxreg.nnx._parameters import SUFFIX
 
 
-class Regularized(nnx.Module):
+class Regularized(_parameters.Declaring):
     """Penalize the parameters and the output of a module; a mixin that comes first in the bases.
 
         class Linear(jaxreg.nnx.Regularized, nnx.Linear): ...
@@ -64,8 +64,6 @@ class Regularized(nnx.Module):
     kernel_regularizer: Any = None
     bias_regularizer: Any = None
     activity_regularizer: Any = None
-
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in list(kwargs) if name.endswith(SUFFIX)}
