@@ -299,6 +299,32 @@ def test_matrix_penalties_of_stacks_are_those_of_the_layers(axis: int) -> None:
     )
 
 
+class Tower(jaxreg.nnx.Regularized, nnx.Module):
+    """A stack inside of a module that is regularized itself."""
+
+    def __init__(self) -> None:
+        self.layers = stacked_orthogonal(5, (4, 4))
+
+    def __call__(self, x: Any) -> Any:
+        return nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.layers, x)
+
+
+def test_a_stack_inside_of_a_regularized_module() -> None:
+    model = Tower(activity_regularizer=SQUARES)
+    model.layers.activity_regularizer = jaxreg.L1(1.0)
+    x = np.ones((2, 4), np.float32)
+    kernels = np.asarray(model.layers.kernel)
+    for transform in (lambda f: f, nnx.jit):
+        y, losses = transform(lambda m, x: with_losses(m)(x))(model, x)
+        np.testing.assert_allclose(losses["layers/kernel"], sum(map(orthogonal, kernels)), rtol=1e-5)
+        np.testing.assert_allclose(losses["activity"], np.sum(np.square(y)) / 2, rtol=1e-5)
+        hidden, total = x, 0.0
+        for kernel in kernels:
+            hidden = hidden @ kernel
+            total += np.abs(hidden).sum() / 2
+        np.testing.assert_allclose(losses["layers/activity"], total, rtol=1e-5)
+
+
 def test_a_stack_that_the_shapes_do_not_tell_raises() -> None:
     model = stacked_orthogonal(3, (3, 3))
     with pytest.raises(

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxreg import _checks
 from jaxreg._tree import TreeRegularizer
 from jaxreg.nnx import _parameters
-from jaxreg.nnx._activity import Run
+from jaxreg.nnx._run import Run
 
 
 def with_losses(

@@ -1,6 +1,5 @@
 """From what modules declare to the penalties of the parameters, stacks of layers included."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,12 +11,11 @@ from jaxreg import _checks, _paths
 from jaxreg._config import get
 from jaxreg._regularizer import Regularizer, as_regularizer
 from jaxreg.linen import Stacked
+from jaxreg.nnx._shapes import SHAPES, Shape, own_shapes, stacked_axes
+from jaxreg.nnx._walk import join, parameters
 
 SUFFIX = "_regularizer"
-SHAPES = "_parameter_shapes"
 ACTIVITY = "activity"
-
-Shape = tuple[int, ...]
 
 
 class Declaring(nnx.Module):
@@ -33,13 +31,9 @@ class Penalized(NamedTuple):
     value: Any
 
 
-def join(*parts: Any) -> str:
-    return "/".join(str(part) for part in parts)
-
-
 def declared(model: nnx.Module) -> dict[str, Penalized]:
     """Return `{path: (regularizer, parameter)}`, each parameter once, at its path in `nnx.state(model, nnx.Param)`."""
-    variables = {id(v): (join(*path), v) for path, v in _parameters_of(model)}
+    variables = {id(v): (join(*path), v) for path, v in parameters(model)}
     shapes = own_shapes(model)
     found: dict[str, Penalized] = {}
     for path, variable, regularizer in _declarations(model, variables):
@@ -70,55 +64,9 @@ def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Shape | None)
     )
 
 
-def stacked_axes(shape: Shape, own: Shape) -> list[Shape]:
-    """The sets of axes without which `shape` is `own`."""
-    candidates = itertools.combinations(range(len(shape)), max(len(shape) - len(own), 0))
-    return [axes for axes in candidates if tuple(n for i, n in enumerate(shape) if i not in axes) == own]
-
-
-def stack_sizes(module: nnx.Module, shapes: dict[int, Shape]) -> Shape:
-    """How many layers a module is a stack of: () if it is one layer, or if nothing tells."""
-    for _, variable in _parameters_of(module):
-        value = variable.get_raw_value()
-        if id(variable) in shapes and hasattr(value, "shape"):
-            stacks = stacked_axes(value.shape, shapes[id(variable)])
-            return tuple(value.shape[axis] for axis in stacks[0]) if stacks else ()
-    return ()
-
-
-def own_shapes(model: nnx.Module) -> dict[int, Shape]:
-    """Return `{id(variable): shape}` as one layer has it: noted at construction, or known from the layer of Flax."""
-    shapes: dict[int, Shape] = {}
-    for _, module in nnx.iter_modules(model):
-        for name, shape in _shapes_of_flax(module).items():
-            variable = getattr(module, name, None)
-            if isinstance(variable, nnx.Variable):
-                shapes[id(variable)] = shape
-        noted = dict(vars(module).get(SHAPES, ()))
-        for path, variable in _parameters_of(module) if noted else ():
-            if join(*path) in noted:
-                shapes[id(variable)] = noted[join(*path)]
-    return shapes
-
-
-def _shapes_of_flax(module: nnx.Module) -> dict[str, Shape]:
-    if isinstance(module, nnx.Linear):
-        return {"kernel": (module.in_features, module.out_features), "bias": (module.out_features,)}
-    if isinstance(module, nnx.LinearGeneral):
-        batch, out = tuple(module.batch_axis.values()), tuple(module.out_features)
-        return {"kernel": (*batch, *module.in_features, *out), "bias": (*batch, *out)}
-    if isinstance(module, (nnx.Conv, nnx.ConvTranspose, nnx.Einsum)):
-        return {"kernel": tuple(module.kernel_shape)}
-    if isinstance(module, nnx.Embed):
-        return {"embedding": (module.num_embeddings, module.features)}
-    if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):
-        return {"scale": (module.num_features,), "bias": (module.num_features,)}
-    return {}
-
-
 def finish(module: Declaring) -> None:
     """Note the shapes that the parameters have at construction, and check the names of the regularizers."""
-    shapes = [(join(*path), tuple(variable.shape)) for path, variable in _parameters_of(module) if _is_array(variable)]
+    shapes = [(join(*path), tuple(variable.shape)) for path, variable in parameters(module) if _is_array(variable)]
     setattr(module, SHAPES, tuple(shapes))
     for name, regularizer in regularizers(module).items():
         if name != ACTIVITY:
@@ -131,7 +79,7 @@ def check_name(module: Declaring, attribute: str, regularizer: Any, path: str = 
     if name != ACTIVITY and not named(module, name):
         raise ValueError(
             f"`{type(module).__name__}({attribute}={_checks.short(regularizer)})` fits no parameter of the module"
-            f"{f' {path}' if path else ''}: as configured, it has {[join(*p) for p, _ in _parameters_of(module)]}. "
+            f"{f' {path}' if path else ''}: as configured, it has {[join(*p) for p, _ in parameters(module)]}. "
             f"Drop `{attribute}`, or give the module that parameter."
         )
 
@@ -143,7 +91,7 @@ def named(module: Declaring, name: str) -> list[Any]:
     if globs is None and isinstance(attribute, nnx.Module) and not isinstance(attribute, (nnx.List, nnx.Dict)):
         return []
     globs = (name, f"{name}/**") if globs is None else globs
-    return [v for path, v in _parameters_of(module) if any(_paths.glob_matches(glob, join(*path)) for glob in globs)]
+    return [v for path, v in parameters(module) if any(_paths.glob_matches(glob, join(*path)) for glob in globs)]
 
 
 def regularizers(module: nnx.Module) -> dict[str, Regularizer]:
@@ -184,10 +132,6 @@ def _declarations(model: nnx.Module, variables: dict[int, Any]) -> Iterator[tupl
         regularizer = get(variable.get_metadata("regularizer", None))
         if regularizer is not None:
             yield path, variable, to_regularizer(f"{type(variable).__name__}(..., regularizer=...)", regularizer)
-
-
-def _parameters_of(module: nnx.Module) -> Iterator[tuple[Any, Any]]:
-    return ((path, v) for path, v in nnx.iter_graph(module) if isinstance(v, nnx.Param))
 
 
 def _is_array(variable: Any) -> bool:

@@ -11,8 +11,9 @@ import jax
 from flax import nnx
 
 from jaxreg._config import get
-from jaxreg.nnx import _activity, _parameters
+from jaxreg.nnx import _observe, _parameters
 from jaxreg.nnx._parameters import SUFFIX
+from jaxreg.nnx._shapes import SHAPES
 
 
 class Regularized(_parameters.Declaring):
@@ -76,8 +77,8 @@ class Regularized(_parameters.Declaring):
         if "__init__" in vars(cls):
             cls.__init__ = _accepting(vars(cls)["__init__"])  # type: ignore[method-assign]
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        if call is not None and not hasattr(call, _activity.OBSERVED):
-            cls.__call__ = _activity.observed(call)  # type: ignore[method-assign]
+        if call is not None and not hasattr(call, _observe.OBSERVED):
+            cls.__call__ = _observe.observed(call)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.endswith(SUFFIX):
@@ -89,7 +90,7 @@ class Regularized(_parameters.Declaring):
         if regularizer is not None:
             _parameters.to_regularizer(f"{type(self).__name__}({name}=...)", regularizer)
         has_arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(regularizer))
-        if regularizer is not None and _parameters.SHAPES in vars(self):
+        if regularizer is not None and SHAPES in vars(self):
             _parameters.check_name(self, name, regularizer)
         super().__setattr__(name, nnx.data(regularizer) if has_arrays else nnx.static(regularizer))
 
