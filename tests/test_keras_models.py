@@ -89,13 +89,13 @@ def test_fit_follows_the_gradient(case: Any) -> None:
 @pytest.mark.parametrize(
     ("case", "run_eagerly"), [(ALL_CASES[0], True), *((case, False) for case in ALL_CASES)], ids=str
 )
-def test_fit_evaluate_predict(case: Any, run_eagerly: bool) -> None:
+def test_fit_and_evaluate(case: Any, run_eagerly: bool) -> None:
     layer = dense(kernel_regularizer=case.regularizer, bias_regularizer=L2(0.1), activity_regularizer=case.regularizer)
     model = model_of(layer)
     model.compile("sgd", "mse", run_eagerly=run_eagerly)
     x, y = batch()
     assert np.isfinite(model.fit(x, y, verbose=0, batch_size=4, epochs=2).history["loss"]).all()
-    outputs = model.predict(x, verbose=0)
+    outputs = np.asarray(model(x))
     expected = np.mean((outputs - y) ** 2) + case.value(weights_of(layer))
     expected += 0.1 * np.sum(np.asarray(layer.bias.value) ** 2)
     expected += case.value(np.asarray(outputs, np.float64)) / 8
@@ -159,9 +159,9 @@ def test_every_kind_of_layer(layer: Callable[[Any], Any], shape: tuple[int, ...]
         one = layer(regularizer)
         one(x)
         losses[type(regularizer)] = losses_of(one)
-        again = type(one).from_config(one.get_config())
-        again(x)
-        assert len(again.losses) == len(one.losses)
+        text = json.dumps(one.get_config())
+        again = json.dumps(type(one).from_config(json.loads(text)).get_config())
+        assert again.count('"L1L2"') == text.count('"L1L2"') > 0
     ours, theirs = losses.values()
     assert len(ours) == len(theirs) == count
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
