@@ -57,6 +57,8 @@ def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
         hash(value)
     except TypeError:
         raise TypeError(f"`{call}` is static and must hash, got {short(value)}.") from None
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"`{call}` is static and must equal itself, got nan.")
     if choices and value not in choices:
         raise ValueError(
             f"Invalid value for argument `{call}`. Expected one of {set(choices)}. Received: {short(value)}."

@@ -1,7 +1,9 @@
 """What the commands share: the error that ends one in a line, types of options, the check for an extra."""
 
 import argparse
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,22 +14,19 @@ class UserError(Exception):
 
 def positive_int(text: str) -> int:
     """Read a whole number of at least 1."""
-    return _whole_number(text, least=1)
+    return _whole_number(text, "a whole number of at least 1", range(1, sys.maxsize))
 
 
-def natural(text: str) -> int:
-    """Read a whole number of at least 0."""
-    return _whole_number(text, least=0)
+def seed(text: str) -> int:
+    """Read a seed that NumPy and JAX both take."""
+    return _whole_number(text, "a whole number from 0 to 4294967295", range(2**32))
 
 
-def _whole_number(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
-    return value
+def _whole_number(text: str, wanted: str, allowed: range) -> int:
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) in allowed:
+            return value
+    raise argparse.ArgumentTypeError(f"must be {wanted}, got {text!r}")
 
 
 def require(extra: str, modules: Mapping[str, str]) -> None:

@@ -53,7 +53,7 @@ class TreeRegularizer(Struct):
         {'Dense_0/kernel': 3.0}
     """
 
-    rules: Mapping[Pattern, Any] | Iterable[tuple[Pattern, Any] | Rule] = ()
+    rules: Mapping[Any, Any] | Iterable[tuple[Pattern, Any] | Rule] = ()
 
     def __post_init__(self) -> None:
         rules = self.rules.items() if isinstance(self.rules, Mapping) else self.rules

@@ -279,7 +279,7 @@ def test_passes_in_threads_do_not_mix():
 
 def test_a_parameter_that_a_lifted_transform_renames():
     def rename(tree):
-        return {"kernel": tree["w"], "bias": tree["b"]} if "w" in tree else tree
+        return {"params": {"kernel": tree["params"]["w"], "bias": tree["params"]["b"]}}
 
     model = nn.map_variables(Dense, "params", rename)(2, kernel_regularizer="l2")
     params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
