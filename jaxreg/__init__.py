@@ -19,6 +19,7 @@ from jaxreg.penalties import L1 as L1
 from jaxreg.penalties import L1L2 as L1L2
 from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer
+from jaxreg.penalties import Stacked as Stacked
 
 __version__ = "0.1.0"
 

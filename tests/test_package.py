@@ -30,6 +30,7 @@ LAYERS = (
     "_rules",
     "_tree",
     "_transform",
+    "_outputs",
     "_flax",
     "linen",
     "nnx",
