@@ -1,5 +1,6 @@
 """Regularizers for JAX: one object for the penalty, its subgradient, its proximal operator and its JSON."""
 
+from jaxreg import activity as activity
 from jaxreg import penalties as penalties
 from jaxreg._config import deserialize as deserialize
 from jaxreg._config import get as get
@@ -15,23 +16,31 @@ from jaxreg._rules import is_weight as is_weight
 from jaxreg._transform import add_regularization as add_regularization
 from jaxreg._transform import proximal as proximal
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
-from jaxreg.penalties import L1 as L1
-from jaxreg.penalties import Anchored as Anchored
-from jaxreg.penalties import Spectral as Spectral
-from jaxreg.penalties import SpectralNorm as SpectralNorm
-from jaxreg.penalties import SoftOrthogonal as SoftOrthogonal
-from jaxreg.penalties import HoyerSquare as HoyerSquare
-from jaxreg.penalties import Difference as Difference
 from jaxreg.penalties import L0 as L0
-from jaxreg.penalties import Lq as Lq
-from jaxreg.penalties import LogSum as LogSum
-from jaxreg.penalties import MCP as MCP
-from jaxreg.penalties import SCAD as SCAD
-from jaxreg.penalties import Huber as Huber
-from jaxreg.penalties import Group as Group
+from jaxreg.penalties import L1 as L1
 from jaxreg.penalties import L1L2 as L1L2
 from jaxreg.penalties import L2 as L2
+from jaxreg.penalties import MCP as MCP
+from jaxreg.penalties import SCAD as SCAD
+from jaxreg.penalties import Anchored as Anchored
+from jaxreg.penalties import Box as Box
+from jaxreg.penalties import Difference as Difference
+from jaxreg.penalties import Group as Group
+from jaxreg.penalties import HoyerSquare as HoyerSquare
+from jaxreg.penalties import Huber as Huber
+from jaxreg.penalties import L1Ball as L1Ball
+from jaxreg.penalties import LogSum as LogSum
+from jaxreg.penalties import Lq as Lq
+from jaxreg.penalties import MaxNorm as MaxNorm
+from jaxreg.penalties import NonNegative as NonNegative
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer
+from jaxreg.penalties import Simplex as Simplex
+from jaxreg.penalties import SoftOrthogonal as SoftOrthogonal
+from jaxreg.penalties import Spectral as Spectral
+from jaxreg.penalties import SpectralBall as SpectralBall
+from jaxreg.penalties import SpectralNorm as SpectralNorm
+from jaxreg.penalties import Stacked as Stacked
+from jaxreg.penalties import UnitNorm as UnitNorm
 
 __version__ = "0.1.0"
 

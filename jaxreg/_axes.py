@@ -1,23 +1,26 @@
-"""Axes of a structure: static, checked against the rank when an array is there."""
+"""Axes that form one group: static, and checked against the rank when an array is there."""
 
 from typing import Any
 
-from jaxreg._checks import short
+import numpy as np
 
-Axis = int | tuple[int, ...] | None
-
-
-def check_axis(call: str, axis: Any) -> None:
-    """Raise unless `axis` is an int, a tuple of ints, or None."""
-    axes = axis if isinstance(axis, tuple) else (axis,) if axis is not None else ()
-    if any(isinstance(a, bool) or not isinstance(a, int) for a in axes):
-        raise TypeError(f"`{call}` must be an int, a tuple of ints or None, got {short(axis)}.")
+from jaxreg import _checks
 
 
-def normalize(call: str, axis: Axis, ndim: int) -> tuple[int, ...]:
-    """Return the axes counted from 0, in order; None means all of them."""
-    axes = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    counted = sorted({a + ndim if a < 0 else a for a in axes})
-    if len(counted) != len(axes) or (counted and not 0 <= counted[0] <= counted[-1] < ndim):
-        raise ValueError(f"`{call}` with axis={axis} does not fit an array of rank {ndim}.")
-    return tuple(counted)
+def check_axis(owner: str, axis: Any) -> None:
+    """Raise unless `axis` is None, an int or a tuple of ints."""
+    for item in axis if isinstance(axis, tuple) else () if axis is None else (axis,):
+        if not isinstance(item, (int, np.integer)) or isinstance(item, bool):
+            raise TypeError(f"`{owner}(axis=...)` must be an int, a tuple of ints or None, got {_checks.short(axis)}.")
+
+
+def axes_of(owner: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that form one group, counted from 0."""
+    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(item + ndim if item < 0 else item for item in given)
+    if len(set(axes)) != len(axes) or not all(0 <= item < ndim for item in axes):
+        raise ValueError(
+            f"`{owner}(axis=...)` must name different axes of the array, here of rank {ndim}, got "
+            f"{_checks.short(axis)}."
+        )
+    return axes

@@ -77,7 +77,9 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
     It must be greater than `above`; None stands for non-negative.
     """
     bound = " greater than {above}" if above is not None and above > -math.inf else ""
-    rule = "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
+    rule = (
+        "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
+    )
     if isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, (np.ndarray, jax.Array)):

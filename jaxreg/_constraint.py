@@ -60,25 +60,6 @@ def _indicator(constraint: Constraint, x: Any) -> jax.Array:
 # ------------------------------------------------------------------------------------------------------ arguments
 
 
-def check_axis(owner: str, axis: Any) -> None:
-    """Raise unless `axis` is None, an int or a tuple of ints."""
-    for item in axis if isinstance(axis, tuple) else () if axis is None else (axis,):
-        if not isinstance(item, (int, np.integer)) or isinstance(item, bool):
-            raise TypeError(f"`{owner}(axis=...)` must be an int, a tuple of ints or None, got {_checks.short(axis)}.")
-
-
-def axes_of(owner: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes that form one group, counted from 0."""
-    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    axes = tuple(item + ndim if item < 0 else item for item in given)
-    if len(set(axes)) != len(axes) or not all(0 <= item < ndim for item in axes):
-        raise ValueError(
-            f"`{owner}(axis=...)` must name different axes of the array, here of rank {ndim}, got "
-            f"{_checks.short(axis)}."
-        )
-    return axes
-
-
 def refuse_complex(owner: str, x: jax.Array) -> None:
     """Raise for an array of a dtype that has no order."""
     if jnp.iscomplexobj(x):

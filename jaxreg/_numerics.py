@@ -114,11 +114,18 @@ def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
 
 def unit_vectors(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
     """x/‖x‖₂ along `axis`, and 0 with derivative 0 where ‖x‖ = 0; entries of 1e±30 neither overflow nor vanish."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    y, largest = normalized(x, axis)
     zero = largest == 0
-    y = x / jnp.where(zero, 1, largest)  # x/‖x‖ does not depend on the scale, so the scale may be held constant
     square = jnp.sum(real_product(y, y), axis=axis, keepdims=True)
     return jnp.where(zero, jnp.zeros_like(y), y * jax.lax.rsqrt(jnp.where(zero, 1, square)))
+
+
+def normalized(x: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Array, jax.Array]:
+    """(x/m, m) with m = max|x| along `axis`, held constant: for functions in which the scale cancels."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    # The compiler multiplies by 1/m, which would be subnormal, and flushed to 0, near the end of the range.
+    down = jnp.where(largest > 1, 2.0**-16, 1).astype(largest.dtype)
+    return (x * down) / jnp.where(largest == 0, 1, largest * down), largest
 
 
 def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:
@@ -136,8 +143,7 @@ def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
-    largest = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
-    y = x / jnp.where(largest == 0, 1, largest)
+    y, largest = normalized(x, axes)
     return largest * jnp.sqrt(jnp.sum(real_product(y, y), axis=axes, keepdims=True))
 
 

@@ -45,11 +45,6 @@ def _box_types() -> tuple[type, ...]:
     return tuple(getattr(module, name) for module, name in found if hasattr(module, name))
 
 
-def escape(path: str) -> str:
-    """A glob that matches this path alone."""
-    return re.sub(r"([*?[])", r"[\1]", path)
-
-
 @functools.lru_cache(maxsize=1 << 16)
 def glob_matches(pattern: str, path: str) -> bool:
     """Whether a glob matches a whole path: `*` and `?` within a segment, `**` across any number of segments.

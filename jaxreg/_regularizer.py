@@ -184,8 +184,8 @@ def as_elementwise(call: str, penalty: Any) -> Regularizer:
     penalty = as_regularizer(penalty)
     if not penalty._is_elementwise():
         raise TypeError(
-            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, got "
-            f"{type(penalty).__name__}."
+            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, "
+            f"got {type(penalty).__name__}."
         )
     return penalty
 

@@ -1,4 +1,4 @@
-"""Functions of singular values, with derivatives that stay finite at repeated and zero ones; the polar factor by matmuls.
+"""Functions of singular values, with derivatives finite at repeated and zero ones; the polar factor by matmuls.
 
 Derivatives never go through those of the singular vectors, which divide by the gaps between singular values: the map
 X = UΣVᵀ ↦ U f(Σ) Vᵀ is differentiated as an operator, by divided differences of f.
@@ -94,6 +94,11 @@ def _spectral_map_jvp(
     outside_right = _matmul(u * ratio, _matmul(_adjoint(u), dx - _matmul(_matmul(dx, v), vh)))
     tangent = _matmul(_matmul(u, core), vh) + _matmul(outside_left, vh) + outside_right
     return _matmul(u * value[..., None, :], vh), tangent
+
+
+def clip(bound: jax.Array, s: jax.Array) -> jax.Array:
+    """min(σ, bound), for `spectral_map`."""
+    return jnp.minimum(s, bound)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -1,5 +1,6 @@
 """TreeRegularizer: path rules that give each leaf of a parameter tree its penalty."""
 
+import glob
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, cast, final
 
@@ -12,8 +13,8 @@ from jaxreg import _checks, _json, _paths
 from jaxreg._config import get
 from jaxreg._pytree import Struct
 from jaxreg._regularizer import Regularizer, as_regularizer
-from jaxreg.penalties import Anchored
 from jaxreg._rules import Pattern, Rule, check_pattern, decode_pattern, encode_pattern, is_weight, matches_nothing
+from jaxreg.penalties import Anchored
 
 
 @final
@@ -130,7 +131,7 @@ class TreeRegularizer(Struct):
             8.0
         """
         penalized = self._penalized(reference)
-        return TreeRegularizer([(_paths.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
+        return TreeRegularizer([(glob.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
 
     def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""

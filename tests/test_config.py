@@ -1,5 +1,6 @@
 """Identifiers and JSON: what is read, what is written, what is refused, and that reading runs and imports nothing."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -362,17 +363,23 @@ def test_wrong_custom_objects(custom_objects: Any, error: type[Exception], text:
             jaxreg.deserialize("Plain", custom_objects)
 
 
+# A value for every field of a built-in class that has no default.
+ARGUMENTS = {"penalty": jaxreg.serialize(L1()), "factor": 1.0, "radius": 1.0, "axis": 0, "function": LOG_COSH}
+
+
 def test_built_in_names_cannot_be_shadowed() -> None:
     builtins = {
         **{name: obj for name, obj in vars(jaxreg).items() if isinstance(obj, type)},
         "l1_l2": L1L2,
         "l1l2": L1L2,
     }
-    builtins = {name: cls for name, cls in builtins.items() if name not in ("Regularizer", "TreeRegularizer")}
+    builtins = {
+        name: cls for name, cls in builtins.items() if name not in ("Regularizer", "TreeRegularizer", "Anchored")
+    }
     for name, cls in builtins.items():
         fake = dict.fromkeys((name, cls.__name__, f"jaxreg>{name}", f"jaxreg>{cls.__name__}"), Plain)
-        arguments = {Scaled: {"factor": 1.0, "penalty": jaxreg.serialize(L1())}, Function: {"function": LOG_COSH}}
-        config = {"class_name": name, "config": arguments.get(cls, {})}
+        required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        config = {"class_name": name, "config": {field: ARGUMENTS[field] for field in required}}
         assert type(jaxreg.deserialize(config, fake)) is cls
         assert type(jaxreg.deserialize({**config, "registered_name": f"jaxreg>{name}"}, fake)) is cls
         with keras.saving.custom_object_scope(fake):

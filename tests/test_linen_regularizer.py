@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import jaxreg
-from jaxreg.linen import Dense, Stacked, _record, regularizer, with_losses
+from jaxreg import Stacked
+from jaxreg.linen import Dense, _record, regularizer, with_losses
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 4))

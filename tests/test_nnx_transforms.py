@@ -331,7 +331,7 @@ def test_a_stack_that_the_shapes_do_not_tell_raises() -> None:
         ValueError, match=r"stack of layers of shape \(3, 3\), along an axis that the shapes do not tell"
     ):
         jaxreg.nnx.regularizer(model)
-    model.kernel_regularizer = jaxreg.nnx.Stacked(jaxreg.OrthogonalRegularizer(1.0), axes=(0,))
+    model.kernel_regularizer = jaxreg.Stacked(jaxreg.OrthogonalRegularizer(1.0), axes=(0,))
     expected = sum(map(orthogonal, np.asarray(model.kernel)))
     np.testing.assert_allclose(jaxreg.nnx.regularizer(model)(nnx.state(model, nnx.Param)), expected, rtol=1e-5)
     model.kernel_regularizer = jaxreg.L1L2(0.5, 0.25)  # elementwise: no axis to know

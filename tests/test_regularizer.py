@@ -16,7 +16,7 @@ from flax import serialization
 from jax.sharding import PartitionSpec
 
 import jaxreg
-import jaxreg._flax  # Flax's serialization learns of our classes here, as it does with jaxreg.linen
+import jaxreg.linen  # with it Flax's serialization learns of our classes
 from tests.cases import ALL_CASES, CASES, Case, Quartic, log_cosh, sample
 
 each_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)

@@ -1,5 +1,6 @@
 """Regularizers on Flax Linen modules: a mixin, the ready layers, and the losses of one call."""
 
+from jaxreg import _flax as _flax  # Flax's serialization learns of our classes
 from jaxreg.linen._layers import BatchNorm as BatchNorm
 from jaxreg.linen._layers import Conv as Conv
 from jaxreg.linen._layers import ConvLocal as ConvLocal
@@ -26,4 +27,3 @@ from jaxreg.linen._recurrent import MGUCell as MGUCell
 from jaxreg.linen._recurrent import OptimizedLSTMCell as OptimizedLSTMCell
 from jaxreg.linen._recurrent import SimpleCell as SimpleCell
 from jaxreg.linen._regularized import Regularized as Regularized
-from jaxreg.linen._stacked import Stacked as Stacked

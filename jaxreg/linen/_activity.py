@@ -4,24 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
+from jaxreg._outputs import output_penalty
 from jaxreg._regularizer import Regularizer
 from jaxreg._rules import Rule
 from jaxreg.linen import _record
 
 ACTIVITY = "activity"
-
-
-def penalty(regularizer: Regularizer, output: Any) -> jax.Array:
-    """Σ over the floating leaves of R(leaf)/leaf.shape[0]; a scalar is not divided, an empty leaf gives 0."""
-    total = jnp.zeros((), jnp.float32)
-    for leaf in jax.tree.leaves(output):
-        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact) or 0 in leaf.shape:
-            continue
-        total = total + regularizer(leaf) / (leaf.shape[0] if leaf.ndim else 1)
-    return total
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -35,7 +24,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
         return
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
-    value = penalty(regularizer, output)
+    value = output_penalty(regularizer, output)
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(

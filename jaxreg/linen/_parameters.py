@@ -12,7 +12,7 @@ from flax.core import meta
 from jaxreg import _paths
 from jaxreg._regularizer import Regularizer
 from jaxreg.linen._record import Declared
-from jaxreg.linen._stacked import Stacked
+from jaxreg.penalties import Stacked
 
 Probe = Callable[[Any], dict[str, Declared]]
 

@@ -1,6 +1,6 @@
 """Regularizers on Flax NNX modules: a mixin, the ready layers, and the losses of one call."""
 
-from jaxreg.linen import Stacked as Stacked
+from jaxreg import _flax as _flax  # Flax's serialization learns of our classes
 from jaxreg.nnx._activity import ActivityLoss as ActivityLoss
 from jaxreg.nnx._layers import BatchNorm as BatchNorm
 from jaxreg.nnx._layers import Conv as Conv

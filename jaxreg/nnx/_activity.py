@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxreg.linen._activity import penalty
+from jaxreg._outputs import output_penalty
 from jaxreg.nnx import _parameters
 from jaxreg.nnx._collect import collect
 
@@ -55,7 +55,7 @@ def add(module: nnx.Module, output: Any) -> None:
     if isinstance(module, nnx.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
     both = (_parameters.regularizers(module).get(_parameters.ACTIVITY), loss.get_metadata("rule"))
-    value = sum(penalty(regularizer, output) for regularizer in both if regularizer is not None)
+    value = sum(output_penalty(regularizer, output) for regularizer in both if regularizer is not None)
     before = loss.get_raw_value()
     value = jnp.asarray(value, before.dtype)
     value = collect(value, before.ravel()[0])

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxreg import _checks, _paths
 from jaxreg._config import get
 from jaxreg._regularizer import Regularizer, as_regularizer
-from jaxreg.linen import Stacked
 from jaxreg.nnx._shapes import SHAPES, Shape, own_shapes, stacked_axes
 from jaxreg.nnx._walk import join, parameters
+from jaxreg.penalties import Stacked
 
 SUFFIX = "_regularizer"
 ACTIVITY = "activity"
@@ -60,7 +60,7 @@ def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Shape | None)
     reason = "along an axis that the shapes do not tell" if stacks else "in a way that the shapes do not tell"
     raise ValueError(
         f"The parameter {path} of shape {leaf.shape} is a stack of layers of shape {own}, {reason}, and "
-        f"{regularizer!r} is of one layer. Name the axes: `jaxreg.nnx.Stacked({regularizer!r}, axes=(0,))`."
+        f"{regularizer!r} is of one layer. Name the axes: `jaxreg.Stacked({regularizer!r}, axes=(0,))`."
     )
 
 

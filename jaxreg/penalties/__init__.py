@@ -4,23 +4,31 @@ from jaxreg._regularizer import Function as Function
 from jaxreg._regularizer import Regularizer as Regularizer
 from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
-from jaxreg.penalties.l0 import L0 as L0
-from jaxreg.penalties.lq import Lq as Lq
-from jaxreg.penalties.log_sum import LogSum as LogSum
-from jaxreg.penalties.mcp import MCP as MCP
-from jaxreg.penalties.scad import SCAD as SCAD
-from jaxreg.penalties.huber import Huber as Huber
-from jaxreg.penalties.group import Group as Group
-from jaxreg.penalties.spectral import Spectral as Spectral
-from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
-from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
-from jaxreg.penalties.hoyer_square import HoyerSquare as HoyerSquare
-from jaxreg.penalties.difference import Difference as Difference
 from jaxreg.penalties.anchored import Anchored as Anchored
+from jaxreg.penalties.box import Box as Box
+from jaxreg.penalties.difference import Difference as Difference
+from jaxreg.penalties.group import Group as Group
+from jaxreg.penalties.hoyer_square import HoyerSquare as HoyerSquare
+from jaxreg.penalties.huber import Huber as Huber
+from jaxreg.penalties.l0 import L0 as L0
 from jaxreg.penalties.l1 import L1 as L1
+from jaxreg.penalties.l1_ball import L1Ball as L1Ball
 from jaxreg.penalties.l1l2 import L1L2 as L1L2
 from jaxreg.penalties.l2 import L2 as L2
+from jaxreg.penalties.log_sum import LogSum as LogSum
+from jaxreg.penalties.lq import Lq as Lq
+from jaxreg.penalties.max_norm import MaxNorm as MaxNorm
+from jaxreg.penalties.mcp import MCP as MCP
+from jaxreg.penalties.non_negative import NonNegative as NonNegative
 from jaxreg.penalties.orthogonal_regularizer import OrthogonalRegularizer as OrthogonalRegularizer
+from jaxreg.penalties.scad import SCAD as SCAD
+from jaxreg.penalties.simplex import Simplex as Simplex
+from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
+from jaxreg.penalties.spectral import Spectral as Spectral
+from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
+from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
+from jaxreg.penalties.stacked import Stacked as Stacked
+from jaxreg.penalties.unit_norm import UnitNorm as UnitNorm
 
 PENALTIES: tuple[type[Regularizer], ...] = (
     L1,
@@ -40,6 +48,14 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     HoyerSquare,
     Difference,
     Anchored,
+    Box,
+    L1Ball,
+    MaxNorm,
+    NonNegative,
+    Simplex,
+    SpectralBall,
+    UnitNorm,
+    Stacked,
     Sum,
     Scaled,
     Function,

@@ -62,8 +62,8 @@ class Anchored(Regularizer):
                 raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {_checks.short(value)}.")
         if self.weights is not None and not isinstance(self.penalty, Elementwise):
             raise TypeError(
-                f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as L1 "
-                "or L2; leave them out, or anchor a sum term by term."
+                f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as "
+                "L1 or L2; leave them out, or anchor a sum term by term."
             )
 
     def __call__(self, x: ArrayLike) -> jax.Array:
@@ -109,8 +109,8 @@ class Anchored(Regularizer):
             described = config[name]
             if described is not None and (given is None or _describe(given) != described):
                 raise ValueError(
-                    f"The config of `Anchored` describes the {name} {_checks.short(described)} but does not hold it: call "
-                    f"`jaxreg.Anchored.from_config(config, {name}=array)` with that array."
+                    f"The config of `Anchored` describes the {name} {_checks.short(described)} but does not hold it: "
+                    f"call `jaxreg.Anchored.from_config(config, {name}=array)` with that array."
                 )
         return cls(_json.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
 

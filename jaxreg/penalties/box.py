@@ -32,14 +32,13 @@ class Box(_constraint.Constraint):
         TypeError: `x` is complex.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.box import Box
+        >>> import jax.numpy as jnp, jaxreg
         >>> x = jnp.array([-3.0, 0.5, 4.0])
-        >>> Box(-1.0, 1.0).prox(x)
+        >>> jaxreg.Box(-1.0, 1.0).prox(x)
         Array([-1. ,  0.5,  1. ], dtype=float32)
-        >>> Box(lower=0.0)
+        >>> jaxreg.Box(lower=0.0)
         Box(lower=0.0, upper=None)
-        >>> float(Box(lower=0.0).violation(x))
+        >>> float(jaxreg.Box(lower=0.0).violation(x))
         3.0
 
     References:

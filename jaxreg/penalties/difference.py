@@ -53,5 +53,5 @@ class Difference(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        (axis,) = _axes.normalize("Difference", self.axis, x.ndim)
+        (axis,) = _axes.axes_of("Difference", self.axis, x.ndim)
         return self.penalty(jnp.diff(x, n=min(self.order, x.shape[axis]), axis=axis))

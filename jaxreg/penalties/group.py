@@ -1,7 +1,7 @@
 """Group: a penalty of the Euclidean norms of groups."""
 
 import math
-from typing import Any, final
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -61,23 +61,23 @@ class Group(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "penalty", as_elementwise("Group", self.penalty))
-        _axes.check_axis("Group(axis=...)", self.axis)
+        _axes.check_axis("Group", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        axes = _axes.normalize("Group", self.axis, x.ndim)
+        axes = _axes.axes_of("Group", self.axis, x.ndim)
         return self._weight(x, axes) * self.penalty(_numerics.norms(x, axes))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, step = jnp.asarray(z), jnp.asarray(step)
-        axes = _axes.normalize("Group.prox", self.axis, z.ndim)
-        step = step * self._weight(z, axes)
-        if step.ndim == 0:
-            norms = _numerics.norms(z, axes)
-            shrunk = self.penalty.prox(norms, step)
-            positive = norms > 0
-            return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), jnp.where(norms == 0, 0, norms))
-        return self._metric_prox(z, step, axes)
+        z = jnp.asarray(z)
+        axes = _axes.axes_of("Group", self.axis, z.ndim)
+        weighted = jnp.asarray(step) * self._weight(z, axes)
+        if weighted.ndim:
+            return self._metric_prox(z, weighted, axes)
+        norms = _numerics.norms(z, axes)
+        shrunk = self.penalty.prox(norms, weighted)
+        positive = norms > 0
+        return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0)
 
     def _metric_prox(self, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         elastic = self.penalty._elastic()
@@ -91,7 +91,7 @@ class Group(Regularizer):
             z, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
         return z if l1 is None else _secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
 
-    def _weight(self, x: jax.Array, axes: tuple[int, ...]) -> Any:
+    def _weight(self, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         size = math.prod(x.shape[a] for a in axes)
         return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, _numerics.real_dtype(x))
 
@@ -102,8 +102,8 @@ class Group(Regularizer):
 def _secular_prox(z: jax.Array, step: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """argmin_w c·‖w_g‖ + ½ Σ (w_i − z_i)²/τ_i for each group.
 
-    w = 0 if ‖z/(cτ)‖ ≤ 1; else w_i = z_i·r/(r + c·τ_i) where r = ‖w‖ > 0 is the root of ‖v(r)‖ = 1, v_i = z_i/(r + c·τ_i).
-    Newton on 1/‖v(r)‖ − 1 from below is monotone.
+    w = 0 if ‖z/(cτ)‖ ≤ 1; else w_i = z_i·r/(r + c·τ_i) where r = ‖w‖ > 0 is the root of ‖v(r)‖ = 1 with
+    v_i = z_i/(r + c·τ_i). Newton on 1/‖v(r)‖ − 1 from below is monotone.
     """
     largest = jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0)
     scale = jnp.where(largest == 0, 1, largest)

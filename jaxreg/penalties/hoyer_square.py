@@ -43,8 +43,7 @@ class HoyerSquare(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
-        y = x / jnp.where(largest == 0, 1, largest)  # scale-free, so the scale may be held constant
+        y, _ = _numerics.normalized(x, None)  # scale-free, so the scale may be held constant
         a, q = jnp.sum(_numerics.absolute(y)), jnp.sum(_numerics.real_product(y, y))
         strength = jnp.asarray(self.strength, _numerics.real_dtype(x))
         return strength * a * (a / jnp.where(q == 0, 1, q))

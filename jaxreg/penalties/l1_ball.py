@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _constraint, _numerics
+from jaxreg import _axes, _constraint, _numerics
 from jaxreg._pytree import coefficient, static
 
 
@@ -30,9 +30,8 @@ class L1Ball(_constraint.Constraint):
         TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.l1_ball import L1Ball
-        >>> L1Ball(radius=2.0).prox(jnp.array([3.0, -2.0, 0.5]))
+        >>> import jax.numpy as jnp, jaxreg
+        >>> jaxreg.L1Ball(radius=2.0).prox(jnp.array([3.0, -2.0, 0.5]))
         Array([ 1.5, -0.5,  0. ], dtype=float32)
 
     References:
@@ -45,11 +44,11 @@ class L1Ball(_constraint.Constraint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _constraint.check_axis("L1Ball", self.axis)
+        _axes.check_axis("L1Ball", self.axis)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        axes = _constraint.axes_of("L1Ball", self.axis, z.ndim)
+        axes = _axes.axes_of("L1Ball", self.axis, z.ndim)
         size = _numerics.absolute(z)
         radius = jnp.asarray(self.radius, size.dtype)
         flat, back = _constraint.as_last_axis(size, axes)

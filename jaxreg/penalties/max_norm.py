@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _constraint, _numerics
+from jaxreg import _axes, _constraint, _numerics
 from jaxreg._pytree import coefficient, static
 
 
@@ -34,12 +34,11 @@ class MaxNorm(_constraint.Constraint):
         TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.max_norm import MaxNorm
-        >>> MaxNorm(radius=5.0, axis=1).prox(jnp.array([[30.0, 40.0], [1.0, 2.0]]))
+        >>> import jax.numpy as jnp, jaxreg
+        >>> jaxreg.MaxNorm(radius=5.0, axis=1).prox(jnp.array([[30.0, 40.0], [1.0, 2.0]]))
         Array([[3., 4.],
                [1., 2.]], dtype=float32)
-        >>> float(MaxNorm(radius=5.0).violation(jnp.array([30.0, 40.0])))
+        >>> float(jaxreg.MaxNorm(radius=5.0).violation(jnp.array([30.0, 40.0])))
         45.0
 
     References:
@@ -52,11 +51,11 @@ class MaxNorm(_constraint.Constraint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _constraint.check_axis("MaxNorm", self.axis)
+        _axes.check_axis("MaxNorm", self.axis)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        axes = _constraint.axes_of("MaxNorm", self.axis, z.ndim)
+        axes = _axes.axes_of("MaxNorm", self.axis, z.ndim)
         radius = jnp.asarray(self.radius, _numerics.real_dtype(z))
         outside = _numerics.norms(z, axes) > radius
         w = _shrink(z, step, radius, outside, axes) if step.ndim else z

@@ -23,12 +23,11 @@ class NonNegative(_constraint.Constraint):
         TypeError: the array is complex.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.non_negative import NonNegative
+        >>> import jax.numpy as jnp, jaxreg
         >>> x = jnp.array([-3.0, 0.5, -4.0])
-        >>> NonNegative().prox(x)
+        >>> jaxreg.NonNegative().prox(x)
         Array([0. , 0.5, 0. ], dtype=float32)
-        >>> float(NonNegative()(x)), float(NonNegative().violation(x))
+        >>> float(jaxreg.NonNegative()(x)), float(NonNegative().violation(x))
         (inf, 5.0)
 
     References:

@@ -62,7 +62,9 @@ class SCAD(Elementwise):
         convex = step < bend - 1
         u = jnp.where(convex, step, 0)
         middle = ((bend - 1) * a - bend * u * strength) / (bend - 1 - u)
-        r = jnp.where(a <= strength * (1 + u), jnp.maximum(a - u * strength, 0), jnp.where(a <= bend * strength, middle, a))
+        r = jnp.where(
+            a <= strength * (1 + u), jnp.maximum(a - u * strength, 0), jnp.where(a <= bend * strength, middle, a)
+        )
         soft = jnp.minimum(jnp.maximum(a - _numerics.threshold(step, strength), 0), strength)
         finite = jnp.where(jnp.isfinite(step), step, 1)
         worse = finite * self.profile(soft) + (soft - a) ** 2 / 2 > finite * self.profile(a)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _constraint
+from jaxreg import _axes, _constraint
 from jaxreg._pytree import coefficient, static
 
 
@@ -31,9 +31,8 @@ class Simplex(_constraint.Constraint):
         TypeError: the array is complex.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.simplex import Simplex
-        >>> Simplex().prox(jnp.array([[1.0, 0.5, -3.0], [0.25, 0.25, 0.5]]))
+        >>> import jax.numpy as jnp, jaxreg
+        >>> jaxreg.Simplex().prox(jnp.array([[1.0, 0.5, -3.0], [0.25, 0.25, 0.5]]))
         Array([[0.75, 0.25, 0.  ],
                [0.25, 0.25, 0.5 ]], dtype=float32)
 
@@ -47,12 +46,12 @@ class Simplex(_constraint.Constraint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _constraint.check_axis("Simplex", self.axis)
+        _axes.check_axis("Simplex", self.axis)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
         _constraint.refuse_complex("Simplex", z)
-        axes = _constraint.axes_of("Simplex", self.axis, z.ndim)
+        axes = _axes.axes_of("Simplex", self.axis, z.ndim)
         flat, back = _constraint.as_last_axis(z, axes)
         metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
         return back(_constraint.onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))

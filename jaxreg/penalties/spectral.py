@@ -26,8 +26,8 @@ class Spectral(Regularizer):
     max(m, n)·ε·σ₁ counts as zero in the gradient. Derivatives are finite at zero and at repeated singular values.
 
     Cost: one decomposition (method "svd"), or for L1 about 40 matrix products (method "polar"), which is what
-    accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off the
-    CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
+    accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off
+    the CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -87,8 +87,8 @@ class Spectral(Regularizer):
         possible = self._l1() is not None and not jnp.iscomplexobj(x)
         if self.method == "polar" and not possible:
             raise ValueError(
-                f"`Spectral({type(self.penalty).__name__}, method='polar')` needs a multiple of L1 and a real matrix, got "
-                f"dtype {x.dtype}; use method='svd'."
+                f"`Spectral({type(self.penalty).__name__}, method='polar')` needs a multiple of L1 and a real matrix, "
+                f"got dtype {x.dtype}; use method='svd'."
             )
         large = min(x.shape[-2:]) >= _POLAR_FROM and jax.default_backend() != "cpu"
         return self.method == "polar" or (self.method == "auto" and possible and large)

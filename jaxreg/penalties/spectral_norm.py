@@ -60,7 +60,7 @@ class SpectralNorm(Regularizer):
         if z.size == 0:
             return z
         bound = _clip_level(_spectrum.singular_values(z), _numerics.threshold(step, self.strength))
-        return _spectrum.spectral_map(_clip, bound, z)
+        return _spectrum.spectral_map(_spectrum.clip, bound, z)
 
 
 def _largest(params: Any, s: jax.Array) -> jax.Array:
@@ -73,10 +73,6 @@ def _share_of_largest(params: Any, s: jax.Array) -> jax.Array:
     top = jnp.max(s, axis=-1, keepdims=True)
     ties = jax.lax.stop_gradient((s >= top * (1 - 8 * jnp.finfo(s.dtype).eps)) & (top > 0)).astype(s.dtype)
     return ties / jnp.maximum(jnp.sum(ties, axis=-1, keepdims=True), 1)
-
-
-def _clip(bound: jax.Array, s: jax.Array) -> jax.Array:
-    return jnp.minimum(s, bound)
 
 
 def _clip_level(s: jax.Array, u: jax.Array) -> jax.Array:

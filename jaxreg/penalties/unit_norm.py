@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _constraint, _numerics
+from jaxreg import _axes, _constraint, _numerics
 from jaxreg._pytree import static
 
 
@@ -33,9 +33,8 @@ class UnitNorm(_constraint.Constraint):
         NotImplementedError: `prox` with a step of the shape of `z`.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from jaxreg.penalties.unit_norm import UnitNorm
-        >>> UnitNorm(axis=1).prox(jnp.array([[30.0, 40.0], [0.0, -2.0]])).round(6)
+        >>> import jax.numpy as jnp, jaxreg
+        >>> jaxreg.UnitNorm(axis=1).prox(jnp.array([[30.0, 40.0], [0.0, -2.0]])).round(6)
         Array([[ 0.6,  0.8],
                [ 0. , -1. ]], dtype=float32)
 
@@ -47,12 +46,12 @@ class UnitNorm(_constraint.Constraint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _constraint.check_axis("UnitNorm", self.axis)
+        _axes.check_axis("UnitNorm", self.axis)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
         _constraint.refuse_metric("UnitNorm", jnp.asarray(step))
-        axes = _constraint.axes_of("UnitNorm", self.axis, z.ndim)
+        axes = _axes.axes_of("UnitNorm", self.axis, z.ndim)
         n = math.prod(z.shape[i] for i in axes)
         zero = jnp.all(z == 0, axis=axes, keepdims=True)
         return jnp.where(zero, 1 / math.sqrt(max(n, 1)), _numerics.unit_vectors(z, axes))

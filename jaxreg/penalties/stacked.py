@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._config import register
 from jaxreg._pytree import static
 from jaxreg._regularizer import Regularizer, as_regularizer
 
 
-@register(package="jaxreg.linen")
 @final
 class Stacked(Regularizer):
     """Penalize each layer of a stack by itself: what `nn.scan` and `nn.vmap` make of a parameter.
@@ -31,7 +29,7 @@ class Stacked(Regularizer):
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
-        >>> reg = jaxreg.linen.Stacked(jaxreg.OrthogonalRegularizer(1.0), axes=(0,))
+        >>> reg = jaxreg.Stacked(jaxreg.OrthogonalRegularizer(1.0), axes=(0,))
         >>> float(reg(jnp.ones((3, 2, 2))).round(4))
         3.0
     """
