@@ -12,6 +12,7 @@ import pytest
 
 import jaxreg
 from jaxreg.penalties import PENALTIES
+from tests.penalty_table import ELSEWHERE, table
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxreg"
@@ -152,6 +153,11 @@ def test_the_readme_runs() -> None:
     result = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0 and result.attempted > 20
     assert readme[: readme.index(">>>")].count("\n") < 40
+
+
+def test_the_readme_has_the_table_of_penalties() -> None:
+    assert table() in (ROOT / "README.md").read_text(), "run `python -m tests.penalty_table` and paste what it prints"
+    assert set(ELSEWHERE) <= {cls.__name__ for cls in PENALTIES}
 
 
 def test_the_readme_starts_with_two_commands_that_set_themselves_up() -> None:
