@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import operator
 from collections.abc import Callable, Hashable, Iterable
@@ -84,8 +85,13 @@ class Struct:
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        inside = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields)
+        inside = ", ".join(f"{field.name}={named(getattr(self, field.name))}" for field in fields)
         return f"{type(self).__name__}({inside})"
+
+
+def named(value: Any) -> str:
+    """The repr of a value; functions by their names, so that a repr can be evaluated and does not change by the run."""
+    return str(value.__name__) if inspect.isfunction(value) else repr(value)
 
 
 def _register(cls: type[Struct]) -> None:

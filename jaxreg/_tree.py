@@ -11,7 +11,7 @@ import optax
 
 from jaxreg import _checks, _json, _paths
 from jaxreg._config import get
-from jaxreg._pytree import Struct
+from jaxreg._pytree import Struct, named
 from jaxreg._regularizer import Regularizer, as_regularizer
 from jaxreg._rules import Pattern, Rule, check_pattern, decode_pattern, encode_pattern, is_weight, matches_nothing
 from jaxreg.penalties import Anchored
@@ -165,10 +165,7 @@ class TreeRegularizer(Struct):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        rules = (
-            f"({getattr(rule.pattern, '__name__', None) or repr(rule.pattern)}, {rule.regularizer!r})"
-            for rule in self._rules
-        )
+        rules = (f"({named(rule.pattern)}, {rule.regularizer!r})" for rule in self._rules)
         return f"TreeRegularizer([{', '.join(rules)}])"
 
     def _decide(self, path: str, leaf: Any, used: list[bool]) -> Regularizer | None:

@@ -1,6 +1,7 @@
 """The table of cases: one entry a penalty, with an oracle in NumPy float64 written from the docstring's formula."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -311,6 +312,11 @@ ALL_CASES = CASES + CUSTOM_CASES
 CONVEX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None and case.convex)
 PROX_CASES = tuple(case for case in ALL_CASES if case.scalar is not None)
 SHAPED_CASES = tuple((case, shape) for case in ALL_CASES for shape in case.shapes)
+
+
+def label(value: object) -> str:
+    """A name for a test: the repr without addresses, which differ between the processes that share the tests."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))[:60]
 
 
 def sample(shape: tuple[int, ...], seed: int = 0, scale: float = 2.0) -> Array:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import jaxreg
 import jaxreg.keras
 from jaxreg import L1, L1L2, L2, Function, OrthogonalRegularizer, Scaled, Sum
-from tests.cases import ALL_CASES, CASES, Quartic, log_cosh
+from tests.cases import ALL_CASES, CASES, Quartic, label, log_cosh
 
 KERAS = keras.regularizers
 
@@ -86,7 +86,7 @@ def through_json(config: Any) -> Any:
         ({"class_name": "L2", "config": {"l": 0.3}}, L2(0.3)),
         (MappingProxyType({"class_name": "L1", "config": MappingProxyType({"l1": 0.3})}), L1(0.3)),
     ],
-    ids=repr,
+    ids=label,
 )  # fmt: skip
 def test_get(identifier: Any, expected: Any) -> None:
     found = jaxreg.get(identifier)
@@ -100,7 +100,7 @@ def test_get(identifier: Any, expected: Any) -> None:
     ["", "unknown", "orthogonal", "l1 ", "Regularizer", "regularizer", "jaxreg>unknown", "jaxreg>", ">L1", "Custom>L1",
      "os.system", "Function", "Scaled", 0, 0.01, True, [], (), [L1(), L2()], b"l1", {}, {"l1": 0.1}, int, object,
      jaxreg.Regularizer, Function, Scaled, KERAS.L1, object(), "x" * 10**6, np.zeros(10**5), jnp.ones(3)],
-    ids=lambda value: repr(value)[:30],
+    ids=label,
 )  # fmt: skip
 def test_get_refuses(identifier: Any) -> None:
     with pytest.raises(ValueError, match=r"interpret|no default for|A serialized regularizer is a dict") as caught:
@@ -153,7 +153,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize(("reg", "form"), FORMS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("reg", "form"), FORMS, ids=label)
 def test_serialize_writes_exactly_this(reg: Any, form: dict[str, Any]) -> None:
     written = jaxreg.serialize(reg)
     assert written == form and list(written) == list(form)

@@ -342,7 +342,7 @@ def test_config_round_trip(rules: Any) -> None:
     config = json.loads(json.dumps(reg.get_config()))
     assert jaxreg.TreeRegularizer.from_config(config) == reg
     assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(reg)))) == reg
-    if "function" not in repr(reg):
+    if "lambda" not in repr(reg):
         assert eval(repr(reg), {**vars(jaxreg), "re": re, "wide": wide}) == reg
 
 
@@ -384,4 +384,4 @@ L1_CONFIG = {"class_name": "L1", "config": {}}
 def test_broken_configs(config: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         jaxreg.TreeRegularizer.from_config(config)
-    assert len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 2000
