@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg import _checks, _numerics
-from jaxreg._regularizer import _TREES, Regularizer
+from jaxreg._compiled import TREES
+from jaxreg._regularizer import Regularizer
 
 _ROUNDING = 16  # units in the last place of ‖x‖₂ that a projection may be off after it was rounded to the dtype of x
 
@@ -27,11 +28,11 @@ class Constraint(Regularizer):
     """
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _indicator(self, _checks.array(type(self).__name__, x, _TREES))
+        return _indicator(self, _checks.array(type(self).__name__, x, TREES))
 
     def violation(self, x: ArrayLike) -> jax.Array:
         """Return how far `x` is outside: its Euclidean distance to the set, a scalar, 0 inside. Differentiable."""
-        return _violation(self, _checks.array(f"{type(self).__name__}.violation", x, _TREES))
+        return _violation(self, _checks.array(f"{type(self).__name__}.violation", x, TREES))
 
 
 # `Regularizer` wraps `__call__` so that it sees the array promoted; the tolerance needs the dtype that came in.

@@ -83,7 +83,7 @@ def known_names() -> str:
     """The names for a message: all built-in ones, the first of the registered ones."""
     custom = sorted(_custom)
     more = f" and {len(custom) - 20} more" if len(custom) > 20 else ""
-    return f"{sorted(_builtin)[:40] + [name[:40] for name in custom[:20]]}{more}"
+    return f"{sorted(_builtin)[:60] + [name[:40] for name in custom[:20]]}{more}"
 
 
 # ---------------------------------------------------------------------------------------------------- object -> JSON

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Self, final
@@ -12,9 +11,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg import _checks, _json, _numerics
+from jaxreg._compiled import compiled_penalty, compiled_prox
 from jaxreg._pytree import Struct, coefficient, static
-
-_TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
 
 
 class Regularizer(Struct, abc.ABC):
@@ -49,12 +47,12 @@ class Regularizer(Struct, abc.ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__call__" in cls.__dict__:
-            cls.__call__ = _compiled_penalty(cls, cls.__call__)  # type: ignore[method-assign]
+            cls.__call__ = compiled_penalty(cls, cls.__call__)  # type: ignore[method-assign]
             owner = next(base for base in cls.__mro__ if "prox" in base.__dict__)
             if owner is not cls and not inspect.isabstract(owner):
                 cls.prox = Regularizer.prox  # type: ignore[method-assign]  # a parent's is that of another penalty
         if "prox" in cls.__dict__ and cls.prox is not Regularizer.prox:
-            cls.prox = _compiled_prox(cls, cls.prox)  # type: ignore[method-assign]
+            cls.prox = compiled_prox(cls, cls.prox)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def __call__(self, x: ArrayLike) -> jax.Array:
@@ -121,49 +119,6 @@ class Regularizer(Struct, abc.ABC):
     def _follows_thresholds(self) -> bool:
         """Whether the prox of l1·Σ|w| + [w ≥ 0] + R is that of R after the thresholds: true of norms of groups."""
         return False
-
-
-def _compiled_penalty(cls: type[Regularizer], method: Callable[..., Any]) -> Callable[..., jax.Array]:
-    def penalty(self: Regularizer, x: Any) -> jax.Array:
-        name = type(self).__name__
-        _checks.unstacked(name, self, dataclasses.fields(self))
-        value = method(self, _numerics.promote(x))
-        if value is None or jnp.shape(value) != ():
-            got = None if value is None else f"shape {jnp.shape(value)}"
-            raise ValueError(f"`{name}.__call__` must return a scalar, got {got}.")
-        return jnp.asarray(value)
-
-    penalty.__name__ = penalty.__qualname__ = cls.__name__
-    compiled = jax.jit(penalty)
-
-    @functools.wraps(method)
-    def __call__(self: Regularizer, x: ArrayLike) -> jax.Array:
-        return compiled(self, _checks.array(type(self).__name__, x, _TREES))
-
-    return __call__
-
-
-def _compiled_prox(cls: type[Regularizer], method: Callable[..., Any]) -> Callable[..., jax.Array]:
-    def prox(self: Regularizer, z: Any, step: Any) -> jax.Array:
-        call = f"{type(self).__name__}.prox"
-        _checks.unstacked(call, self, dataclasses.fields(self))
-        z = jnp.asarray(z)
-        promoted = _numerics.promote(z)
-        w = method(self, promoted, jnp.asarray(step, _numerics.real_dtype(promoted)))
-        if jnp.shape(w) != z.shape:
-            raise ValueError(f"`{call}` must return the shape {z.shape} of `z`, got {jnp.shape(w)}.")
-        return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
-
-    prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"
-    compiled = jax.jit(prox)
-
-    @functools.wraps(method)
-    def wrapper(self: Regularizer, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        call = f"{type(self).__name__}.prox"
-        z = _checks.array(call, z, _TREES)
-        return compiled(self, z, _checks.step(call, step, jnp.shape(z)))
-
-    return wrapper
 
 
 def _terms(reg: Regularizer) -> tuple[Regularizer, ...]:

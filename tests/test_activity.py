@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxreg
 from jaxreg import activity
+from tests.cases import label
 
 RHO, TARGET, EPS = 0.2, 1.1, 1e-3
 BATCH, TIME, FEATURES = 8, 4, 3
@@ -372,7 +373,7 @@ def test_penalty_counts_members_not_positions() -> None:
         {"class_name": "L1", "config": {"l1": 0.01}},
         lambda x: 0.01 * jnp.abs(x).sum(),
     ],
-    ids=str,
+    ids=label,
 )
 def test_penalty_takes_every_identifier(identifier: Any) -> None:
     h = jnp.array([[1.0, -2.0], [3.0, 0.0]], jnp.bfloat16)

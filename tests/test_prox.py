@@ -61,9 +61,59 @@ def test_firmly_non_expansive(case: Case) -> None:
         assert ((p - q) ** 2).sum() <= (p - q) @ (x - y) + 1e-5
 
 
-def test_moreau_identity_of_l1_with_the_projection_on_a_box() -> None:
-    z = jnp.asarray(sample((50,)), jnp.float32)
-    np.testing.assert_allclose(jaxreg.L1(0.3).prox(z, 2.0) + jnp.clip(z, -0.6, 0.6), z, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("norm", "ball"),
+    [
+        (jaxreg.L1(0.3), jaxreg.Box(-0.6, 0.6)),
+        (jaxreg.Group(jaxreg.L1(0.3), axis=0), jaxreg.MaxNorm(0.6, axis=0)),
+        (jaxreg.Spectral(jaxreg.L1(0.3)), jaxreg.SpectralBall(0.6)),
+        (jaxreg.Spectral(jaxreg.L1(0.3), "polar"), jaxreg.SpectralBall(0.6)),
+    ],
+    ids=str,
+)
+def test_moreau_identity_with_the_projection_on_the_dual_ball(
+    norm: jaxreg.Regularizer, ball: jaxreg.Regularizer
+) -> None:
+    z = jnp.asarray(sample((6, 5)), jnp.float32)
+    np.testing.assert_allclose(norm.prox(z, 2.0) + ball.prox(z), z, atol=1e-5)
+
+
+@each_case
+def test_the_step_back_is_a_subgradient(case: Case) -> None:
+    """(z − p)/τ = R′(p) where p ≠ 0, and where p = 0 no more than the slope there (if that is finite)."""
+    with jax.enable_x64(True):
+        for tau in STEPS:
+            z = sample((200,), seed=4, scale=3.0)
+            p = np.asarray(case.regularizer.prox(jnp.asarray(z), tau))
+            moved = p != 0
+            np.testing.assert_allclose(((z - p) / tau)[moved], case.subgradient(p)[moved], rtol=1e-6, atol=1e-9 / tau)
+            if case.convex:
+                slope_at_zero = np.abs(case.subgradient(np.full(1, 1e-300)))
+                assert (np.abs(z[~moved]) / tau <= slope_at_zero * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize(
+    ("reg", "weak_convexity"),
+    [(jaxreg.MCP(0.5, 2.0), 0.5), (jaxreg.SCAD(0.5, 3.0), 0.5), (jaxreg.LogSum(0.3, 0.5), 1.2)],
+    ids=str,
+)
+def test_lipschitz_below_the_limit_of_weak_convexity(reg: jaxreg.Regularizer, weak_convexity: float) -> None:
+    with jax.enable_x64(True):
+        x, y = jnp.asarray(sample((500,), seed=1)), jnp.asarray(sample((500,), seed=2))
+        for tau in (0.1, 0.5, 0.8):
+            ratio = jnp.abs(reg.prox(x, tau) - reg.prox(y, tau)) / jnp.abs(x - y)
+            assert ratio.max() <= 1 / (1 - tau * weak_convexity) + 1e-9
+
+
+@each_case
+def test_scaling_oddness_and_permutations(case: Case) -> None:
+    with jax.enable_x64(True):
+        z = jnp.asarray(sample((30,)))
+        for tau in STEPS:
+            p = case.regularizer.prox(z, tau)
+            np.testing.assert_allclose((tau * case.regularizer).prox(z, 1.0), p, rtol=1e-12)
+            np.testing.assert_array_equal(case.regularizer.prox(-z, tau), -p)
+            np.testing.assert_array_equal(case.regularizer.prox(z[::-1], tau), p[::-1])
 
 
 @each_convex_case

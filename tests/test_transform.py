@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,15 +36,13 @@ def one_update(tx: optax.GradientTransformation, params: Any = None, grads: Any 
     return tx.update(grads, tx.init(params), params)[0]
 
 
-def assert_trees_close(actual: Any, expected: Any, **tolerances: float) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **{"rtol": 1e-6, **tolerances}), actual, expected)
-
-
 # ------------------------------------------------------------------------------------------------------------- meaning
 
 
 def test_adds_the_gradient() -> None:
-    assert_trees_close(one_update(jaxreg.add_regularization(REG)), jax.tree.map(lambda p: 0.25 + slope(p), PARAMS))
+    chex.assert_trees_all_close(
+        one_update(jaxreg.add_regularization(REG)), jax.tree.map(lambda p: 0.25 + slope(p), PARAMS)
+    )
     update = one_update(jaxreg.add_regularization(RULES))
     np.testing.assert_allclose(update["a"]["kernel"], [[0.75, -0.25], [0.75, 0.25]])
     assert update["a"]["bias"] is GRADS["a"]["bias"]
@@ -61,7 +60,7 @@ def test_before_an_optimizer_it_is_the_penalty_in_the_loss() -> None:
         u, s = inside.update(jax.grad(lambda p: loss(p) + tree(p))(p), s, p)
         v, t = outside.update(jax.grad(loss)(q), t, q)
         p, q = optax.apply_updates(p, u), optax.apply_updates(q, v)
-    assert_trees_close(p, q, rtol=1e-5)
+    chex.assert_trees_all_close(p, q, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mask", [None, {"a": {"kernel": True, "bias": False}, "b": False}])
@@ -78,7 +77,7 @@ def test_decoupled_l2_of_half_the_weight_decay_is_adamw(mask: Any) -> None:
         u, s = ours.update(grads, s, p)
         v, t = theirs.update(grads, t, q)
         p, q = optax.apply_updates(p, u), optax.apply_updates(q, v)
-    assert_trees_close(p, q)
+    chex.assert_trees_all_close(p, q)
 
 
 def test_schedules_see_the_step_before_the_increment_and_do_not_retrace() -> None:
@@ -118,7 +117,7 @@ def test_track_keeps_the_penalty_of_the_parameters() -> None:
 def test_proximal_ends_at_the_prox_of_the_step() -> None:
     after = optax.apply_updates(PARAMS, one_update(jaxreg.proximal(optax.sgd(0.2), jaxreg.L1(1.0), 0.2)))
     expected = jax.tree.map(lambda p: np.sign(p - 0.05) * np.maximum(abs(np.asarray(p) - 0.05) - 0.2, 0), PARAMS)
-    assert_trees_close(after, expected)
+    chex.assert_trees_all_close(after, expected)
     assert after["b"][0] == 0 and after["a"]["kernel"][1, 1] == 0
     only_kernel = optax.apply_updates(PARAMS, one_update(jaxreg.proximal(optax.sgd(0.2), RULES, 0.2)))
     np.testing.assert_allclose(only_kernel["b"], PARAMS["b"] - 0.05)
@@ -200,7 +199,7 @@ def test_init_is_abstract_and_jit_keeps_the_structure(make: Callable[[], Any]) -
     updates, new_state = jax.jit(tx.update)(GRADS, state, PARAMS)
     assert jax.tree.structure(new_state) == jax.tree.structure(state)
     assert jax.tree.map(lambda s: (s.shape, s.dtype), new_state) == jax.tree.map(lambda s: (s.shape, s.dtype), state)
-    assert_trees_close(updates, tx.update(GRADS, state, PARAMS)[0])
+    chex.assert_trees_all_close(updates, tx.update(GRADS, state, PARAMS)[0])
 
 
 @each_factory
@@ -221,7 +220,7 @@ def test_missing_params(make: Callable[[], Any]) -> None:
 @each_factory
 def test_extra_arguments_are_swallowed(make: Callable[[], Any]) -> None:
     tx = make()
-    assert_trees_close(tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0, epoch=3)[0], one_update(tx))
+    chex.assert_trees_all_close(tx.update(GRADS, tx.init(PARAMS), PARAMS, value=1.0, epoch=3)[0], one_update(tx))
 
 
 @each_factory
@@ -231,7 +230,7 @@ def test_none_leaves_stay_none(make: Callable[[], Any]) -> None:
     grads = {**GRADS, "c": {"frozen": None}}
     updates = one_update(tx, params, grads)
     assert updates["c"] == {"frozen": None}
-    assert_trees_close({"a": updates["a"], "b": updates["b"]}, one_update(tx))
+    chex.assert_trees_all_close({"a": updates["a"], "b": updates["b"]}, one_update(tx))
 
 
 def test_missing_updates_are_left_alone() -> None:
@@ -245,10 +244,10 @@ def test_masked(rules: Any) -> None:
     mask = {"a": True, "b": False}
     coupled = one_update(optax.masked(jaxreg.add_regularization(rules), mask))
     np.testing.assert_array_equal(coupled["b"], GRADS["b"])
-    assert_trees_close(coupled["a"], one_update(jaxreg.add_regularization(rules))["a"])
+    chex.assert_trees_all_close(coupled["a"], one_update(jaxreg.add_regularization(rules))["a"])
     proximal = one_update(optax.masked(jaxreg.proximal(optax.sgd(0.1), rules, 0.1), mask))
     np.testing.assert_array_equal(proximal["b"], GRADS["b"])
-    assert_trees_close(proximal["a"], one_update(jaxreg.proximal(optax.sgd(0.1), rules, 0.1))["a"])
+    chex.assert_trees_all_close(proximal["a"], one_update(jaxreg.proximal(optax.sgd(0.1), rules, 0.1))["a"])
 
 
 def test_partition_shows_each_part_its_leaves() -> None:
@@ -283,7 +282,7 @@ def test_multi_steps_acts_on_emitting_steps_only(make: Callable[[], Any]) -> Non
     for _ in range(2):
         updates, state = tx.update(GRADS, state, expected)
         expected = optax.apply_updates(expected, updates)
-    assert_trees_close(params, expected, atol=1e-6)
+    chex.assert_trees_all_close(params, expected, atol=1e-6)
     for leaf, other in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(leaf == 0, other == 0)
 
@@ -296,7 +295,7 @@ def test_apply_if_finite_skips_bad_gradients(make: Callable[[], Any]) -> None:
     updates, state = tx.update(bad, state, PARAMS)
     assert all((u == 0).all() for u in jax.tree.leaves(updates))
     updates, state = tx.update(GRADS, state, PARAMS)
-    assert_trees_close(updates, one_update(make()))
+    chex.assert_trees_all_close(updates, one_update(make()))
 
 
 def test_inject_hyperparams_takes_numbers_into_a_factory() -> None:
@@ -331,11 +330,11 @@ def test_learning_rate_is_read_from_inject_hyperparams() -> None:
     ):
         tx = jaxreg.proximal(inner, jaxreg.L1(1.0))
         updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
-        assert_trees_close(updates, one_update(jaxreg.proximal(optax.sgd(0.2), jaxreg.L1(1.0), 0.2)))
+        chex.assert_trees_all_close(updates, one_update(jaxreg.proximal(optax.sgd(0.2), jaxreg.L1(1.0), 0.2)))
     tx = jaxreg.proximal(optax.inject_hyperparams(optax.sgd)(schedule), jaxreg.L1(1.0))
     _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
     updates, _ = tx.update(GRADS, state, PARAMS)
-    assert_trees_close(updates, one_update(jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), 0.1)))
+    chex.assert_trees_all_close(updates, one_update(jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), 0.1)))
     for inner in (optax.sgd(0.1), optax.chain(*[optax.inject_hyperparams(optax.sgd)(0.1)] * 2)):
         tx = jaxreg.proximal(inner, REG)
         with pytest.raises(ValueError, match=r"reads the learning rate from `optax\.inject_hyperparams`.*holds [02]"):
@@ -506,7 +505,7 @@ def test_other_wrappers_pass_the_zeros_through() -> None:
         optax.chain(sparse(), optax.identity()),
     ):
         after = optax.apply_updates(PARAMS, one_update(tx))
-        assert_trees_close(after, optax.apply_updates(PARAMS, expected))
+        chex.assert_trees_all_close(after, optax.apply_updates(PARAMS, expected))
         assert after["b"][0] == 0
 
 
@@ -521,7 +520,9 @@ def test_lookahead_takes_the_proximal_optimizer_inside() -> None:
     params = optax.LookaheadParams.init_synced(PARAMS)
     updates, _ = tx.update(GRADS, tx.init(params), params)
     fast = optax.apply_updates(params, updates).fast
-    assert_trees_close(fast, optax.apply_updates(PARAMS, one_update(jaxreg.proximal(optax.sgd(0.2), RULES, 0.2))))
+    chex.assert_trees_all_close(
+        fast, optax.apply_updates(PARAMS, one_update(jaxreg.proximal(optax.sgd(0.2), RULES, 0.2)))
+    )
 
 
 def test_float64() -> None:
@@ -544,7 +545,7 @@ def test_donated_buffers(make: Callable[[], Any]) -> None:
 
     expected = step(PARAMS, tx.init(PARAMS))[0]
     donated = jax.tree.map(jnp.copy, PARAMS)
-    assert_trees_close(jax.jit(step, donate_argnums=(0, 1))(donated, tx.init(donated))[0], expected, atol=1e-7)
+    chex.assert_trees_all_close(jax.jit(step, donate_argnums=(0, 1))(donated, tx.init(donated))[0], expected, atol=1e-7)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(donated))
 
 
@@ -560,5 +561,5 @@ def test_sharded_parameters_keep_their_shardings(make: Callable[[], Any]) -> Non
     tx = make()
     expected = tx.update(params, tx.init(params), params)[0]
     updates, _ = jax.jit(tx.update)(sharded, tx.init(sharded), sharded)
-    assert_trees_close(updates, expected, atol=1e-6)
+    chex.assert_trees_all_close(updates, expected, atol=1e-6)
     assert all(u.sharding.is_equivalent_to(spread, u.ndim) for u in jax.tree.leaves(updates))

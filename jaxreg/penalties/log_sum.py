@@ -34,8 +34,8 @@ class LogSum(Elementwise):
         >>> reg = jaxreg.LogSum(1.0, eps=1.0)
         >>> reg(jnp.array([0.0, 1.0])).round(4)  # log 2
         Array(0.6931, dtype=float32)
-        >>> reg.prox(jnp.array([-4.0, 0.5]))
-        Array([-3.7912877,  0.       ], dtype=float32)
+        >>> reg.prox(jnp.array([-1.5, 0.5]))
+        Array([-1.,  0.], dtype=float32)
 
     References:
         Candès, Wakin and Boyd, *Enhancing sparsity by reweighted l1 minimization*, JFAA, 2008. Prater-Bennette, Shen

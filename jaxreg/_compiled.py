@@ -1,0 +1,62 @@
+"""What becomes of the `__call__` and `prox` that a class writes plainly: checked, promoted and jitted ones."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg import _checks, _numerics
+from jaxreg._pytree import Struct
+
+TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
+
+
+def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return a `__call__` that checks its array, promotes it, and runs `method` jitted."""
+
+    def penalty(self: Any, x: Any) -> jax.Array:
+        name = type(self).__name__
+        _checks.unstacked(name, self, dataclasses.fields(self))
+        value = method(self, _numerics.promote(x))
+        if value is None or jnp.shape(value) != ():
+            got = None if value is None else f"shape {jnp.shape(value)}"
+            raise ValueError(f"`{name}.__call__` must return a scalar, got {got}.")
+        return jnp.asarray(value)
+
+    penalty.__name__ = penalty.__qualname__ = cls.__name__
+    compiled = jax.jit(penalty)
+
+    @functools.wraps(method)
+    def __call__(self: Any, x: ArrayLike) -> jax.Array:
+        return compiled(self, _checks.array(type(self).__name__, x, TREES))
+
+    return __call__
+
+
+def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return a `prox` that checks array and step, promotes them, runs `method` jitted, and casts back."""
+
+    def prox(self: Any, z: Any, step: Any) -> jax.Array:
+        call = f"{type(self).__name__}.prox"
+        _checks.unstacked(call, self, dataclasses.fields(self))
+        z = jnp.asarray(z)
+        promoted = _numerics.promote(z)
+        w = method(self, promoted, jnp.asarray(step, _numerics.real_dtype(promoted)))
+        if jnp.shape(w) != z.shape:
+            raise ValueError(f"`{call}` must return the shape {z.shape} of `z`, got {jnp.shape(w)}.")
+        return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
+
+    prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"
+    compiled = jax.jit(prox)
+
+    @functools.wraps(method)
+    def wrapper(self: Any, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        call = f"{type(self).__name__}.prox"
+        z = _checks.array(call, z, TREES)
+        return compiled(self, z, _checks.step(call, step, jnp.shape(z)))
+
+    return wrapper
