@@ -30,7 +30,8 @@ def add_regularization(reg: RegOrSchedule, *, track: bool = False) -> optax.Grad
     Its place in a chain decides what it means. Before an adaptive optimizer it is the coupled penalty, the same as a
     penalty in the loss. Between `optax.scale_by_adam` and the learning rate it is decoupled: there `L2(wd/2)`, which is
     `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`. The updates keep their dtype, and leaves whose update
-    is `None` or masked stay as they are. No temporary of the size of the tree is made in a compiled step.
+    is `None` or masked stay as they are. No temporary of the size of a leaf is made in a compiled, donated step (with
+    `track=True` the compiler may keep one).
 
     Args:
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
@@ -110,7 +111,7 @@ def proximal(
         reg: a regularizer, a `TreeRegularizer`, or a function of the step count that returns one of them.
         learning_rate: η, a number, a schedule of the step count, or `None` to read it from the state of an
             `optax.inject_hyperparams` inside `inner` that holds exactly one `learning_rate`.
-        metric: `None`, one step size for all coordinates, is the one there is.
+        metric: `None`, one step size for all coordinates; there is no other yet.
 
     Raises:
         ValueError: no `params` in `update`, no single `learning_rate` in the state, a pattern that matches no leaf.
