@@ -167,6 +167,15 @@ def test_prox_derivatives_are_finite_and_dtypes_are_kept(case: Case, structure: 
         np.testing.assert_allclose(reg.prox(x, 0.0), x, atol=1e-6 if structure == "spectral" else 0)
 
 
+@each_case
+def test_nan_stays_nan(case: Case) -> None:
+    z = jnp.array([[1.0, jnp.nan], [2.0, 3.0]])
+    assert jnp.isnan(jaxreg.Group(case.regularizer, axis=0).prox(z, 0.5)[:, 1]).all()
+    assert not jnp.isnan(jaxreg.Group(case.regularizer, axis=0).prox(z, 0.5)[:, 0]).any()
+    assert jnp.isnan(jaxreg.Anchored(case.regularizer, 0.5).prox(z, 0.5)[0, 1])
+    assert jnp.isnan(jaxreg.Spectral(case.regularizer).prox(z, 0.5)).any()
+
+
 # ----------------------------------------------------------------------------------------------------------- identities
 
 

@@ -77,7 +77,7 @@ class Group(Regularizer):
         norms = _numerics.norms(z, axes)
         shrunk = self.penalty.prox(norms, weighted)
         positive = norms > 0
-        return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0)
+        return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
 
     def _metric_prox(self, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         elastic = self.penalty._elastic()
