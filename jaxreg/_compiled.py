@@ -28,11 +28,11 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
         return jnp.asarray(value)
 
     penalty.__name__ = penalty.__qualname__ = cls.__name__
-    compiled = jax.jit(penalty)
+    compiled = _jit_when_called(penalty)
 
     @functools.wraps(method)
     def __call__(self: Any, x: ArrayLike) -> jax.Array:
-        return compiled(self, _checks.array(type(self).__name__, x, TREES))
+        return compiled()(self, _checks.array(type(self).__name__, x, TREES))
 
     return __call__
 
@@ -51,12 +51,17 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
         return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
 
     prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"
-    compiled = jax.jit(prox)
+    compiled = _jit_when_called(prox)
 
     @functools.wraps(method)
     def wrapper(self: Any, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         call = f"{type(self).__name__}.prox"
         z = _checks.array(call, z, TREES)
-        return compiled(self, z, _checks.step(call, step, jnp.shape(z)))
+        return compiled()(self, z, _checks.step(call, step, jnp.shape(z)))
 
     return wrapper
+
+
+def _jit_when_called(function: Callable[..., Any]) -> Callable[[], Any]:
+    """`jax.jit` inspects the signature: work that `import jaxreg` need not wait for."""
+    return functools.cache(lambda: jax.jit(function))
