@@ -84,7 +84,7 @@ class Group(Regularizer):
         if elastic is None:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
-                "all entries (`metric=None`), the penalty `Group(L1(...))`, or a metric that is constant in each group."
+                "all entries (`metric=None`), or `Group` of L1, L2 or L1L2."
             )
         l1, l2 = elastic
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
