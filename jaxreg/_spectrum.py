@@ -96,6 +96,15 @@ def _spectral_map_jvp(
     return _matmul(u * value[..., None, :], vh), tangent
 
 
+def refuse_metric(owner: str, step: jax.Array) -> None:
+    """Raise for a step of the shape of the matrix."""
+    if step.ndim:
+        raise NotImplementedError(
+            f"`{owner}(...).prox` with an array step has no closed form: singular values know no diagonal metric. Use "
+            "one step for all entries (`metric=None`), or put the gradient in by `jaxreg.add_regularization`."
+        )
+
+
 def clip(bound: jax.Array, s: jax.Array) -> jax.Array:
     """min(σ, bound), for `spectral_map`."""
     return jnp.minimum(s, bound)

@@ -61,11 +61,7 @@ class SoftOrthogonal(Regularizer):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         w, step = _as_matrix("SoftOrthogonal.prox", z), jnp.asarray(step)
-        if step.ndim:
-            raise NotImplementedError(
-                "`SoftOrthogonal(...).prox` with an array step has no closed form. Use one step for all entries "
-                "(`metric=None`), or put its gradient in by `jaxreg.add_regularization`: it is smooth."
-            )
+        _spectrum.refuse_metric("SoftOrthogonal", step)
         u = _numerics.threshold(step, self.factor)
         return _spectrum.spectral_map(_largest_root, u, w).reshape(jnp.shape(z)) if w.size else jnp.asarray(z)
 

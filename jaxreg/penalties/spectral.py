@@ -25,7 +25,7 @@ class Spectral(Regularizer):
     The matrix is the last two axes; leading axes are a batch, and their penalties add up. A singular value below
     max(m, n)·ε·σ₁ counts as zero in the gradient. Derivatives are finite at zero and at repeated singular values.
 
-    Cost: one decomposition (method "svd"), or for L1 about 40 matrix products (method "polar"), which is what
+    Cost: one decomposition (method "svd"), or for L1 48 matrix products (method "polar"), which is what
     accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off
     the CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
 
@@ -68,11 +68,7 @@ class Spectral(Regularizer):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = _checks.matrix("Spectral.prox", jnp.asarray(z)), jnp.asarray(step)
-        if step.ndim:
-            raise NotImplementedError(
-                "`Spectral(...).prox` with an array step has no closed form: singular values know no diagonal metric. "
-                "Use one step for all entries (`metric=None`), or put the gradient in by `jaxreg.add_regularization`."
-            )
+        _spectrum.refuse_metric("Spectral", step)
         if z.size == 0:
             return z
         if self._uses_polar(z):

@@ -52,11 +52,7 @@ class SpectralNorm(Regularizer):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = _checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
-        if step.ndim:
-            raise NotImplementedError(
-                "`SpectralNorm(...).prox` with an array step has no closed form: singular values know no diagonal "
-                "metric. Use one step for all entries (`metric=None`), or `jaxreg.add_regularization`."
-            )
+        _spectrum.refuse_metric("SpectralNorm", step)
         if z.size == 0:
             return z
         bound = _clip_level(_spectrum.singular_values(z), _numerics.threshold(step, self.strength))
