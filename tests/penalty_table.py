@@ -11,18 +11,18 @@ from tests.cases import ALL_CASES
 
 HEADER = "| penalty | value | prox | in a diagonal metric | JSON | elsewhere |\n|---|---|---|---|---|---|"
 
-# Who else has it, as read in the sources of Keras 3.15, optax 0.2.8, jaxopt, pyproximal 0.13, skglm 0.5, fastprox 1.0.
+# Who else has it, by the documentation of Keras 3.15, optax 0.2.8, jaxopt, pyproximal 0.13, skglm 0.5, fastprox 1.0.
 ELSEWHERE = {
     "L1": "Keras, jaxopt, pyproximal, skglm, fastprox",
     "L2": "Keras, jaxopt, pyproximal, skglm, fastprox",
     "L1L2": "Keras, jaxopt, skglm, fastprox",
     "OrthogonalRegularizer": "Keras",
-    "L0": "pyproximal (threshold without √2), fastprox",
+    "L0": "pyproximal, fastprox",
     "Lq": "skglm (½, ⅔), fastprox",
     "LogSum": "pyproximal, skglm, fastprox",
-    "MCP": "skglm (wrong for step ≥ gamma), fastprox",
-    "SCAD": "pyproximal (wrong for step > a − 1), skglm, fastprox",
-    "Huber": "pyproximal (wrong), fastprox",
+    "MCP": "skglm (for step < gamma), fastprox",
+    "SCAD": "pyproximal, skglm, fastprox",
+    "Huber": "pyproximal, fastprox",
     "Group": "jaxopt (one group), pyproximal, skglm, fastprox (some profiles)",
     "Spectral": "pyproximal, fastprox",
     "SpectralNorm": "fastprox",

@@ -173,3 +173,19 @@ def test_envelope_theorem() -> None:
 
     slope = (optimum(5.0 + h) - optimum(5.0 - h)) / (2 * h)
     np.testing.assert_allclose(slope, np.abs(solve(jaxreg.L1(5.0), x, y)).sum(), rtol=1e-6)
+
+
+def test_mcp_at_large_steps_where_skglm_is_not_optimal() -> None:
+    """The table says "for step < gamma": there both agree; beyond, theirs has a higher objective than ours."""
+
+    def objective_at(w: Array, z: Array, step: float) -> Array:
+        a = np.abs(w)
+        return step * np.where(a <= 1.0, 0.5 * a - a**2 / 4, 0.25) + (w - z) ** 2 / 2  # strength ½, gamma 2
+
+    z = np.linspace(-3.0, 3.0, 61)
+    with jax.enable_x64(True):
+        for step in (0.5, 1.5, 3.0, 6.0):
+            ours = np.asarray(jaxreg.MCP(0.5, 2.0).prox(z, step))
+            theirs = np.array([skglm.utils.prox_funcs.prox_MCP(v, step, 0.5, 2.0) for v in z])
+            excess = (objective_at(theirs, z, step) - objective_at(ours, z, step)).max()
+            assert excess > 0.01 if step > 2.0 else abs(excess) < 1e-12
