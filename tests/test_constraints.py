@@ -62,7 +62,10 @@ def _ball(z: Array, radius: float, step: Array | float = 1.0) -> Array:
     if np.linalg.norm(z) <= radius:
         return z
     step = np.broadcast_to(step, z.shape)
-    excess = lambda t: np.linalg.norm(z / (1 + np.exp(t) * step)) - radius  # noqa: E731
+
+    def excess(t: float) -> float:
+        return float(np.linalg.norm(z / (1 + np.exp(t) * step)) - radius)
+
     return z / (1 + np.exp(scipy.optimize.brentq(excess, -60, 100, xtol=1e-14, rtol=1e-14)) * step)
 
 
@@ -325,7 +328,10 @@ def test_second_derivatives_of_a_root() -> None:
 def test_derivatives_with_respect_to_the_leaves(case: Case) -> None:
     with jax.enable_x64(True):
         z = jnp.asarray(sample((3, 4)))
-        cube = lambda c: jnp.sum(c.prox(z) ** 3)  # noqa: E731
+
+        def cube(c: Any) -> jax.Array:
+            return jnp.sum(c.prox(z) ** 3)
+
         leaves, treedef = jax.tree.flatten(case.constraint)
         for i, derivative in enumerate(jax.tree.leaves(jax.grad(cube)(case.constraint))):
             plus, minus = (
