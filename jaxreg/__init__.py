@@ -2,10 +2,18 @@
 
 from jaxreg import activity as activity
 from jaxreg import penalties as penalties
+from jaxreg._coefficient_max import coefficient_max as coefficient_max
 from jaxreg._config import deserialize as deserialize
 from jaxreg._config import get as get
 from jaxreg._config import register as register
 from jaxreg._config import serialize as serialize
+from jaxreg._metric import adabelief_metric as adabelief_metric
+from jaxreg._metric import adagrad_metric as adagrad_metric
+from jaxreg._metric import adam_metric as adam_metric
+from jaxreg._metric import amsgrad_metric as amsgrad_metric
+from jaxreg._metric import rmsprop_metric as rmsprop_metric
+from jaxreg._proximal import proximal as proximal
+from jaxreg._proximal import proximal_adam as proximal_adam
 from jaxreg._pytree import coefficient as coefficient
 from jaxreg._pytree import static as static
 from jaxreg._regularizer import Function as Function
@@ -14,7 +22,6 @@ from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
 from jaxreg._rules import is_weight as is_weight
 from jaxreg._transform import add_regularization as add_regularization
-from jaxreg._transform import proximal as proximal
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import L1 as L1

@@ -64,17 +64,25 @@ class Group(Regularizer):
         _axes.check_axis("Group", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
+        return self.size_weight(x) * self.penalty(self.norms(x))
+
+    def norms(self, x: ArrayLike) -> jax.Array:
+        """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
         x = jnp.asarray(x)
-        axes = _axes.axes_of("Group", self.axis, x.ndim)
-        return self._weight(x, axes) * self.penalty(_numerics.norms(x, axes))
+        return _numerics.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
+
+    def size_weight(self, x: ArrayLike) -> jax.Array:
+        """Return ω, the weight of a group."""
+        x = jnp.asarray(x)
+        size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
+        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, _numerics.real_dtype(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
-        axes = _axes.axes_of("Group", self.axis, z.ndim)
-        weighted = jnp.asarray(step) * self._weight(z, axes)
+        weighted = jnp.asarray(step) * self.size_weight(z)
         if weighted.ndim:
-            return self._metric_prox(z, weighted, axes)
-        norms = _numerics.norms(z, axes)
+            return self._metric_prox(z, weighted, _axes.axes_of("Group", self.axis, z.ndim))
+        norms = self.norms(z)
         shrunk = self.penalty.prox(norms, weighted)
         positive = norms > 0
         return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
@@ -90,10 +98,6 @@ class Group(Regularizer):
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
         return z if l1 is None else _secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
-
-    def _weight(self, x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-        size = math.prod(x.shape[a] for a in axes)
-        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, _numerics.real_dtype(x))
 
     def _follows_thresholds(self) -> bool:
         return True
