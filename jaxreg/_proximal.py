@@ -192,9 +192,15 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
         raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {_checks.short(inner_steps)}.")
 
     def prox(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
-        if inner_steps is None or has_prox(regularizer, z, step):
+        if inner_steps is not None and not has_prox(regularizer, z, step):
+            return inner_prox(regularizer, p, z, step, inner_steps)
+        try:
             return regularizer.prox(z, step)
-        return inner_prox(regularizer, p, z, step, inner_steps)
+        except NotImplementedError as error:
+            more = (
+                " `inner_steps` of `proximal` would do for `Difference`, and where one step for all has a closed form."
+            )
+            raise NotImplementedError(f"{error}{more if inner_steps is None else ''}") from None
 
     return prox
 
@@ -265,6 +271,11 @@ def _refuse_skipped_steps(state: Any) -> None:
 def _like(treedef: Any, scales: Any) -> list[Any]:
     if isinstance(scales, float):
         return [scales] * treedef.num_leaves
+    if callable(scales):
+        raise TypeError(
+            "`proximal(metric=...)` takes a function (state, params) -> step sizes; this one gave "
+            f"{_checks.short(scales)}. `jaxreg.adam_metric` and its like must be called: `metric=jaxreg.adam_metric()`."
+        )
     try:
         return list(treedef.flatten_up_to(scales))
     except ValueError as error:

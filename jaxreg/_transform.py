@@ -28,7 +28,7 @@ def add_regularization(
     penalty in the loss. Between `optax.scale_by_adam` and the learning rate it is decoupled: there `L2(wd/2)`, which is
     `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`. The updates keep their dtype, and leaves whose update
     is `None` or masked stay as they are. No temporary of the size of a leaf is made in a compiled, donated step (with
-    `track=True` the compiler may keep one).
+    `track=True` or `cautious=True` the compiler may keep one).
 
     Args:
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that

@@ -63,5 +63,10 @@ class L1L2(Elementwise):
         r = jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
         return r / (1 + 2 * _numerics.threshold(step, self.l2))
 
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        shrunk = _numerics.soft_threshold(z, _numerics.threshold(step, self.l1))
+        return shrunk / (1 + 2 * _numerics.threshold(step, self.l2))
+
     def _elastic(self) -> tuple[Any, Any] | None:
         return self.l1, self.l2

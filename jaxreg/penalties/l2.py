@@ -68,5 +68,8 @@ class L2(Elementwise):
     def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
         return a / (1 + 2 * _numerics.threshold(step, self.l2))
 
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        return jnp.asarray(z) / (1 + 2 * _numerics.threshold(jnp.asarray(step), self.l2))
+
     def _elastic(self) -> tuple[Any, Any] | None:
         return None, self.l2
