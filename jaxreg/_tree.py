@@ -174,7 +174,7 @@ class TreeRegularizer(Struct):
             if (decision is None or not used[i]) and rule.matches(path, leaf):
                 used[i] = True
                 decision = decision or rule
-        return decision.regularizer if decision is not None and _is_inexact(leaf) else None
+        return decision.regularizer if decision is not None and is_inexact(leaf) else None
 
     def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
         paths, leaves, _ = _paths.flatten(params)
@@ -229,7 +229,8 @@ def _rule(rule: Any) -> Rule:
     return Rule(pattern, None if regularizer is None else as_regularizer(regularizer))
 
 
-def _is_inexact(leaf: Any) -> bool:
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is a float or complex array or number: what regularizers act on."""
     dtype = getattr(leaf, "dtype", None)
     return isinstance(leaf, (float, complex)) if dtype is None else bool(jnp.issubdtype(dtype, jnp.inexact))
 

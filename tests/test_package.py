@@ -35,6 +35,8 @@ LAYERS = (
     "_paths",
     "_rules",
     "_tree",
+    "_table",
+    "_sparsity",
     "_coefficient_max",
     "_updates",
     "_transform",
