@@ -112,16 +112,16 @@ def sparsity(params: Any) -> Sparsity:
             continue
         if isinstance(leaf, (jax.Array, np.ndarray)):
             seen.add(id(leaf))
-        zeros = count_zeros(path, leaf)
+        zeros = count_zeros("sparsity", path, leaf)
         found[path] = found[path] + zeros if path in found else zeros
     return Sparsity(found)
 
 
-def count_zeros(path: str, leaf: Any) -> Zeros:
-    """Count in one leaf."""
+def count_zeros(call: str, path: str, leaf: Any) -> Zeros:
+    """Count in one leaf, for `jaxreg.<call>`."""
     if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)):
         raise TypeError(
-            f"`jaxreg.sparsity` counts in arrays that have values, got {short(leaf)} at {short(path)}; call it outside "
+            f"`jaxreg.{call}` counts in arrays that have values, got {short(leaf)} at {short(path)}; call it outside "
             "`jit`, `grad` and `vmap`, on the parameters themselves."
         )
     is_zero = np.asarray(leaf) == 0

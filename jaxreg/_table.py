@@ -77,14 +77,28 @@ def leaves(n: int) -> str:
 
 def _lines(table: Table, width: int = WIDTH) -> list[str]:
     """The table as lines; a first cell that does not fit stands on a line of its own, whole."""
-    rows = [tuple(_cut(cell, i) for i, cell in enumerate(row)) for row in (table.header, *table.rows, table.total)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
-    widths[0] = max(min(widths[0], room), len(table.header[0]), len(table.total[0]))
-    lines = [line for row in rows for line in _line(row, widths, table.left)]
-    rule = "─" * max(sum(widths) + len(_GAP) * (len(widths) - 1), 1)
-    last = len(_line(rows[-1], widths, table.left))
-    return [lines[0], rule, *lines[1:-last], rule, *lines[-last:]]
+    rows = _fitted([table.header, *table.rows, table.total], table.left, width)
+    widths = _widths(rows)
+    gaps = len(_GAP) * (len(widths) - 1)
+    widths[0] = max(min(widths[0], width - sum(widths[1:]) - gaps), len(table.header[0]), len(table.total[0]))
+    rule = "─" * (sum(widths) + gaps)
+    head, *body, total = (_line(row, widths, table.left) for row in rows)
+    return [*head, rule, *(line for lines in body for line in lines), rule, *total]
+
+
+def _fitted(rows: list[tuple[str, ...]], left: tuple[int, ...], width: int) -> list[tuple[str, ...]]:
+    """The rows with long words beside the first column cut, the widest of them by what the table is too wide."""
+    limits = [0, *([_CELL] * (len(rows[0]) - 1))]
+    widths = [min(w, limit) for w, limit in zip(_widths(rows), limits, strict=True)]
+    least = max(len(rows[0][0]), len(rows[-1][0])) + sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+    if least > width and left[1:]:
+        widest = max(left[1:], key=widths.__getitem__)
+        limits[widest] = max(8, widths[widest] - (least - width))
+    return [(row[0], *map(_cut, row[1:], limits[1:])) for row in rows]
+
+
+def _widths(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def _line(row: tuple[str, ...], widths: list[int], left: tuple[int, ...]) -> list[str]:
@@ -97,9 +111,8 @@ def _line(row: tuple[str, ...], widths: list[int], left: tuple[int, ...]) -> lis
     return [*alone, _GAP.join(aligned).rstrip()]
 
 
-def _cut(cell: str, column: int) -> str:
-    cell = cell.replace("\n", " ")
-    return cell if column == 0 or len(cell) <= _CELL else f"{cell[: _CELL - 1]}…"
+def _cut(cell: str, limit: int) -> str:
+    return cell if len(cell) <= limit else f"{cell[: limit - 1]}…"
 
 
 def _html(table: Table) -> str:

@@ -37,6 +37,7 @@ LAYERS = (
     "_tree",
     "_table",
     "_sparsity",
+    "_summary",
     "_coefficient_max",
     "_updates",
     "_transform",
