@@ -135,13 +135,20 @@ class TreeRegularizer(Struct):
 
     def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
+        deciding, idle = self.decide(paths, leaves)
+        if idle and not _shows_a_part(leaves):
+            raise ValueError(f"`TreeRegularizer`: {matches_nothing(idle[0].pattern, paths)}")
+        return [
+            rule.regularizer if rule is not None and is_inexact(leaf) else None
+            for rule, leaf in zip(deciding, leaves, strict=True)
+        ]
+
+    def decide(self, paths: Sequence[str], leaves: Sequence[Any]) -> tuple[list[Rule | None], list[Rule]]:
+        """Return the rule that decides over each leaf, and the rules whose pattern matches no leaf."""
         used = [False] * len(self._rules)
-        assigned = [self._decide(path, leaf, used) for path, leaf in zip(paths, leaves, strict=True)]
-        if not _shows_a_part(leaves):
-            for rule, was_used in zip(self._rules, used, strict=True):
-                if not was_used and rule.pattern != "**":
-                    raise ValueError(f"`TreeRegularizer`: {matches_nothing(rule.pattern, paths)}")
-        return assigned
+        deciding = [self._decide(path, leaf, used) for path, leaf in zip(paths, leaves, strict=True)]
+        idle = [rule for rule, was_used in zip(self._rules, used, strict=True) if not was_used and rule.pattern != "**"]
+        return deciding, idle
 
     def get_config(self) -> dict[str, Any]:
         """Return the rules as plain lists and dicts, fit for JSON; functions must be registered."""
@@ -168,13 +175,13 @@ class TreeRegularizer(Struct):
         rules = (f"({named(rule.pattern)}, {rule.regularizer!r})" for rule in self._rules)
         return f"TreeRegularizer([{', '.join(rules)}])"
 
-    def _decide(self, path: str, leaf: Any, used: list[bool]) -> Regularizer | None:
+    def _decide(self, path: str, leaf: Any, used: list[bool]) -> Rule | None:
         decision: Rule | None = None
         for i, rule in enumerate(self._rules):
             if (decision is None or not used[i]) and rule.matches(path, leaf):
                 used[i] = True
                 decision = decision or rule
-        return decision.regularizer if decision is not None and _is_inexact(leaf) else None
+        return decision
 
     def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
         paths, leaves, _ = _paths.flatten(params)
@@ -229,7 +236,8 @@ def _rule(rule: Any) -> Rule:
     return Rule(pattern, None if regularizer is None else as_regularizer(regularizer))
 
 
-def _is_inexact(leaf: Any) -> bool:
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf is a float or complex array or number: what regularizers act on."""
     dtype = getattr(leaf, "dtype", None)
     return isinstance(leaf, (float, complex)) if dtype is None else bool(jnp.issubdtype(dtype, jnp.inexact))
 

@@ -1,0 +1,129 @@
+"""Tables that a terminal, a notebook and a file can show."""
+
+import abc
+import html
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+WIDTH = 80
+_GAP = "  "
+_CELL = 24  # the longest cell beside the first column; the rest of a longer one is left out
+
+
+class Table(NamedTuple):
+    """A title above each column, cells, and a last row of totals; numbers stand to the right."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    total: tuple[str, ...]
+    left: tuple[int, ...] = (0,)  # the columns that stand to the left
+
+
+class Report(abc.ABC):
+    """What shows itself as a table with notes: plain by `print`, HTML in a notebook, in colours by `rich.print`."""
+
+    @abc.abstractmethod
+    def _table(self) -> Table:
+        """The table."""
+
+    @abc.abstractmethod
+    def _notes(self) -> list[str]:
+        """Sentences below the table."""
+
+    def __str__(self) -> str:
+        return "\n".join([*_lines(self._table()), *([""] if self._notes() else []), *self._notes()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return _html(self._table()) + notes
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.text import Text
+
+        lines = _lines(self._table(), options.max_width)
+        yield Text(lines[0], style="bold", no_wrap=True)
+        yield Text(lines[1], style="dim", no_wrap=True)
+        for line in lines[2:-1]:
+            yield Text(line, style="dim" if line.startswith("─") or " - " in line else "", no_wrap=True)
+        yield Text(lines[-1], style="bold", no_wrap=True)
+        if self._notes():
+            yield Text("")
+        yield from (Text(note) for note in self._notes())
+
+
+def share(part: float, whole: float) -> str:
+    """A share in percent, where 0 and 100 % are exact: `0`, `<0.1%`, `12.5%`, `>99.9%`, `100%`."""
+    if not part or not whole:
+        return "0"
+    percent = 100 * part / whole
+    if percent == 100:
+        return "100%"
+    if 0 <= percent < 0.1:
+        return "<0.1%"
+    return ">99.9%" if 99.9 < percent < 100 else f"{percent:.1f}%"
+
+
+def count(n: int) -> str:
+    """A whole number with spaces between thousands."""
+    return f"{n:,}".replace(",", " ")
+
+
+def leaves(n: int) -> str:
+    """`1 leaf`, `1 000 leaves`."""
+    return f"{count(n)} {'leaf' if n == 1 else 'leaves'}"
+
+
+def _lines(table: Table, width: int = WIDTH) -> list[str]:
+    """The table as lines; a first cell that does not fit stands on a line of its own, whole."""
+    rows = _fitted([table.header, *table.rows, table.total], table.left, width)
+    widths = _widths(rows)
+    gaps = len(_GAP) * (len(widths) - 1)
+    widths[0] = max(min(widths[0], width - sum(widths[1:]) - gaps), len(table.header[0]), len(table.total[0]))
+    rule = "─" * (sum(widths) + gaps)
+    head, *body, total = (_line(row, widths, table.left) for row in rows)
+    return [*head, rule, *(line for lines in body for line in lines), rule, *total]
+
+
+def _fitted(rows: list[tuple[str, ...]], left: tuple[int, ...], width: int) -> list[tuple[str, ...]]:
+    """The rows with long words beside the first column cut, the widest of them by what the table is too wide."""
+    limits = [0, *([_CELL] * (len(rows[0]) - 1))]
+    widths = [min(w, limit) for w, limit in zip(_widths(rows), limits, strict=True)]
+    least = max(len(rows[0][0]), len(rows[-1][0])) + sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+    if least > width and left[1:]:
+        widest = max(left[1:], key=widths.__getitem__)
+        limits[widest] = max(8, widths[widest] - (least - width))
+    return [(row[0], *map(_cut, row[1:], limits[1:])) for row in rows]
+
+
+def _widths(rows: Sequence[tuple[str, ...]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _line(row: tuple[str, ...], widths: list[int], left: tuple[int, ...]) -> list[str]:
+    alone = [row[0]] if len(row[0]) > widths[0] else []
+    cells = ("", *row[1:]) if alone else row
+    aligned = (
+        cell.ljust(width) if i in left else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return [*alone, _GAP.join(aligned).rstrip()]
+
+
+def _cut(cell: str, limit: int) -> str:
+    return cell if len(cell) <= limit else f"{cell[: limit - 1]}…"
+
+
+def _html(table: Table) -> str:
+    def row(cells: tuple[str, ...], tag: str) -> str:
+        sides = ("left" if i in table.left else "right" for i in range(len(cells)))
+        pairs = zip(cells, sides, strict=True)
+        inside = "".join(f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>' for cell, side in pairs)
+        return f"<tr>{inside}</tr>"
+
+    body = "".join(row(cells, "td") for cells in table.rows)
+    return (
+        f"<table><thead>{row(table.header, 'th')}</thead><tbody>{body}</tbody>"
+        f"<tfoot>{row(table.total, 'th')}</tfoot></table>"
+    )
