@@ -1,6 +1,7 @@
 """Argument checks with one style of message: the call, the rule, the value received, the way out."""
 
 import dataclasses
+import functools
 import math
 import numbers
 import reprlib
@@ -129,9 +130,14 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
             raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
         x = unwrap()
     dtype = getattr(x, "dtype", None)
-    if dtype is not None and not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+    if dtype is not None and not _is_numeric(dtype):
         raise TypeError(f"`{call}` takes an array of numbers, got dtype {dtype}.")
     return x
+
+
+@functools.cache  # an eager call on a small array would notice
+def _is_numeric(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
 
 
 def matrix(call: str, x: jax.Array) -> jax.Array:

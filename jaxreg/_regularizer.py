@@ -173,6 +173,9 @@ class Sum(Regularizer):
         object.__setattr__(self, "terms", tuple(map(as_regularizer, self.terms)))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
+        l1, l2 = self._elastic() or (None, None)
+        if l1 is not None and l2 is not None:
+            return _numerics.scaled_l1l2(l1, l2, jnp.asarray(x))
         return sum((term(x) for term in self.terms), start=jnp.zeros((), _numerics.real_dtype(jnp.asarray(x))))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:

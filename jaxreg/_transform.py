@@ -28,7 +28,7 @@ def add_regularization(
     penalty in the loss. Between `optax.scale_by_adam` and the learning rate it is decoupled: there `L2(wd/2)`, which is
     `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`. The updates keep their dtype, and leaves whose update
     is `None` or masked stay as they are. No temporary of the size of a leaf is made in a compiled, donated step (with
-    `track=True` or `cautious=True` the compiler may keep one).
+    `cautious=True` the compiler may keep one); with `track=True` the parameters are read once more.
 
     Args:
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
@@ -83,12 +83,15 @@ def add_regularization(
                 new.append(update_leaf)
                 continue
             promoted = _numerics.promote(leaf)
+            if track:
+                value = regularizer(promoted)
+                penalty += value.astype(penalty.dtype)
+                # Never so, but then the sum has to come before the donated parameters are written: it needs no copy.
+                promoted = jnp.where(value < -jnp.inf, 0, promoted)
             slope = jax.grad(regularizer)(promoted)
             if cautious:
                 slope = jnp.where(_numerics.real_product(jnp.asarray(update_leaf), slope) >= 0, slope, 0)
             new.append(update_leaf + slope.astype(jnp.asarray(update_leaf).dtype))
-            if track:
-                penalty += regularizer(promoted).astype(penalty.dtype)
         state = AddRegularizationState(optax.safe_increment(state.count), penalty if track else None)
         return treedef.unflatten(new), state
 

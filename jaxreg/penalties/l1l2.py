@@ -49,9 +49,7 @@ class L1L2(Elementwise):
     l2: ArrayLike = coefficient(0.0)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        # Two reductions: the compiler vectorizes each; one fused expression takes twice as long on a CPU.
-        x = jnp.asarray(x)
-        return _numerics.scaled_l1(self.l1, x) + _numerics.scaled_l2(self.l2, x)
+        return _numerics.scaled_l1l2(self.l1, self.l2, jnp.asarray(x))
 
     def profile(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.l1, a.dtype) * a + jnp.asarray(self.l2, a.dtype) * a**2
