@@ -481,3 +481,23 @@ def test_a_tree_anchored_to_pretrained_parameters() -> None:
 @pytest.mark.parametrize("case", STRUCTURES, ids=str)
 def test_structures_round_trip_through_json(case: Case) -> None:
     assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(case.regularizer)))) == case.regularizer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("decades", [0, 2, 4, 8])
+def test_group_in_a_metric_of_many_decades_is_the_root_by_bisection(dtype: str, decades: int) -> None:
+    rng = np.random.default_rng(decades)
+    step = 10 ** rng.uniform(-decades / 2, decades / 2, (400, 60))
+    z = rng.normal(size=(400, 60)) * step ** rng.uniform(0, 1.5, (400, 1))
+    z *= (1 + 10 ** rng.uniform(-4, 3, (400, 1))) / np.linalg.norm(
+        z / step, axis=1, keepdims=True
+    )  # just above, far above
+    low, high = np.zeros((400, 1)), np.linalg.norm(z, axis=1, keepdims=True)
+    for _ in range(2000):  # the root of Σ(z/(r + τ))² = 1
+        r = (low + high) / 2
+        low, high = np.where(((z / (r + step)) ** 2).sum(1, keepdims=True) > 1, (r, high), (low, r))
+    expected = z * r / (r + step)
+    with jax.enable_x64(dtype == "float64"):
+        w = np.asarray(jaxreg.Group(jaxreg.L1(1.0), axis=1).prox(jnp.asarray(z, dtype), jnp.asarray(step, dtype)))
+    error = np.abs(w - expected).max(axis=1) / np.abs(z).max(axis=1)
+    assert error.max() <= 8 * np.finfo(dtype).eps
