@@ -187,3 +187,20 @@ def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
 def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return norms(x, axes), jnp.sum(real_product(unit_vectors(x, axes), dx), axis=axes, keepdims=True)
+
+
+@jax.custom_jvp
+def gram(x: jax.Array) -> jax.Array:
+    """X Xᴴ. Its derivative M + Mᴴ takes one product, M = dX Xᴴ, and so does its transpose: (G + Gᴴ) X."""
+    return _times_adjoint(x, x)
+
+
+@gram.defjvp
+def _gram_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    m = _times_adjoint(dx, x)
+    return gram(x), m + jnp.conj(m).T
+
+
+def _times_adjoint(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, jnp.conj(b).T, precision=jax.lax.Precision.HIGHEST)

@@ -75,6 +75,25 @@ def test_tracking_changes_no_update() -> None:
     np.testing.assert_array_equal(*updates)
 
 
+@pytest.mark.parametrize(
+    ("reg", "shape", "side"),
+    [
+        (jaxreg.SoftOrthogonal(0.1), (256, 1024), 256),
+        (jaxreg.SoftOrthogonal(0.1), (1024, 256), 256),
+        (jaxreg.OrthogonalRegularizer(0.1), (256, 1024), 256),
+        (jaxreg.OrthogonalRegularizer(0.1, mode="columns"), (1024, 256), 256),
+    ],
+    ids=str,
+)
+def test_a_gram_matrix_costs_one_product_and_its_gradient_one_more(
+    reg: jaxreg.Regularizer, shape: tuple[int, int], side: int
+) -> None:
+    w = jax.ShapeDtypeStruct(shape, jnp.float32)
+    product = 2 * side * shape[0] * shape[1]
+    for loss, products in ((reg, 1), (jax.value_and_grad(reg), 2)):
+        assert products * product <= programs.flops(programs.compile_(loss, w)) <= (products + 0.1) * product
+
+
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 

@@ -21,7 +21,7 @@ class Settings:
     @property
     def slow_rounds(self) -> int:
         """For what takes seconds."""
-        return 1 if self.quick else 5
+        return 1 if self.quick else 3
 
     @property
     def at_least(self) -> float:
