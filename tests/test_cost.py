@@ -94,6 +94,13 @@ def test_a_gram_matrix_costs_one_product_and_its_gradient_one_more(
         assert products * product <= programs.flops(programs.compile_(loss, w)) <= (products + 0.1) * product
 
 
+@pytest.mark.parametrize("reg", [jaxreg.Spectral(jaxreg.L1(0.1)), jaxreg.SpectralNorm(0.1)], ids=str)
+def test_a_penalty_of_singular_values_and_its_gradient_take_one_decomposition(reg: jaxreg.Regularizer) -> None:
+    w = jax.ShapeDtypeStruct((20, 30), jnp.float32)
+    for function in (reg, jax.value_and_grad(reg), reg.prox):
+        assert programs.compile_(function, w).as_text().count("gesdd") == 1
+
+
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 
