@@ -48,6 +48,7 @@ class Elementwise(Regularizer, abc.ABC):
 @jax.custom_jvp
 def weighted_sum(reg: Elementwise, weights: jax.Array, x: jax.Array) -> jax.Array:
     """Σ_i weights_i·ρ(|x_i|)."""
+    reg, weights, x = _numerics.unshared((reg, weights, x))
     return jnp.sum(weights * reg.profile(jnp.abs(x)))
 
 
@@ -59,6 +60,6 @@ def _weighted_sum_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array
     def of_coefficients(reg: Elementwise, weights: jax.Array) -> jax.Array:
         return jnp.sum(weights * reg.profile(a))
 
-    value, tangent = jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))
+    _, tangent = jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))
     gradient = weights * reg.slope(a) * jnp.sign(x)  # sign(0) = 0: the subgradient of least norm
-    return value, tangent + jnp.sum(_numerics.real_product(gradient, dx))
+    return weighted_sum(reg, weights, x), tangent + jnp.sum(_numerics.real_product(gradient, dx))

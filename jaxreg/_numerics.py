@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+T = TypeVar("T")
 
 
 def promote(x: Any) -> jax.Array:
@@ -77,10 +79,14 @@ def _scaled_l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     return _scaled_l2(c, x), tangent
 
 
+def unshared(operands: T) -> T:
+    """The same, but leaves of one shape will not share broadcast coefficients, which would be kept in memory for it."""
+    return jax.lax.optimization_barrier(operands)
+
+
 @jax.custom_jvp
 def _scaled_l1l2(l1: jax.Array, l2: jax.Array, x: jax.Array) -> jax.Array:
-    # Without the barrier leaves of one shape share broadcasts of l1 and l2, which are then kept in memory and read.
-    l1, l2, x = jax.lax.optimization_barrier((l1, l2, x))
+    l1, l2, x = unshared((l1, l2, x))
     a = jnp.abs(x)
     return jnp.sum(a * (l1 + l2 * a))
 
@@ -181,3 +187,20 @@ def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
 def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return norms(x, axes), jnp.sum(real_product(unit_vectors(x, axes), dx), axis=axes, keepdims=True)
+
+
+@jax.custom_jvp
+def gram(x: jax.Array) -> jax.Array:
+    """X Xᴴ. Its derivative M + Mᴴ takes one product, M = dX Xᴴ, and so does its transpose: (G + Gᴴ) X."""
+    return _times_adjoint(x, x)
+
+
+@gram.defjvp
+def _gram_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    m = _times_adjoint(dx, x)
+    return gram(x), m + jnp.conj(m).T
+
+
+def _times_adjoint(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, jnp.conj(b).T, precision=jax.lax.Precision.HIGHEST)

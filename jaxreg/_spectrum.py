@@ -48,8 +48,11 @@ def _negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 @jax.custom_jvp
 def singular_values(x: jax.Array) -> jax.Array:
-    """σ of the last two axes, in decreasing order; dσ_i = Re u_iᴴ dX v_i."""
-    return jnp.linalg.svd(x, compute_uv=False)
+    """σ of the last two axes, in decreasing order; dσ_i = Re u_iᴴ dX v_i.
+
+    Taken from the whole decomposition, for callers that need the vectors too: the compiler makes one of the two.
+    """
+    return _svd(x)[1]
 
 
 @singular_values.defjvp
@@ -124,11 +127,12 @@ def spectral_sum(
 @spectral_sum.defjvp
 def _spectral_sum_jvp(total: Any, slopes: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (params, x), (dparams, dx) = primals, tangents
-    s = jax.lax.stop_gradient(jnp.linalg.svd(x, compute_uv=False))
+    sigma = singular_values(x)
+    s = jax.lax.stop_gradient(sigma)
     s = jnp.where(s <= _negligible(s, x.shape), 0, s)
     _, tangent = jax.jvp(lambda p: total(p, s), (params,), (dparams,))
     gradient = spectral_map(functools.partial(_not_negligible, slopes, x.shape), params, x)
-    return spectral_sum(total, slopes, params, x), tangent + jnp.sum(_numerics.real_product(gradient, dx))
+    return total(params, sigma), tangent + jnp.sum(_numerics.real_product(gradient, dx))
 
 
 def _not_negligible(slopes: Any, shape: tuple[int, ...], params: Any, s: jax.Array) -> jax.Array:

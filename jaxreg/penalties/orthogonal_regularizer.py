@@ -55,6 +55,6 @@ class OrthogonalRegularizer(Regularizer):
         if n < 2:
             return jnp.zeros_like(factor)
         units = _numerics.unit_vectors(rows, axis=1)
-        cosines = jnp.matmul(units, jnp.conj(units).T, precision=jax.lax.Precision.HIGHEST)
+        cosines = _numerics.gram(units)
         off_diagonal = jnp.where(jnp.eye(n, dtype=bool), 0, _numerics.absolute(cosines))
         return factor * (jnp.sum(off_diagonal) / (n * (n - 1)))

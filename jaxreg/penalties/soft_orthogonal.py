@@ -54,7 +54,7 @@ class SoftOrthogonal(Regularizer):
             return jnp.zeros((), _numerics.real_dtype(w))
         m, n = w.shape
         short = w if m < n else jnp.conj(w).T
-        gram = jnp.matmul(short, jnp.conj(short).T, precision=jax.lax.Precision.HIGHEST)
+        gram = _numerics.gram(short)
         rest = gram - jnp.eye(min(m, n), dtype=w.dtype)
         factor = jnp.asarray(self.factor, _numerics.real_dtype(w))
         return _numerics.scaled_l2(factor, rest) + factor * max(n - m, 0)

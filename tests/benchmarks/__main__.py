@@ -44,7 +44,9 @@ def main() -> None:
     if args.out:
         report.to_json(args.out, rows, peers.MISSING, args.quick)
     missed = [row for row in rows if row.reached is False]
-    console.print(f"{sum(row.limit is not None for row in rows) - len(missed)} limits reached, {len(missed)} missed")
+    judged = sum(row.limit is not None for row in rows)
+    note = " (which says nothing at the sizes of --quick)" if args.quick else ""
+    console.print(f"{judged - len(missed)} limits reached, {len(missed)} missed{note}")
 
 
 if __name__ == "__main__":

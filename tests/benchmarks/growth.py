@@ -44,7 +44,7 @@ def _leaves(config: settings.Settings) -> list[Measurement]:
 
 
 def _compilation(config: settings.Settings) -> list[Measurement]:
-    few, many = config.scaled(100, 10), config.scaled(1000, 40)
+    few, many = config.scaled(100, 4), config.scaled(1000, 12)
     trees = {
         f"{few} leaves": {str(i): jnp.ones((8, 8)) for i in range(few)},
         f"{many} leaves of one shape": {str(i): jnp.ones((8, 8)) for i in range(many)},

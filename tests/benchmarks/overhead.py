@@ -53,7 +53,7 @@ def _by_hand(strength: float, both: bool) -> Callable[[Any], Any]:
 
 
 def _programs(config: settings.Settings) -> list[Measurement]:
-    leaves = config.scaled(1000, 40)
+    leaves = config.scaled(1000, 20)
     params, reg, by_hand = many_leaves(leaves)
 
     def handwritten(params: Any) -> Any:

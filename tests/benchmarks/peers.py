@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -9,7 +10,9 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 def _optional(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # jaxopt says that it is no longer maintained
+            return importlib.import_module(name)
     except ImportError:
         return None
 

@@ -14,6 +14,7 @@ from tests.benchmarks import peers, programs, settings
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
 from tests.benchmarks.timing import Function, alternate
 
+FAMILY = "penalty of the tree"
 L1, L2 = 1e-4, 1e-3
 
 
@@ -28,7 +29,7 @@ def measure(config: settings.Settings) -> list[Measurement]:
     times = alternate(of_l2, config.rounds, config.at_least)
     one_read = "one read of the memory" if settings.on_gpu() else "one BLAS read, a thread a core"
     limits = {one_read: Limit("≤", 1.1), "one BLAS read, one thread": None, "jnp": None, "Keras": None, "PyTorch": None}
-    found = ratios("penalty of the tree", "L2", times, limits)
+    found = ratios(FAMILY, "L2", times, limits)
 
     of_l1l2 = {
         "jaxreg": lambda: l1l2(params),
@@ -39,10 +40,10 @@ def measure(config: settings.Settings) -> list[Measurement]:
     times = alternate(of_l1l2, config.rounds, config.at_least)
     faster = Limit("<", 1.0)
     limits = {"L2 alone": Limit("≤", 1.2), "jnp": faster, "Keras": faster, "PyTorch": faster}
-    found += ratios("penalty of the tree", "L1L2", times, limits)
+    found += ratios(FAMILY, "L1L2", times, limits)
     found.append(
         exact(
-            "penalty of the tree",
+            FAMILY,
             "L1L2: bytes accessed",
             "-",
             programs.accessed(l1l2) / size,
@@ -52,7 +53,7 @@ def measure(config: settings.Settings) -> list[Measurement]:
     )
     found.append(
         exact(
-            "penalty of the tree",
+            FAMILY,
             "L1L2: temporaries",
             "-",
             programs.temporaries(l1l2) / size,

@@ -10,6 +10,8 @@ from tests.benchmarks import peers, programs, settings
 from tests.benchmarks.measurement import Limit, Measurement, ratios
 from tests.benchmarks.timing import Function, alternate
 
+FAMILY = "proximal operator"
+
 
 def measure(config: settings.Settings) -> list[Measurement]:
     z = settings.normal((config.scaled(8192, 64), config.scaled(4096, 32)))
@@ -26,7 +28,7 @@ def measure(config: settings.Settings) -> list[Measurement]:
         functions = {name: lambda program=program: program(z) for name, program in compiled.items()}
         if work == "L1" and peers.torch is not None:
             functions["PyTorch"] = _softshrink(*peers.torch_tensors([z]))
-        found += ratios("proximal operator", work, alternate(functions, config.rounds, config.at_least), limits)
+        found += ratios(FAMILY, work, alternate(functions, config.rounds, config.at_least), limits)
     return found
 
 

@@ -21,7 +21,7 @@ class Settings:
     @property
     def slow_rounds(self) -> int:
         """For what takes seconds."""
-        return 2 if self.quick else 5
+        return 1 if self.quick else 3
 
     @property
     def at_least(self) -> float:
@@ -38,7 +38,7 @@ def on_gpu() -> bool:
 
 def transformer(settings: Settings) -> dict[str, Any]:
     """Parameters in the shapes of GPT-2 small: 124 million float32 numbers, 148 leaves of 8 shapes."""
-    width, layers = settings.scaled(768, 64), settings.scaled(12, 2)
+    width, layers = settings.scaled(768, 64), settings.scaled(12, 1)
     block = {
         "ln_1": {"scale": (width,), "bias": (width,)},
         "attention": {"kernel": (width, 3 * width), "bias": (3 * width,)},

@@ -11,9 +11,9 @@ import jaxreg
 from tests.benchmarks import peers, programs, settings
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
 from tests.benchmarks.timing import Function, alternate
+from tests.benchmarks.transformations import L1, L2, NET, RATE, transformations
 
-RATE, L1, L2 = 1e-3, 1e-6, 1e-5
-NET = jaxreg.L1L2(L1, L2)
+FAMILY = "optimizer step"
 
 
 def measure(config: settings.Settings) -> list[Measurement]:
@@ -21,21 +21,6 @@ def measure(config: settings.Settings) -> list[Measurement]:
     return [*_adam(config, params), *_weight_decay(config, params), *_sgd(config, params), *_torch(config, params)]
 
 
-def transformations() -> dict[str, optax.GradientTransformation]:
-    """The Adam steps that are measured."""
-    return {
-        "plain": optax.adam(RATE),
-        "coupled": optax.chain(jaxreg.add_regularization(NET), optax.adam(RATE)),
-        "decoupled": optax.chain(
-            optax.scale_by_adam(), jaxreg.add_regularization(NET), optax.scale_by_learning_rate(RATE)
-        ),
-        "tracked": optax.chain(jaxreg.add_regularization(NET, track=True), optax.adam(RATE)),
-        "proximal L1": jaxreg.proximal_adam(RATE, jaxreg.L1(L1)),
-        "proximal group": jaxreg.proximal_adam(RATE, GROUPS),
-    }
-
-
-GROUPS = jaxreg.TreeRegularizer([("**/kernel", jaxreg.Group(jaxreg.L1(L1), axis=0)), ("**", None)])
 WORK = {
     "coupled": ("Adam, L1L2 coupled", Limit("≤", 1.05)),
     "decoupled": ("Adam, L1L2 decoupled", Limit("≤", 1.05)),
@@ -57,20 +42,18 @@ def _adam(config: settings.Settings, params: Any) -> list[Measurement]:
             "plain Adam": _running(yardstick, plain[1], params),
         }
         times = alternate(functions, config.rounds, config.at_least)
-        found += ratios("optimizer step", work, times, {"plain Adam": limit})
+        found += ratios(FAMILY, work, times, {"plain Adam": limit})
         extra = (programs.temporaries(program) - programs.temporaries(yardstick)) / size
         more = (programs.accessed(program) - programs.accessed(yardstick)) / size
-        found.append(
-            exact("optimizer step", f"{work}: temporaries", "plain Adam", extra, "trees more", Limit("≤", 0.01))
-        )
-        found.append(exact("optimizer step", f"{work}: bytes accessed", "plain Adam", more, "trees more", None))
+        found.append(exact(FAMILY, f"{work}: temporaries", "plain Adam", extra, "trees more", Limit("≤", 0.01)))
+        found.append(exact(FAMILY, f"{work}: bytes accessed", "plain Adam", more, "trees more", None))
     if peers.keras is not None:
         times = alternate(
             {"Keras": _keras_way(optax.adam(RATE), params), "plain Adam": _running(yardstick, plain[1], params)},
             config.rounds,
             config.at_least,
         )
-        found += ratios("optimizer step", "Adam, L1L2 in the loss by Keras", times, {"plain Adam": None}, ours="Keras")
+        found += ratios(FAMILY, "Adam, L1L2 in the loss by Keras", times, {"plain Adam": None}, ours="Keras")
     return found
 
 
@@ -79,7 +62,7 @@ def _weight_decay(config: settings.Settings, params: Any) -> list[Measurement]:
     ours = optax.chain(optax.scale_by_adam(), decay, optax.scale_by_learning_rate(RATE))
     functions = {"jaxreg": _compiled(ours, params), "optax.adamw": _compiled(optax.adamw(RATE), params)}
     times = alternate(functions, config.rounds, config.at_least)
-    return ratios("optimizer step", "Adam, L2 decoupled", times, {"optax.adamw": Limit("≤", 1.05)})
+    return ratios(FAMILY, "Adam, L2 decoupled", times, {"optax.adamw": Limit("≤", 1.05)})
 
 
 def _sgd(config: settings.Settings, params: Any) -> list[Measurement]:
@@ -92,11 +75,11 @@ def _sgd(config: settings.Settings, params: Any) -> list[Measurement]:
     }
     times = alternate(functions, config.rounds, config.at_least)
     limits = {"plain SGD": Limit("≤", 1.1), "optax.add_decayed_weights": None}
-    found = ratios("optimizer step", "SGD, L1L2", times, limits)
+    found = ratios(FAMILY, "SGD, L1L2", times, limits)
     if peers.keras is not None:
         functions = {"Keras": _keras_way(optax.sgd(RATE), params), "plain SGD": _compiled(optax.sgd(RATE), params)}
         times = alternate(functions, config.rounds, config.at_least)
-        found += ratios("optimizer step", "SGD, L1L2 in the loss by Keras", times, {"plain SGD": None}, ours="Keras")
+        found += ratios(FAMILY, "SGD, L1L2 in the loss by Keras", times, {"plain SGD": None}, ours="Keras")
     return found
 
 
@@ -166,5 +149,5 @@ def _torch(config: settings.Settings, params: Any) -> list[Measurement]:
     found = []
     for work, (plain, penalized, bare) in wanted.items():
         times = alternate({"PyTorch": penalized, plain: bare}, config.slow_rounds, config.at_least)
-        found += ratios("optimizer step", work, times, {plain: None}, ours="PyTorch")
+        found += ratios(FAMILY, work, times, {plain: None}, ours="PyTorch")
     return found

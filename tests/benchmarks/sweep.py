@@ -18,7 +18,7 @@ FAMILY = "sweep"
 
 
 def measure(config: settings.Settings) -> list[Measurement]:
-    strengths, steps = config.scaled(STRENGTHS, 3), config.scaled(300, 5)
+    strengths, steps = config.scaled(STRENGTHS, 2), config.scaled(300, 5)
     rng = np.random.default_rng(0)
     inputs = jnp.asarray(rng.standard_normal((steps, BATCH, 64), np.float32))
     labels = jnp.asarray(rng.integers(0, CLASSES, (steps, BATCH)))
@@ -61,10 +61,10 @@ def measure(config: settings.Settings) -> list[Measurement]:
     work = f"{strengths} strengths of L1 by vmap, {steps} steps"
     found = ratios(FAMILY, work, times, {"a loop of the same compiled step": None})
     if peers.keras is not None:
-        fits = min(KERAS_FITS, strengths)
+        fits = config.scaled(KERAS_FITS, 1)
         name = f"{strengths} Keras fits ({fits} measured)"
         data = np.asarray(inputs).reshape(-1, 64), np.asarray(labels).ravel()
-        times = alternate({"jaxreg": stacked, name: lambda: _keras_fits(values[:fits], *data)}, 2, 0)
+        times = alternate({"jaxreg": stacked, name: lambda: _keras_fits(values[:fits], *data)}, config.scaled(2, 1), 0)
         times[name] = [seconds * strengths / fits for seconds in times[name]]
         found += ratios(FAMILY, work, times, {name: None})
     return found

@@ -1,0 +1,87 @@
+"""The benchmark suite runs, measures what it says, and judges it right."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import report, timing
+from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = {
+    "penalty of the tree",
+    "value and gradient",
+    "optimizer step",
+    "proximal operator",
+    "sweep",
+    "matrix penalty, value and gradient",
+    "overhead",
+    "growth",
+}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp("benchmarks") / "new" / "quick.json"
+    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--out", str(out)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, out
+
+
+def test_the_quick_run_measures_every_family_and_writes_json(quick: tuple[str, Path]) -> None:
+    printed, out = quick
+    result = json.loads(out.read_text())
+    rows = [Measurement.from_json(row) for row in result["measurements"]]
+    assert [row.to_json() for row in rows] == result["measurements"]
+    assert {row.family for row in rows} == FAMILIES
+    for row in rows:
+        assert row.work in printed
+        assert row.least <= row.median <= row.greatest
+        assert row.unit != "×" or row.least > 0, row
+    assert {"Keras", "jnp", "plain Adam", "plain SGD", "optax.adamw", "one BLAS read, a thread a core"} <= {
+        row.against for row in rows
+    }
+    assert result["machine"]["versions"]["jax"] and result["machine"]["cores"]
+    for name in result["missing"]:
+        assert f"skipped: {name} is not installed" in printed
+
+
+def test_the_markdown_table_has_the_rows_with_limits(quick: tuple[str, Path]) -> None:
+    _, out = quick
+    command = [sys.executable, "-m", "tests.benchmarks", "--table", str(out)]
+    printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    _, rows = report.read(out)
+    limited = [row for row in rows if row.limit is not None and row.unit == "×"]
+    assert printed.count("\n|") == 1 + len(limited)
+    assert printed == report.markdown(out) + "\n"
+    assert "`python -m tests.benchmarks --quick`" in printed
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    times = {"jaxreg": [1.0, 2.0, 9.0], "peer": [2.0, 4.0, 3.0]}
+    (row,) = ratios("family", "work", times, {"peer": Limit("≤", 0.5), "missing": None})
+    assert (row.median, row.least, row.greatest, row.milliseconds, row.reached) == (0.5, 0.5, 3.0, 2000.0, True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "reached"),
+    [("≤", 1.0, True), ("≤", 1.1, False), ("<", 1.0, False), ("<", 0.9, True), ("≥", 0.9, False), ("≥", 1.0, True)],
+)
+def test_limits_judge(rule: str, value: float, reached: bool) -> None:
+    assert exact("family", "work", "-", value, "trees", Limit(rule, 1.0)).reached is reached
+    assert exact("family", "work", "-", value, "trees", None).reached is None
+
+
+def test_the_timer_calls_in_turn_and_equally_often() -> None:
+    calls: list[str] = []
+    functions: dict[str, Any] = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = timing.alternate(functions, rounds=3, at_least=0)
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 3, "b": 3, "c": 3}
+    assert "".join(calls[6:]) == "abcbcacab"

@@ -1,0 +1,233 @@
+"""What holds on every machine: temporaries, bytes accessed, traces, compilations, collectives, the rounding of sums."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxreg
+from tests.benchmarks import programs
+from tests.benchmarks.transformations import transformations
+
+# Leaves of one shape are the hard case: the compiler may share, and then keep, what it computes for one of them.
+PARAMS = {f"layer_{i}": {"kernel": jax.ShapeDtypeStruct((256, 512), jnp.float32)} for i in range(5)}
+SIZE = 5 * 256 * 512 * 4
+SMALL = 0.01 * SIZE
+ONE_PASS = [
+    jaxreg.L1L2(0.1, 0.2),
+    jaxreg.L1(0.1) + jaxreg.L2(0.2),
+    jaxreg.MCP(0.1, 3.0),
+    jaxreg.SCAD(0.1),
+    jaxreg.Huber(0.1),
+    jaxreg.LogSum(0.1),
+]
+TWO_BRANCHES = [jaxreg.L1(0.1), jaxreg.L2(0.1)]  # one read, and a second one where the sum is out of range
+
+
+def _tree(reg: jaxreg.Regularizer) -> jaxreg.TreeRegularizer:
+    return jaxreg.TreeRegularizer({"**": reg})
+
+
+@pytest.mark.parametrize("reg", ONE_PASS + TWO_BRANCHES, ids=str)
+def test_the_penalty_of_a_tree_reads_each_weight_once(reg: jaxreg.Regularizer) -> None:
+    program = programs.compile_(_tree(reg), PARAMS)
+    reads = 2 if reg in TWO_BRANCHES else 1
+    assert programs.temporaries(program) <= SMALL
+    assert reads * SIZE <= programs.accessed(program) <= reads * SIZE + SMALL
+
+
+@pytest.mark.parametrize("reg", [jaxreg.L1L2(0.1, 0.2), *TWO_BRANCHES], ids=str)
+def test_a_loss_with_the_penalty_inside_has_no_temporary_but_the_gradient(reg: jaxreg.Regularizer) -> None:
+    program = programs.compiled_gradient(_tree(reg), PARAMS)
+    reads = 2 if reg in TWO_BRANCHES else 1
+    assert programs.temporaries(program) <= SMALL
+    assert programs.accessed(program) <= (reads + 2) * SIZE + SMALL  # the value, and the gradient read and written
+
+
+# Bytes accessed beyond those of the plain step, in trees. The compiler computes Adam's two moments in two loops, each
+# of which reads the parameters for a coupled penalty; a decoupled one joins the loop that reads them anyway.
+EXTRA = {"coupled": 2, "decoupled": 0, "tracked": 3, "proximal L1": 0}
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_a_step_of_adam_has_no_more_temporaries_and_reads_the_weights_at_most_so_often(name: str) -> None:
+    plain, ours = (programs.compiled_step(transformations()[key], PARAMS) for key in ("plain", name))
+    assert programs.temporaries(ours) <= programs.temporaries(plain) + SMALL
+    assert programs.accessed(ours) <= programs.accessed(plain) + EXTRA[name] * SIZE + SMALL
+    assert " copy(" not in ours.as_text()
+
+
+def test_a_step_of_sgd_costs_what_the_plain_one_costs() -> None:
+    regularized = optax.chain(jaxreg.add_regularization(jaxreg.L1L2(0.1, 0.2)), optax.sgd(0.1))
+    plain, ours = (programs.compiled_step(tx, PARAMS) for tx in (optax.sgd(0.1), regularized))
+    assert programs.temporaries(ours) <= programs.temporaries(plain) + SMALL
+    assert programs.accessed(ours) <= programs.accessed(plain) + SMALL
+
+
+def test_tracking_changes_no_update() -> None:
+    params, grads = {"w": jnp.array([1.0, -2.0, 0.0, jnp.nan])}, {"w": jnp.array([0.5, 0.5, -0.0, 1.0])}
+    updates = []
+    for track in (False, True):
+        tx = jaxreg.add_regularization(jaxreg.L1L2(0.1, 0.2), track=track)
+        updates.append(jax.jit(tx.update)(grads, tx.init(params), params)[0]["w"])
+    np.testing.assert_array_equal(*updates)
+
+
+@pytest.mark.parametrize(
+    ("reg", "shape", "side"),
+    [
+        (jaxreg.SoftOrthogonal(0.1), (256, 1024), 256),
+        (jaxreg.SoftOrthogonal(0.1), (1024, 256), 256),
+        (jaxreg.OrthogonalRegularizer(0.1), (256, 1024), 256),
+        (jaxreg.OrthogonalRegularizer(0.1, mode="columns"), (1024, 256), 256),
+    ],
+    ids=str,
+)
+def test_a_gram_matrix_costs_one_product_and_its_gradient_one_more(
+    reg: jaxreg.Regularizer, shape: tuple[int, int], side: int
+) -> None:
+    w = jax.ShapeDtypeStruct(shape, jnp.float32)
+    product = 2 * side * shape[0] * shape[1]
+    for loss, products in ((reg, 1), (jax.value_and_grad(reg), 2)):
+        assert products * product <= programs.flops(programs.compile_(loss, w)) <= (products + 0.1) * product
+
+
+@pytest.mark.parametrize("reg", [jaxreg.Spectral(jaxreg.L1(0.1)), jaxreg.SpectralNorm(0.1)], ids=str)
+def test_a_penalty_of_singular_values_and_its_gradient_take_one_decomposition(reg: jaxreg.Regularizer) -> None:
+    w = jax.ShapeDtypeStruct((20, 30), jnp.float32)
+    for function in (reg, jax.value_and_grad(reg), reg.prox):
+        assert programs.compile_(function, w).as_text().count("gesdd") == 1
+
+
+# ------------------------------------------------------------------------------------------- traces and compilations
+
+
+class Counted(jaxreg.Regularizer):
+    """Counts how often it is traced."""
+
+    strength: float = 0.1
+
+    def __call__(self, x):
+        TRACES.append(jnp.shape(x))
+        return self.strength * jnp.sum(x**2)
+
+
+TRACES: list[tuple[int, ...]] = []
+
+
+@pytest.fixture
+def traces() -> list[tuple[int, ...]]:
+    TRACES.clear()
+    jax.clear_caches()
+    return TRACES
+
+
+def test_a_tree_is_traced_once_for_each_shape_of_a_leaf(traces: list[tuple[int, ...]]) -> None:
+    params = {str(i): jnp.ones((2 + i % 3, 4)) for i in range(60)}
+    jax.jit(_tree(Counted()))(params)
+    assert sorted(traces) == [(2, 4), (3, 4), (4, 4)]
+
+
+def test_other_strengths_of_other_objects_trace_nothing_again(traces: list[tuple[int, ...]]) -> None:
+    x = jnp.ones((3, 3))
+    loss = jax.jit(lambda reg, x: reg(x))
+    for strength in (0.1, 2, np.float32(0.3)):
+        Counted(strength)(x)
+        _tree(Counted(strength))({"w": x})
+        loss(Counted(float(strength)), x)
+    assert traces == [(3, 3)]
+
+
+def test_a_schedule_of_the_strength_traces_once(traces: list[tuple[int, ...]]) -> None:
+    tx = optax.chain(jaxreg.add_regularization(lambda step: Counted(0.1 * step)), optax.sgd(0.1))
+    params = {"w": jnp.ones((3, 3))}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(5):
+        _, state = update(params, state, params)
+    assert len(traces) == 1 and update._cache_size() == 1
+
+
+def test_the_size_of_the_program_is_that_of_the_same_sums_written_by_hand() -> None:
+    params = {str(i): jax.ShapeDtypeStruct((4, 4 + i % 5), jnp.float32) for i in range(50)}
+
+    def by_hand(params):
+        return sum(jnp.sum(0.1 * jnp.abs(x)) + jnp.sum(0.2 * jnp.square(x)) for x in params.values())
+
+    ours, theirs = (
+        sum(line.count("fusion(") for line in programs.compile_(loss, params).as_text().splitlines())
+        for loss in (_tree(jaxreg.L1L2(0.1, 0.2)), by_hand)
+    )
+    assert ours <= theirs
+
+
+# --------------------------------------------------------------------------------------------------------- collectives
+
+
+@pytest.mark.parametrize(("reg", "count"), [(jaxreg.L1L2(0.1, 0.2), 1), (jaxreg.L2(0.1), 2)], ids=["L1L2", "L2"])
+def test_a_sharded_leaf_costs_one_sum_of_scalars(reg: jaxreg.Regularizer, count: int) -> None:
+    """L2 has a second one in the branch for sums that are out of range."""
+    mesh = jax.make_mesh((8,), ("data",))
+    x = jax.device_put(jnp.full((1024, 128), 2.0), NamedSharding(mesh, PartitionSpec("data")))
+    program = programs.compile_(lambda x: jax.value_and_grad(reg)(x), x)
+    text = program.as_text()
+    assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == count
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
+    assert float(program(x)[0]) == pytest.approx(float(reg(np.asarray(x))), rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------ rounding, range
+
+SUMS = [
+    (jaxreg.L1(0.3), 0.3, 0.0),
+    (jaxreg.L2(0.7), 0.0, 0.7),
+    (jaxreg.L1L2(0.3, 0.7), 0.3, 0.7),
+]
+
+
+def _close_to_float64(size: int, dtype: jnp.dtype, rel: float) -> None:
+    stored = np.random.default_rng(0).random(size, np.float32).astype(dtype)
+    wide = stored.astype(np.float64)
+    absolute, square = wide.sum(), np.dot(wide, wide)
+    del wide
+    x = jnp.asarray(stored)
+    for reg, l1, l2 in SUMS:
+        for value in (reg(x), jax.jit(lambda reg, x: jax.value_and_grad(reg)(x)[0])(reg, x)):
+            assert value.dtype == jnp.float32
+            assert float(value) == pytest.approx(l1 * absolute + l2 * square, rel=rel)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+def test_sums_of_a_million_entries_are_those_of_float64(dtype: jnp.dtype) -> None:
+    _close_to_float64(10**6, dtype, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16], ids=lambda dtype: dtype.__name__)
+def test_sums_of_a_hundred_million_entries_are_those_of_float64(dtype: jnp.dtype) -> None:
+    _close_to_float64(10**8, dtype, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reg", "entry", "value"),
+    [
+        (jaxreg.L2(1e-10), 1e20, 1e30),  # the sum of squares is more than float32 holds
+        (jaxreg.L2(1e20), 1e-20, 1e-20),  # and here less
+        (jaxreg.L2(0.0), 1e30, 0.0),
+        (jaxreg.L1(1e-10), 3e38, 3e28),
+        (jaxreg.L1L2(1e-10, 1e-10), 1e20, 1e30),
+        (jaxreg.L1L2(1.0, 0.0), 1e30, 1e30),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [2**10, 2**17], ids=["small", "large"])
+def test_a_large_leaf_neither_overflows_nor_vanishes_on_the_way(
+    reg: jaxreg.Regularizer, entry: float, value: float, size: int
+) -> None:
+    x = jnp.full((4, size // 4), entry, jnp.float32)
+    expected = pytest.approx(size * value, rel=1e-5)
+    assert float(reg(x)) == expected
+    np.testing.assert_allclose(jax.vmap(reg)(x), size / 4 * value, rtol=1e-5)
+    assert float(jax.jit(jax.value_and_grad(reg))(x)[0]) == expected
+    assert np.isnan(reg(x.at[0, 0].set(jnp.nan)))
