@@ -15,11 +15,10 @@ from jaxreg import _numerics, _paths
 from jaxreg._regularizer import Regularizer
 from jaxreg._rules import Rule
 from jaxreg._sparsity import count_zeros
-from jaxreg._table import WIDTH, Report, Table, count, leaves, share
+from jaxreg._table import WIDTH, Report, Table, count, leaves, merged, share
 from jaxreg._tree import TreeRegularizer, as_tree, is_inexact
 
 _BY_RULE = "by the rule "
-_MANY = 40  # leaves, from which on those that differ only in numbers share a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +91,15 @@ class Summary(Report):
     def _table(self) -> Table:
         header = ("path", "shape", "dtype", "regularizer", "penalty", "share", "zeros", "‖∇R‖")
         penalty = self.penalty
-        rows = [(path, *_cells(alike, penalty)) for path, alike in _merged(self.leaves)]
+        kinds = [(leaf.path, (leaf.shape, leaf.dtype, _repr(leaf), leaf.left_out)) for leaf in self.leaves]
+        rows = [(path, *_cells([self.leaves[i] for i in alike], penalty)) for path, alike in merged(kinds)]
         total = (leaves(len(self.leaves)), count(self.size), "", "", _number(penalty), "")
         return Table(header, rows, (*total, share(self.zeros, self.size), _number(self.gradient_norm)), (0, 1, 2, 3))
 
     def _notes(self) -> list[str]:
         of: dict[str, list[str]] = {}
         for leaf in self.leaves:
-            if leaf.left_out and not leaf.left_out.startswith(_BY_RULE):
+            if leaf.left_out and not leaf.left_out.startswith(_BY_RULE) and self.rules:
                 of.setdefault(leaf.left_out, []).append(leaf.path)
         penalties = {leaf.path: leaf.penalty or 0.0 for leaf in self.leaves}
         notes = [_rule_note(rule, math.fsum(map(penalties.__getitem__, rule.paths))) for rule in self.rules]
@@ -217,8 +217,9 @@ def _repr(leaf: Leaf) -> str | None:
 
 
 def _positional(text: str) -> str:
-    """`L1(0.1)` for `L1(l1=0.1)`."""
-    return re.sub(r"(?<=[(\s])\w+=", "", text)
+    """`L1(0.1)` for `L1(l1=0.10000000149)`."""
+    positional = re.sub(r"(?<=[(\s])\w+=", "", text)
+    return re.sub(r"\d+\.\d{7,}(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", positional)
 
 
 def _cells(alike: Sequence[Leaf], total: float) -> tuple[str, ...]:
@@ -259,22 +260,3 @@ def _rule_note(rule: RuleUse, penalty: float) -> str:
 def _named(paths: Sequence[str]) -> str:
     more = f" and {count(len(paths) - 4)} more" if len(paths) > 5 else ""
     return ", ".join(paths[: 4 if more else 5]) + more
-
-
-def _merged(every: Sequence[Leaf]) -> list[tuple[str, list[Leaf]]]:
-    """Rows of leaves; of many, those that differ only in the numbers of their paths share one."""
-    groups: dict[Any, list[Leaf]] = {}
-    for i, leaf in enumerate(every):
-        alike = (re.sub(r"\d+", "#", leaf.path), leaf.shape, leaf.dtype, _repr(leaf), leaf.left_out)
-        groups.setdefault(alike if len(every) > _MANY else i, []).append(leaf)
-    return [(_common([leaf.path for leaf in alike]), alike) for alike in groups.values()]
-
-
-def _common(paths: Sequence[str]) -> str:
-    """`layers_{0..11}/kernel ×12` for twelve paths."""
-    if len(paths) == 1:
-        return paths[0]
-    words = re.split(r"\d+", paths[0])
-    columns = zip(*(map(int, re.findall(r"\d+", path)) for path in paths), strict=True)
-    ranges = [str(min(c)) if min(c) == max(c) else f"{{{min(c)}..{max(c)}}}" for c in map(tuple, columns)]
-    return "".join(map("".join, zip(words, (*ranges, ""), strict=True))) + f" ×{len(paths)}"

@@ -53,15 +53,19 @@ LAYERS = (
     "keras",
     "_cli",
     "_demo",
+    "_checkpoints",
     "__main__",
 )
 # Heavy packages, and the only places that import them.
 GUESTS = {
-    "flax": {"_flax", "linen", "nnx", "_demo"},
+    "flax": {"_flax", "linen", "nnx", "_demo", "_checkpoints"},
     "keras": {"keras"},
     "matplotlib": {"_demo"},
-    "rich": {"_demo", "_cli"},
+    "rich": {"_table", "_demo", "_cli", "_checkpoints"},
     "sklearn": {"_demo"},
+    "h5py": {"_checkpoints"},
+    "orbax": {"_checkpoints"},
+    "safetensors": {"_checkpoints"},
     "chex": set(),
     "pytest": set(),
 }
