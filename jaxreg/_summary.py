@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import _numerics, _paths
@@ -187,7 +188,7 @@ def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any,
 @jax.jit
 def _penalty_and_norm(regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, jax.Array]:
     penalty, gradient = jax.value_and_grad(regularizer)(leaf)
-    return penalty, _numerics.norms(_numerics.promote(gradient).ravel(), (0,))[0]
+    return penalty, jnp.linalg.norm(_numerics.promote(gradient).ravel())
 
 
 def _use(rule: Rule, idle: Sequence[Rule], deciding: Sequence[Rule | None], rows: Iterable[Leaf]) -> RuleUse:

@@ -38,6 +38,7 @@ LAYERS = (
     "_table",
     "_sparsity",
     "_summary",
+    "plot",
     "_coefficient_max",
     "_updates",
     "_transform",
@@ -60,7 +61,7 @@ LAYERS = (
 GUESTS = {
     "flax": {"_flax", "linen", "nnx", "_demo", "_checkpoints"},
     "keras": {"keras"},
-    "matplotlib": {"_demo"},
+    "matplotlib": {"plot", "_demo"},
     "rich": {"_table", "_demo", "_cli", "_checkpoints"},
     "sklearn": {"_demo"},
     "h5py": {"_checkpoints"},
