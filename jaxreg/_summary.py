@@ -178,11 +178,19 @@ def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
 
 
 def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
-    """Penalty and gradient norm of each leaf; leaves of one shape and kind of regularizer share a compilation."""
+    """Penalty and gradient norm of each leaf."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The gradient of")
-        values = [(None, None) if reg is None else _penalty_and_norm(reg, leaf) for reg, leaf in pairs]
+        values = [(None, None) if reg is None else _penalty_and_norm(reg, _padded(reg, leaf)) for reg, leaf in pairs]
     return [(None, None) if a is None else (float(a), float(b)) for a, b in jax.device_get(values)]
+
+
+def _padded(regularizer: Regularizer, leaf: Any) -> Any:
+    """The leaf, or where only its entries count, these and zeros up to a power of two: one program for many shapes."""
+    if not regularizer._is_elementwise():
+        return leaf
+    entries = np.asarray(leaf).ravel()
+    return np.pad(entries, (0, max(1024, 1 << (entries.size - 1).bit_length()) - entries.size))
 
 
 @jax.jit
