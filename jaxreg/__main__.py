@@ -1,6 +1,7 @@
 """The command line: `python -m jaxreg` and the script `jaxreg`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `head` has read what it wants; what is left must not fail when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr)
         return 130

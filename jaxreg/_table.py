@@ -48,7 +48,7 @@ class Report(abc.ABC):
         yield Text(lines[0], style="bold", no_wrap=True)
         yield Text(lines[1], style="dim", no_wrap=True)
         for line in lines[2:-1]:
-            yield Text(line, style="dim" if line.startswith("─") or " - " in line else "", no_wrap=True)
+            yield Text(line, style="dim" if line.startswith("─") else "", no_wrap=True)
         yield Text(lines[-1], style="bold", no_wrap=True)
         if self._notes():
             yield Text("")

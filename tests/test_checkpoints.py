@@ -135,6 +135,16 @@ def test_nan_is_valid_json(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out, parse_constant=refuse)["total"]["penalty"] == "nan"
 
 
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    np.savez(tmp_path / "a.npz", **{"x" * i: np.ones(i) for i in range(1, 300)})
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "jaxreg", "inspect", str(tmp_path / "a.npz")]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # ------------------------------------------------------------------------------------------------------- wrong files
 
 
@@ -345,6 +355,41 @@ def test_a_sequential_model_that_was_built_late(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["unmatched"] == []
 
 
+@keras.saving.register_keras_serializable()
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = L.Dense(3, kernel_regularizer="l2")
+
+    def call(self, x):
+        return self.first(x)
+
+
+def test_a_subclassed_model_is_shown_without_its_class(tmp_path, capsys):
+    model = Subclassed()
+    model(np.ones((1, 2)))
+    model.save(tmp_path / "model.keras")
+    assert main(["inspect", str(tmp_path / "model.keras"), "--json"]) == 0
+    leaves = {leaf["path"]: leaf["shape"] for leaf in json.loads(capsys.readouterr().out)["leaves"]}
+    assert leaves == {"dense/0": [2, 3], "dense/1": [3]}
+    assert main(["convert", str(tmp_path / "model.keras")]) == 2
+    assert "a subclassed one has its layers in its code" in capsys.readouterr().err
+
+
+def test_a_regularizer_that_is_not_known_asks_for_rules(keras_files, tmp_path, rules, capsys):
+    out, _ = keras_files
+    with zipfile.ZipFile(out / "model.keras") as old, zipfile.ZipFile(tmp_path / "new.keras", "w") as new:
+        config = old.read("config.json").replace(b'"L1L2"', b'"Mine"')
+        new.writestr("config.json", config)
+        new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    assert main(["inspect", str(tmp_path / "new.keras")]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "layer dense, kernel_regularizer: " in error and "Or give the rules by --rules." in error
+    assert main(["inspect", str(tmp_path / "new.keras"), "--rules", str(rules), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["penalty"] > 0
+
+
 def keras_zip(config):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
@@ -389,11 +434,15 @@ assert main(["inspect", {str(out / "model.keras")!r}]) == 0
 for name in ("h5py", "safetensors", "orbax", "flax"):
     sys.modules[name] = None
 assert main(["convert", {str(out / "model.keras")!r}]) == 0
-try:
-    main(["inspect", "--help"])
-except SystemExit as exit_:
-    assert exit_.code == 0
+for command in ("inspect", "convert"):
+    try:
+        main([command, "--help"])
+    except SystemExit as exit_:
+        assert exit_.code == 0
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
     assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 90
+    assert max(map(len, done.stdout.splitlines())) <= 80

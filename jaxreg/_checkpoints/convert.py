@@ -10,8 +10,8 @@ from jaxreg._checkpoints import files, keras_file, keras_rules
 
 _DESCRIPTION = """\
 Write the weight regularizers of a Keras model as the JSON of a TreeRegularizer.
-MODEL is a .keras archive or the JSON of model.to_json(). Keras is not needed, and
-nothing of the model is run. The patterns are `**/` and Keras' names of the
+MODEL is a .keras archive or the JSON of model.to_json(). Keras is not needed,
+and nothing of the model is run. The patterns are `**/` and Keras' names of the
 variables: **/dense/kernel. What rules on parameters cannot say (activity
 regularizers, frozen layers) is named on the standard error stream."""
 

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from jaxreg import _cli
-from jaxreg._checkpoints import files, keras_file, keras_rules
+from jaxreg._checkpoints import files, keras_file, keras_layers, keras_rules
 from jaxreg._summary import Summary, summary
 from jaxreg._tree import TreeRegularizer
 
 _DESCRIPTION = """\
-Show what is in a checkpoint, leaf by leaf: shape, dtype, entries that are exactly
-0, and with rules, the regularizer of each leaf, its penalty and gradient norm.
+Show what is in a checkpoint, leaf by leaf: shape, dtype, entries that are
+exactly 0, and with rules the regularizer, its penalty and gradient norm.
 
 CHECKPOINT is one of
   .npz            of NumPy; the names are the paths
   .safetensors    names with dots become paths: layers.0.weight, layers/0/weight
   Orbax           a directory; of a manager's, the last step
   Flax msgpack    flax.serialization.to_bytes, flax.training.checkpoints
-  .keras          its own regularizers are the rules, unless --rules gives others
-  .weights.h5     of Keras; it numbers the variables of a layer: dense/0, dense/1
+  .keras          its own regularizers are the rules, unless --rules are given
+  .weights.h5     of Keras; it numbers a layer's variables: dense/0, dense/1
 
 Nothing in a file is run or unpickled."""
 
@@ -86,7 +86,14 @@ def read_rules(path: Path) -> TreeRegularizer:
 
 
 def _own_rules(path: Path) -> TreeRegularizer:
-    return keras_rules.convert(keras_file.read_config(path)).rules if files.is_keras(path) else TreeRegularizer()
+    """The rules where none are given: those in the config of a Keras model, if it has layers, otherwise none."""
+    config = keras_file.read_config(path) if files.is_keras(path) else None
+    if not keras_layers.are_in(config):
+        return TreeRegularizer()
+    try:
+        return keras_rules.convert(config).rules
+    except _cli.UserError as error:
+        raise _cli.UserError(f"{path}: {error} Or give the rules by --rules.") from None
 
 
 def _under(prefix: str, arrays: files.Arrays, path: Path) -> files.Arrays:

@@ -27,7 +27,9 @@ def read_config(path: Path) -> Any:
 
 def read_keras(path: Path) -> dict[str, Any]:
     """Return the variables of a `.keras` archive, named as Keras names them: `dense/kernel`."""
-    classes = {layer.path: layer for layer in keras_layers.walk(read_config(path))}
+    config = read_config(path)
+    layers = keras_layers.walk(config) if keras_layers.are_in(config) else ()
+    classes = {layer.path: layer for layer in layers}
     with zipfile.ZipFile(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise _cli.UserError(f"{path}: has no model.weights.h5")

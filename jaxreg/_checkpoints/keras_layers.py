@@ -26,9 +26,14 @@ class Layer(NamedTuple):
         return bool(self.config.get(_FLAG.get(variable, ""), True))
 
 
+def are_in(model: Any) -> bool:
+    """Whether a model's config lists its layers."""
+    return isinstance(model, Mapping) and "class_name" in model and bool(_children(_config(model)))
+
+
 def walk(model: Any) -> Iterator[Layer]:
     """Give the layers of a model's config, those of models and wrappers inside it too."""
-    if not isinstance(model, Mapping) or "class_name" not in model or not _children(_config(model)):
+    if not are_in(model):
         raise _cli.UserError(
             "no layers in the config: it is written for Sequential and functional models, and a subclassed one has "
             "its layers in its code"
