@@ -125,7 +125,7 @@ def test_exact_zeros_have_a_colour_of_their_own(style):
     with plt.style.context(style):
         before = np.array([[1.0, -1e-9], [0.5, -1.0]])
         axes = jaxreg.plot.weights(jnp.asarray(before, jnp.bfloat16), np.where(np.abs(before) < 0.6, 0, before))
-        images = [one.images[0].get_array() for one in axes[0]]
+        images = [one.images[0].get_array() / 255 for one in axes[0]]
         zero = np.asarray(_style.zero_colour())
         assert [(np.abs(image - zero).max(axis=-1) < 0.02).sum() for image in images] == [0, 2]
         assert [one.get_title() for one in axes[0]] == ["before: none exactly 0", "after: 50.0% exactly 0"]

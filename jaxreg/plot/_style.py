@@ -82,10 +82,10 @@ def log_scale(axes: Axes, which: str, *values: ArrayLike) -> None:
             setter("log")
 
 
-def paint(weights: NDArray[Any], scale: colors.Normalize) -> NDArray[np.float64]:
+def paint(weights: NDArray[Any], scale: colors.Normalize) -> NDArray[np.uint8]:
     """The colours of weights, one RGB for each; exact zeros have a grey of their own."""
-    image = colormaps[weight_map()](scale(np.real(weights).astype(float)))[..., :3]
-    image[np.asarray(weights) == 0] = zero_colour()
+    image: NDArray[np.uint8] = colormaps[weight_map()](scale(np.real(weights).astype(np.float32)), bytes=True)[..., :3]
+    image[np.asarray(weights) == 0] = np.round(255 * np.array(zero_colour()))
     return image
 
 
