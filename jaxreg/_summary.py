@@ -6,7 +6,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +149,7 @@ def summary(reg: Any, params: Any) -> Summary:
     """
     tree: TreeRegularizer = as_tree(reg)
     paths, arrays, _ = _paths.flatten(params)
-    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if not _paths.is_hidden(leaf)]
+    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if _is_number(leaf)]
     deciding, idle = tree.decide([path for path, _ in shown], [leaf for _, leaf in shown])
     first_path: dict[int, str] = {}
     found = []
@@ -165,6 +165,11 @@ def summary(reg: Any, params: Any) -> Summary:
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
     ]
     return Summary(tuple(_use(rule, idle, deciding, rows) for rule in tree._rules), tuple(rows))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether it is an array or a number: not a function of a module, nor where an optax wrapper took a leaf away."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))
 
 
 def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
@@ -202,7 +207,7 @@ def _penalty_and_norm(regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, j
 def _use(rule: Rule, idle: Sequence[Rule], deciding: Sequence[Rule | None], rows: Iterable[Leaf]) -> RuleUse:
     of = (row for by, row in zip(deciding, rows, strict=True) if by is rule)
     paths = tuple(row.path for row in of if not row.left_out or row.left_out.startswith(_BY_RULE))
-    return RuleUse(_text(rule), repr(rule.regularizer), paths, all(rule is not one for one in idle))
+    return RuleUse(_text(rule), _without_arrays(rule.regularizer), paths, all(rule is not one for one in idle))
 
 
 def _text(rule: Rule) -> str:
@@ -222,7 +227,22 @@ def _dtype(leaf: Any) -> str:
 
 
 def _repr(leaf: Leaf) -> str | None:
-    return None if leaf.regularizer is None else repr(leaf.regularizer)
+    return None if leaf.regularizer is None else _without_arrays(leaf.regularizer)
+
+
+class _Array(NamedTuple):
+    """Stands where a regularizer has an array, such as the reference of `Anchored`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __repr__(self) -> str:
+        return f"<{'×'.join(map(str, self.shape))} {self.dtype}>"
+
+
+def _without_arrays(regularizer: Regularizer | None) -> str:
+    """The repr, with arrays by their shapes."""
+    return repr(jax.tree.map(lambda c: _Array(np.shape(c), _dtype(c)) if np.ndim(c) else c, regularizer))
 
 
 def _positional(text: str) -> str:

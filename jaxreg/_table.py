@@ -2,6 +2,7 @@
 
 import abc
 import html
+import math
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -60,6 +61,8 @@ def share(part: float, whole: float) -> str:
     if not part or not whole:
         return "0"
     percent = 100 * part / whole
+    if not math.isfinite(percent):
+        return "-"
     if percent == 100:
         return "100%"
     if 0 <= percent < 0.1:
