@@ -37,6 +37,7 @@ LAYERS = (
     "_tree",
     "_table",
     "_sparsity",
+    "_summary_table",
     "_summary",
     "plot",
     "_coefficient_max",

@@ -9,7 +9,8 @@ from typing import Any
 
 from jaxreg import _cli
 from jaxreg._checkpoints import files, keras_file, keras_layers, keras_rules
-from jaxreg._summary import Summary, summary
+from jaxreg._summary import summary
+from jaxreg._summary_table import Summary
 from jaxreg._tree import TreeRegularizer
 
 _DESCRIPTION = """\
