@@ -1,16 +1,18 @@
 """The command line: `python -m jaxreg` and the script `jaxreg`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from jaxreg import __version__
+from jaxreg._checkpoints import convert, inspect
 from jaxreg._cli import UserError
 from jaxreg._demo import command as demo
 
 # A command is one module: `add_to(commands)` declares its options and sets `run(args) -> exit code`.
 # It imports what an extra brings only in `run`, so that `--help` needs nothing but jaxreg.
-COMMANDS = (demo,)
+COMMANDS = (demo, inspect, convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `head` has read what it wants; what is left must not fail when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr)
         return 130

@@ -36,9 +36,17 @@ def require(extra: str, modules: Mapping[str, str]) -> None:
         extra: the extra of jaxreg that brings them.
         modules: `{module: name of its package}`.
     """
-    missing = [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in modules.items() if is_missing(module)]
     if missing:
         raise UserError(f'needs {", ".join(missing)}: pip install "jaxreg[{extra}]"')
+
+
+def is_missing(module: str) -> bool:
+    """Whether a module cannot be imported; imports no more than the packages above it."""
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        return True
 
 
 def make_directory(path: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxreg import _paths
 from jaxreg._checks import short
-from jaxreg._table import Report, Table, count, leaves, share
+from jaxreg._table import Report, Table, count, leaves, merged, share
 from jaxreg._tree import is_inexact
 
 
@@ -51,7 +51,9 @@ class Sparsity(Report, Mapping[str, Zeros]):
 
     def _table(self) -> Table:
         header = ("path", "entries", "zeros", "share", "dead inputs", "dead outputs")
-        rows = [(path, *_cells(leaf)) for path, leaf in self.items()]
+        found = list(self.values())
+        kinds = [(path, (zeros.size, zeros.inputs, zeros.outputs)) for path, zeros in self.items()]
+        rows = [(path, *_cells(sum((found[i] for i in alike), Zeros(0, 0)))) for path, alike in merged(kinds)]
         return Table(header, rows, (leaves(len(self)), *_cells(self.total)))
 
     def _notes(self) -> list[str]:
@@ -85,7 +87,8 @@ def sparsity(params: Any) -> Sparsity:
 
     Returns:
         a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`, and
-        their sum as `total`. It prints as a table.
+        their sum as `total`. It prints as a table, in which, from 40 leaves on, those that differ only in
+        numbers share a row.
 
     Raises:
         TypeError: a leaf is traced or a placeholder; there is nothing to count.

@@ -1,110 +1,20 @@
 """What a regularizer does to a tree of parameters, leaf by leaf."""
 
-import dataclasses
 import math
-import re
-import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg import _numerics, _paths
 from jaxreg._regularizer import Regularizer
 from jaxreg._rules import Rule
 from jaxreg._sparsity import count_zeros
-from jaxreg._table import WIDTH, Report, Table, count, leaves, share
+from jaxreg._summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
 from jaxreg._tree import TreeRegularizer, as_tree, is_inexact
-
-_BY_RULE = "by the rule "
-_MANY = 40  # leaves, from which on those that differ only in numbers share a row
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One leaf: what it is, its regularizer and what comes of it, or why it has none."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: str
-    size: int
-    regularizer: Regularizer | None
-    penalty: float | None  # None where there is no regularizer, as the gradient norm
-    gradient_norm: float | None  # of the penalty
-    zeros: int | None  # entries that are exactly 0; None where there are no floats to count
-    left_out: str  # why it has no regularizer; "" if it has one
-
-
-@dataclasses.dataclass(frozen=True)
-class RuleUse:
-    """One rule: its pattern, its regularizer in words, the leaves that it decides over, whether any leaf matches."""
-
-    pattern: str
-    regularizer: str
-    paths: tuple[str, ...]
-    matches: bool
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Summary(Report):
-    """Hold the leaves, the totals and the rules that match nothing; print as a table."""
-
-    rules: tuple[RuleUse, ...]
-    leaves: tuple[Leaf, ...]
-
-    @property
-    def penalty(self) -> float:
-        """The penalty of the tree."""
-        return math.fsum(leaf.penalty for leaf in self.leaves if leaf.penalty is not None)
-
-    @property
-    def gradient_norm(self) -> float:
-        """The norm of the penalty's gradient with respect to all leaves."""
-        return math.hypot(*(leaf.gradient_norm for leaf in self.leaves if leaf.gradient_norm is not None))
-
-    @property
-    def size(self) -> int:
-        """The number of floating and complex entries."""
-        return sum(leaf.size for leaf in self.leaves if leaf.zeros is not None)
-
-    @property
-    def zeros(self) -> int:
-        """The number of these that are exactly 0."""
-        return sum(leaf.zeros for leaf in self.leaves if leaf.zeros is not None)
-
-    @property
-    def unmatched(self) -> tuple[str, ...]:
-        """The patterns that match no leaf."""
-        return tuple(rule.pattern for rule in self.rules if not rule.matches)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain numbers, strings and lists, fit for JSON; regularizers by their repr."""
-        every = [
-            {**{f.name: getattr(leaf, f.name) for f in dataclasses.fields(leaf)}, "regularizer": _repr(leaf)}
-            for leaf in self.leaves
-        ]
-        total = {name: getattr(self, name) for name in ("size", "penalty", "gradient_norm", "zeros")}
-        rules = [{"pattern": r.pattern, "regularizer": r.regularizer, "leaves": len(r.paths)} for r in self.rules]
-        return {"leaves": every, "total": total, "rules": rules, "unmatched": list(self.unmatched)}
-
-    def _table(self) -> Table:
-        header = ("path", "shape", "dtype", "regularizer", "penalty", "share", "zeros", "‖∇R‖")
-        penalty = self.penalty
-        rows = [(path, *_cells(alike, penalty)) for path, alike in _merged(self.leaves)]
-        total = (leaves(len(self.leaves)), count(self.size), "", "", _number(penalty), "")
-        return Table(header, rows, (*total, share(self.zeros, self.size), _number(self.gradient_norm)), (0, 1, 2, 3))
-
-    def _notes(self) -> list[str]:
-        of: dict[str, list[str]] = {}
-        for leaf in self.leaves:
-            if leaf.left_out and not leaf.left_out.startswith(_BY_RULE):
-                of.setdefault(leaf.left_out, []).append(leaf.path)
-        penalties = {leaf.path: leaf.penalty or 0.0 for leaf in self.leaves}
-        notes = [_rule_note(rule, math.fsum(map(penalties.__getitem__, rule.paths))) for rule in self.rules]
-        notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
-        return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="    ")]
 
 
 def summary(reg: Any, params: Any) -> Summary:
@@ -148,7 +58,7 @@ def summary(reg: Any, params: Any) -> Summary:
     """
     tree: TreeRegularizer = as_tree(reg)
     paths, arrays, _ = _paths.flatten(params)
-    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if not _paths.is_hidden(leaf)]
+    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if _is_number(leaf)]
     deciding, idle = tree.decide([path for path, _ in shown], [leaf for _, leaf in shown])
     first_path: dict[int, str] = {}
     found = []
@@ -160,10 +70,15 @@ def summary(reg: Any, params: Any) -> Summary:
     zeros = [count_zeros("summary", path, leaf).zeros if is_inexact(leaf) else None for path, leaf, _, _ in found]
     measured = _measure([(regularizer, leaf) for _, leaf, _, regularizer in found])
     rows = [
-        Leaf(path, np.shape(leaf), _dtype(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
+        Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
     ]
     return Summary(tuple(_use(rule, idle, deciding, rows) for rule in tree._rules), tuple(rows))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether it is an array or a number: not a function of a module, nor where an optax wrapper took a leaf away."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))
 
 
 def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
@@ -173,27 +88,35 @@ def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
         return f"the same array as {first_path}"
     if rule is None:
         return "no rule matches"
-    return f"{_BY_RULE}{_text(rule)!r}" if rule.regularizer is None else ""
+    return f"{BY_RULE}{_text(rule)!r}" if rule.regularizer is None else ""
 
 
 def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
-    """Penalty and gradient norm of each leaf; leaves of one shape and kind of regularizer share a compilation."""
+    """Penalty and gradient norm of each leaf."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The gradient of")
-        values = [(None, None) if reg is None else _penalty_and_norm(reg, leaf) for reg, leaf in pairs]
+        values = [(None, None) if reg is None else _penalty_and_norm(reg, _padded(reg, leaf)) for reg, leaf in pairs]
     return [(None, None) if a is None else (float(a), float(b)) for a, b in jax.device_get(values)]
+
+
+def _padded(regularizer: Regularizer, leaf: Any) -> Any:
+    """The leaf, or where only its entries count, these and zeros up to a power of two: one program for many shapes."""
+    if not regularizer._is_elementwise():
+        return leaf
+    entries = np.asarray(leaf).ravel()
+    return np.pad(entries, (0, max(1024, 1 << (entries.size - 1).bit_length()) - entries.size))
 
 
 @jax.jit
 def _penalty_and_norm(regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, jax.Array]:
     penalty, gradient = jax.value_and_grad(regularizer)(leaf)
-    return penalty, _numerics.norms(_numerics.promote(gradient).ravel(), (0,))[0]
+    return penalty, jnp.linalg.norm(_numerics.promote(gradient).ravel())
 
 
 def _use(rule: Rule, idle: Sequence[Rule], deciding: Sequence[Rule | None], rows: Iterable[Leaf]) -> RuleUse:
     of = (row for by, row in zip(deciding, rows, strict=True) if by is rule)
-    paths = tuple(row.path for row in of if not row.left_out or row.left_out.startswith(_BY_RULE))
-    return RuleUse(_text(rule), repr(rule.regularizer), paths, all(rule is not one for one in idle))
+    paths = tuple(row.path for row in of if not row.left_out or row.left_out.startswith(BY_RULE))
+    return RuleUse(_text(rule), without_arrays(rule.regularizer), paths, all(rule is not one for one in idle))
 
 
 def _text(rule: Rule) -> str:
@@ -201,80 +124,3 @@ def _text(rule: Rule) -> str:
     return (
         pattern if isinstance(pattern, str) else getattr(pattern, "pattern", getattr(pattern, "__name__", "function"))
     )
-
-
-def _dtype(leaf: Any) -> str:
-    """`f32`, `bf16`, `i8`, ...; the type of what has no dtype."""
-    name = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
-    return re.sub(r"^(bf|[fcui])[a-z]*(?=\d)", r"\1", name)
-
-
-# ------------------------------------------------------------------------------------------------------------- words
-
-
-def _repr(leaf: Leaf) -> str | None:
-    return None if leaf.regularizer is None else repr(leaf.regularizer)
-
-
-def _positional(text: str) -> str:
-    """`L1(0.1)` for `L1(l1=0.1)`."""
-    return re.sub(r"(?<=[(\s])\w+=", "", text)
-
-
-def _cells(alike: Sequence[Leaf], total: float) -> tuple[str, ...]:
-    """The row of one leaf, or of some that are alike, after its path."""
-    one = alike[0]
-    shape = "×".join(map(str, one.shape)) or "scalar"
-    zeros = "-" if one.zeros is None else share(sum(leaf.zeros or 0 for leaf in alike), one.size * len(alike))
-    if one.penalty is None:
-        return shape, one.dtype, "-", "-", "-", zeros, "-"
-    penalty = math.fsum(leaf.penalty or 0.0 for leaf in alike)
-    norm = math.hypot(*(leaf.gradient_norm or 0.0 for leaf in alike))
-    return (
-        shape,
-        one.dtype,
-        _positional(_repr(one) or ""),
-        _number(penalty),
-        share(penalty, total),
-        zeros,
-        _number(norm),
-    )
-
-
-def _number(x: float) -> str:
-    return f"{x:.3g}"
-
-
-def _rule_note(rule: RuleUse, penalty: float) -> str:
-    name = f"rule {rule.pattern!r}, {rule.regularizer}"
-    if not rule.matches:
-        return f"{name}: NO LEAF MATCHES"
-    if not rule.paths:
-        return f"{name}: decides over no leaf, rules before it do"
-    if rule.regularizer == "None":
-        return f"{name}, leaves out {leaves(len(rule.paths))}"
-    return f"{name}: {leaves(len(rule.paths))}, penalty {_number(penalty)}"
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = f" and {count(len(paths) - 4)} more" if len(paths) > 5 else ""
-    return ", ".join(paths[: 4 if more else 5]) + more
-
-
-def _merged(every: Sequence[Leaf]) -> list[tuple[str, list[Leaf]]]:
-    """Rows of leaves; of many, those that differ only in the numbers of their paths share one."""
-    groups: dict[Any, list[Leaf]] = {}
-    for i, leaf in enumerate(every):
-        alike = (re.sub(r"\d+", "#", leaf.path), leaf.shape, leaf.dtype, _repr(leaf), leaf.left_out)
-        groups.setdefault(alike if len(every) > _MANY else i, []).append(leaf)
-    return [(_common([leaf.path for leaf in alike]), alike) for alike in groups.values()]
-
-
-def _common(paths: Sequence[str]) -> str:
-    """`layers_{0..11}/kernel ×12` for twelve paths."""
-    if len(paths) == 1:
-        return paths[0]
-    words = re.split(r"\d+", paths[0])
-    columns = zip(*(map(int, re.findall(r"\d+", path)) for path in paths), strict=True)
-    ranges = [str(min(c)) if min(c) == max(c) else f"{{{min(c)}..{max(c)}}}" for c in map(tuple, columns)]
-    return "".join(map("".join, zip(words, (*ranges, ""), strict=True))) + f" ×{len(paths)}"

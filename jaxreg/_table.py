@@ -2,10 +2,13 @@
 
 import abc
 import html
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 WIDTH = 80
+_MANY = 40  # leaves, from which on those that differ only in numbers share a row
 _GAP = "  "
 _CELL = 24  # the longest cell beside the first column; the rest of a longer one is left out
 
@@ -46,7 +49,7 @@ class Report(abc.ABC):
         yield Text(lines[0], style="bold", no_wrap=True)
         yield Text(lines[1], style="dim", no_wrap=True)
         for line in lines[2:-1]:
-            yield Text(line, style="dim" if line.startswith("─") or " - " in line else "", no_wrap=True)
+            yield Text(line, style="dim" if line.startswith("─") else "", no_wrap=True)
         yield Text(lines[-1], style="bold", no_wrap=True)
         if self._notes():
             yield Text("")
@@ -58,6 +61,8 @@ def share(part: float, whole: float) -> str:
     if not part or not whole:
         return "0"
     percent = 100 * part / whole
+    if not math.isfinite(percent):
+        return "-"
     if percent == 100:
         return "100%"
     if 0 <= percent < 0.1:
@@ -73,6 +78,31 @@ def count(n: int) -> str:
 def leaves(n: int) -> str:
     """`1 leaf`, `1 000 leaves`."""
     return f"{count(n)} {'leaf' if n == 1 else 'leaves'}"
+
+
+def merged(kinds: Sequence[tuple[str, Hashable]]) -> list[tuple[str, list[int]]]:
+    """The rows that leaves are shown in: of many, those of a kind whose paths differ only in numbers share one.
+
+    Args:
+        kinds: `(path, kind)` of each leaf.
+
+    Returns:
+        the path of each row, such as `layers_{0..11}/kernel ×12`, and the positions of its leaves.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for i, (path, kind) in enumerate(kinds):
+        alike = (re.sub(r"\d+", "#", path), kind)
+        groups.setdefault(alike if len(kinds) > _MANY else i, []).append(i)
+    return [(_common([kinds[i][0] for i in alike]), alike) for alike in groups.values()]
+
+
+def _common(paths: Sequence[str]) -> str:
+    if len(paths) == 1:
+        return paths[0]
+    words = re.split(r"\d+", paths[0])
+    columns = zip(*(map(int, re.findall(r"\d+", path)) for path in paths), strict=True)
+    ranges = [str(min(c)) if min(c) == max(c) else f"{{{min(c)}..{max(c)}}}" for c in map(tuple, columns)]
+    return "".join(map("".join, zip(words, (*ranges, ""), strict=True))) + f" ×{len(paths)}"
 
 
 def _lines(table: Table, width: int = WIDTH) -> list[str]:

@@ -37,7 +37,9 @@ LAYERS = (
     "_tree",
     "_table",
     "_sparsity",
+    "_summary_table",
     "_summary",
+    "plot",
     "_coefficient_max",
     "_updates",
     "_transform",
@@ -53,15 +55,19 @@ LAYERS = (
     "keras",
     "_cli",
     "_demo",
+    "_checkpoints",
     "__main__",
 )
 # Heavy packages, and the only places that import them.
 GUESTS = {
-    "flax": {"_flax", "linen", "nnx", "_demo"},
+    "flax": {"_flax", "linen", "nnx", "_demo", "_checkpoints"},
     "keras": {"keras"},
-    "matplotlib": {"_demo"},
-    "rich": {"_demo", "_cli"},
+    "matplotlib": {"plot", "_demo"},
+    "rich": {"_table", "_demo", "_cli", "_checkpoints"},
     "sklearn": {"_demo"},
+    "h5py": {"_checkpoints"},
+    "orbax": {"_checkpoints"},
+    "safetensors": {"_checkpoints"},
     "chex": set(),
     "pytest": set(),
 }

@@ -6,6 +6,7 @@ import math
 import re
 import time
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,29 @@ def test_overflow_and_nan_are_shown_as_they_are():
     assert summary.leaves[0].penalty == math.inf
     assert math.isnan(summary.leaves[1].penalty)
     assert "nan" in str(summary) and "inf" in str(summary)
+
+
+def test_a_share_of_infinity_is_none():
+    assert "nan" not in str(jaxreg.summary(jaxreg.Box(0.0, 1.0), {"w": jnp.array([3.0])}))
+
+
+def test_arrays_in_a_regularizer_are_shown_by_their_shapes():
+    params = {f"w{i}": jnp.zeros((20, 30)) for i in range(3)}
+    rules = jaxreg.TreeRegularizer({"w*": jaxreg.L1(0.5)}).anchored(jax.tree.map(jnp.ones_like, params))
+    summary = jaxreg.summary(rules, params)
+    assert summary.penalty == 0.5 * 1800
+    assert summary.as_dict()["leaves"][0]["regularizer"] == (
+        "Anchored(penalty=L1(l1=0.5), reference=<20×30 f32>, weights=None)"
+    )
+
+
+def test_functions_in_a_module_are_no_leaves():
+    model = eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))
+    summary = jaxreg.summary(jaxreg.L2(0.1), model)
+    assert len(summary.leaves) == 4
+    assert summary.penalty == pytest.approx(
+        sum(0.1 * float((w**2).sum()) for w in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    )
 
 
 def test_an_empty_tree():

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import jaxreg
 from jaxreg._demo.networks import LAYERS
 from jaxreg._demo.training import Result
 
@@ -33,8 +33,7 @@ def save(results: list[Result], path: Path) -> Path:
 
 def zero_share(result: Result) -> float:
     """Return the share of all weights that are exactly 0."""
-    entries = np.concatenate([kernel.ravel() for kernel in result.kernels.values()])
-    return float(np.mean(entries == 0))
+    return jaxreg.sparsity(result.kernels).total.share
 
 
 def _print(console: Console, results: list[Result]) -> None:

@@ -1,0 +1,12 @@
+"""Pictures of regularization, with matplotlib (`pip install "jaxreg[plot]"`).
+
+Every function draws into the axes that it is given, or into a new figure, and returns the axes. Colours follow the
+matplotlib style that is set: on a dark background (`plt.style.use("dark_background")`) the palette is a lighter one.
+Both palettes can be told apart by colour-blind readers; lines differ in dashes too. What is exactly 0 is grey.
+"""
+
+from jaxreg.plot._curves import curves as curves
+from jaxreg.plot._path import path as path
+from jaxreg.plot._sparsity import sparsity as sparsity
+from jaxreg.plot._spectrum import spectrum as spectrum
+from jaxreg.plot._weights import weights as weights
