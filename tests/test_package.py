@@ -55,15 +55,16 @@ LAYERS = (
     "keras",
     "_cli",
     "_demo",
+    "_path_command",
     "__main__",
 )
 # Heavy packages, and the only places that import them.
 GUESTS = {
     "flax": {"_flax", "linen", "nnx", "_demo"},
     "keras": {"keras"},
-    "matplotlib": {"_demo"},
-    "rich": {"_demo", "_cli", "_runs"},
-    "sklearn": {"_demo"},
+    "matplotlib": {"_demo", "_path_command"},
+    "rich": {"_demo", "_cli", "_runs", "_path_command"},
+    "sklearn": {"_demo", "_path_command"},
     "chex": set(),
     "pytest": set(),
 }
