@@ -47,6 +47,8 @@ LAYERS = (
     "_proximal",
     "_runs",
     "_path",
+    "_layers",
+    "_shrink",
     "activity",
     "_outputs",
     "_flax",
