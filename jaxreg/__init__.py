@@ -12,9 +12,9 @@ from jaxreg._metric import adagrad_metric as adagrad_metric
 from jaxreg._metric import adam_metric as adam_metric
 from jaxreg._metric import amsgrad_metric as amsgrad_metric
 from jaxreg._metric import rmsprop_metric as rmsprop_metric
+from jaxreg._path import path as path
 from jaxreg._proximal import proximal as proximal
 from jaxreg._proximal import proximal_adam as proximal_adam
-from jaxreg._path import path as path
 from jaxreg._pytree import coefficient as coefficient
 from jaxreg._pytree import static as static
 from jaxreg._regularizer import Function as Function

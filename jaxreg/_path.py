@@ -82,8 +82,8 @@ def path(
             better.
         regularizer: is multiplied by each coefficient; or a function `coefficient -> regularizer` such as `jaxreg.L1`
             or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a `TreeRegularizer`.
-        coefficients: a sequence of n; or one number c, for 50 from c down to c/1000 in equal ratios
-            (`numpy.geomspace` makes other grids).
+        coefficients: a sequence of n; or one number c, for 50 from c down to c/1000 in equal ratios, such as
+            `jaxreg.coefficient_max(regularizer, grads_at_zero)` (`numpy.geomspace` makes other grids).
         keys: a tree whose leaves have a leading axis of length k: `jax.random.split(key, k)`, `jnp.arange(k)` for the
             numbers of folds, masks of folds. By default `jax.random.key(0)`, and no axis for keys in the parameters.
         chunk: the number of trainings at once.

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[int], None]]:
     except ImportError:
         yield lambda done: None
         return
-    console = Console(stderr=True, force_jupyter=False)
-    with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
+    shown = progress and sys.stderr.isatty()  # rich takes the FORCE_COLOR of notebooks for a terminal
+    with Progress(console=Console(stderr=True, force_jupyter=False), disable=not shown) as bar:
         task = bar.add_task("trainings", total=total)
         yield lambda done: bar.update(task, advance=done)

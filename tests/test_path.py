@@ -1,6 +1,7 @@
 """jaxreg.path: the paths of scikit-learn, the choice of a strength, chunks, devices, and what is refused."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -217,8 +218,10 @@ def test_the_memory_of_this_machine_is_known():
 def test_the_bar_shows_in_a_terminal_only(capsys, monkeypatch):
     one = {"devices": jax.devices()[:1], "chunk": 2}
     jaxreg.path(shrink_by_key, jaxreg.L1, GRID, **one)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in notebooks
+    jaxreg.path(shrink_by_key, jaxreg.L1, GRID, **one)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     jaxreg.path(shrink_by_key, jaxreg.L1, GRID, **one)
     assert "100%" in capsys.readouterr().err
     jaxreg.path(shrink_by_key, jaxreg.L1, GRID, progress=False, **one)

@@ -55,10 +55,9 @@ def test_the_weights_are_minima(result):
 
 
 def test_all_weights_are_zero_at_the_first_strength_and_not_below(result):
-    top = experiment.strongest(*_training())
-    assert result.folds.coefficients[0] == pytest.approx(top)
+    top = result.folds.coefficients[0]
+    images, labels = _training()
     for factor, zeros in ((1.001, True), (0.9, False)):
-        images, labels = _training()
         reg = jaxreg.TreeRegularizer({"kernel": jaxreg.L1(factor * top), "bias": None})
         weights, _ = experiment.fit(reg, images, labels, np.ones(len(labels), np.float32))
         assert bool((weights.kernel == 0).all()) == zeros

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 import jaxreg
@@ -47,15 +46,16 @@ def run(strengths: int, folds: int, seed: int) -> Result:
         return weights, loss, jnp.mean(right, dtype=float)
 
     reg = jaxreg.TreeRegularizer({"kernel": jaxreg.L1(1.0), "bias": None})
-    top = strongest(images, labels)
+    top = strongest(reg, images, labels)
     grid = np.geomspace(top, top / RANGE, strengths)
     return Result(jaxreg.path(train_on_fold, reg, grid, keys=in_fold), jaxreg.path(train_on_all, reg, grid))
 
 
-def strongest(images: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """The least strength at which every weight is 0: the largest gradient where only the bias is fitted."""
-    frequencies = np.bincount(labels, minlength=10) / len(labels)
-    return float(np.abs(images.T @ (frequencies - np.eye(10)[labels]) / len(labels)).max())
+def strongest(reg: Any, images: Any, labels: Any) -> float:
+    """The least strength at which every weight is 0, from the gradient where only the bias is fitted."""
+    bias = jnp.log(jnp.bincount(labels, length=10) / len(labels))
+    start = Weights(jnp.zeros((images.shape[1], 10)), bias)
+    return float(jaxreg.coefficient_max(reg, jax.grad(cross_entropy)(start, images, labels, jnp.ones(len(labels)))))
 
 
 def fit(reg: Any, images: Any, labels: Any, counted: jax.Array) -> tuple[Weights, jax.Array]:
