@@ -22,9 +22,9 @@ from jaxreg._regularizer import Regularizer as Regularizer
 from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
 from jaxreg._rules import is_weight as is_weight
+from jaxreg._shrink import shrink as shrink
 from jaxreg._sparsity import sparsity as sparsity
 from jaxreg._summary import summary as summary
-from jaxreg._shrink import shrink as shrink
 from jaxreg._transform import add_regularization as add_regularization
 from jaxreg._tree import TreeRegularizer as TreeRegularizer
 from jaxreg.penalties import L0 as L0
