@@ -12,6 +12,7 @@ from jaxreg._metric import adagrad_metric as adagrad_metric
 from jaxreg._metric import adam_metric as adam_metric
 from jaxreg._metric import amsgrad_metric as amsgrad_metric
 from jaxreg._metric import rmsprop_metric as rmsprop_metric
+from jaxreg._path import path as path
 from jaxreg._proximal import proximal as proximal
 from jaxreg._proximal import proximal_adam as proximal_adam
 from jaxreg._pytree import coefficient as coefficient
@@ -21,6 +22,7 @@ from jaxreg._regularizer import Regularizer as Regularizer
 from jaxreg._regularizer import Scaled as Scaled
 from jaxreg._regularizer import Sum as Sum
 from jaxreg._rules import is_weight as is_weight
+from jaxreg._shrink import shrink as shrink
 from jaxreg._sparsity import sparsity as sparsity
 from jaxreg._summary import summary as summary
 from jaxreg._transform import add_regularization as add_regularization

@@ -9,10 +9,11 @@ from jaxreg import __version__
 from jaxreg._checkpoints import convert, inspect
 from jaxreg._cli import UserError
 from jaxreg._demo import command as demo
+from jaxreg._path_command import command as path
 
 # A command is one module: `add_to(commands)` declares its options and sets `run(args) -> exit code`.
 # It imports what an extra brings only in `run`, so that `--help` needs nothing but jaxreg.
-COMMANDS = (demo, inspect, convert)
+COMMANDS = (demo, path, inspect, convert)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
