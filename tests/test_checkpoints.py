@@ -359,7 +359,7 @@ def test_a_sequential_model_that_was_built_late(tmp_path, capsys):
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.first = L.Dense(3, kernel_regularizer="l2")
+        self.first = L.Dense(3, name="first", kernel_regularizer="l2")
 
     def call(self, x):
         return self.first(x)
@@ -371,7 +371,7 @@ def test_a_subclassed_model_is_shown_without_its_class(tmp_path, capsys):
     model.save(tmp_path / "model.keras")
     assert main(["inspect", str(tmp_path / "model.keras"), "--json"]) == 0
     leaves = {leaf["path"]: leaf["shape"] for leaf in json.loads(capsys.readouterr().out)["leaves"]}
-    assert leaves == {"dense/0": [2, 3], "dense/1": [3]}
+    assert leaves == {"first/0": [2, 3], "first/1": [3]}
     assert main(["convert", str(tmp_path / "model.keras")]) == 2
     assert "a subclassed one has its layers in its code" in capsys.readouterr().err
 
