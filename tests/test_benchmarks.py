@@ -53,13 +53,14 @@ def test_the_quick_run_measures_every_family_and_writes_json(quick: tuple[str, P
         assert f"skipped: {name} is not installed" in printed
 
 
-def test_the_markdown_table_has_the_rows_with_limits(quick: tuple[str, Path]) -> None:
+def test_the_markdown_table_has_what_is_limited_or_stated(quick: tuple[str, Path]) -> None:
     _, out = quick
     command = [sys.executable, "-m", "tests.benchmarks", "--table", str(out)]
     printed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     _, rows = report.read(out)
-    limited = [row for row in rows if row.limit is not None and row.unit == "×"]
-    assert printed.count("\n|") == 1 + len(limited)
+    shown = [row for row in rows if (row.limit is not None or row.stated) and row.unit == "×"]
+    assert {"sweep", "optimizer step"} <= {row.family for row in shown}
+    assert printed.count("\n|") == 1 + len(shown)
     assert printed == report.markdown(out) + "\n"
     assert "`python -m tests.benchmarks --quick`" in printed
 

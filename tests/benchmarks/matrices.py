@@ -20,7 +20,7 @@ def measure(config: settings.Settings) -> list[Measurement]:
         limit = Limit("≤", 0.1) if settings.on_gpu() and not config.quick else None
         methods = {"jaxreg": _nuclear("polar"), "svd": _nuclear("svd")}
         times = _times(config, methods, w, config.slow_rounds)
-        found += ratios(FAMILY, f"nuclear norm {m}×{n} by matrix products", times, {"svd": limit})
+        found += ratios(FAMILY, f"nuclear norm {m}×{n} by matrix products", times, {"svd": limit}, stated=True)
     found += _orthogonal(config)
     return found
 

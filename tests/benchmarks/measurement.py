@@ -25,7 +25,10 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """`work` beside `against`: median, least and greatest ratio of the pairs; or one exact number in `unit`."""
+    """`work` beside `against`: median, least and greatest ratio of the pairs; or one exact number in `unit`.
+
+    The README's table has those with a limit and those that are only stated.
+    """
 
     family: str
     work: str
@@ -36,6 +39,7 @@ class Measurement:
     unit: str = "×"
     milliseconds: float | None = None
     limit: Limit | None = None
+    stated: bool = False
 
     @property
     def reached(self) -> bool | None:
@@ -51,7 +55,12 @@ class Measurement:
 
 
 def ratios(
-    family: str, work: str, times: dict[str, list[float]], limits: dict[str, Limit | None], ours: str = "jaxreg"
+    family: str,
+    work: str,
+    times: dict[str, list[float]],
+    limits: dict[str, Limit | None],
+    ours: str = "jaxreg",
+    stated: bool = False,
 ) -> list[Measurement]:
     """The time of `ours` over that of each other function of `limits` that was measured, pair by pair."""
     found = []
@@ -59,9 +68,8 @@ def ratios(
         if peer in times:
             pairs = [a / b for a, b in zip(times[ours], times[peer], strict=True)]
             spread = (timing.median(pairs), min(pairs), max(pairs))
-            found.append(
-                Measurement(family, work, peer, *spread, milliseconds=1e3 * timing.median(times[ours]), limit=limit)
-            )
+            ms = 1e3 * timing.median(times[ours])
+            found.append(Measurement(family, work, peer, *spread, milliseconds=ms, limit=limit, stated=stated))
     return found
 
 

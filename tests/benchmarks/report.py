@@ -56,14 +56,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
 
 
 def markdown(path: Path) -> str:
-    """The rows that have a limit, as a table of the README, with machine and command below it."""
+    """The rows with a limit and those that are stated, as a table of the README, with machine and command below it."""
     result, rows = read(path)
     lines = ["| work | against | ratio (min – max) | to reach | reached |", "|---|---|---|---|---|"]
     for row in rows:
-        if row.limit is not None and row.unit == "×":
+        if (row.limit is not None or row.stated) and row.unit == "×":
             spread = f"{_digits(row.median)} ({_digits(row.least)} – {_digits(row.greatest)})"
-            reached = "yes" if row.reached else "**no**"
-            lines.append(f"| {row.family}: {row.work} | {row.against} | {spread} | {row.limit} | {reached} |")
+            reached = {None: "–", True: "yes", False: "**no**"}[row.reached]
+            lines.append(f"| {row.family}: {row.work} | {row.against} | {spread} | {row.limit or '–'} | {reached} |")
     exact = [row for row in rows if row.limit is not None and row.unit != "×"]
     kept = sum(bool(row.reached) for row in exact)
     lines += [

@@ -53,7 +53,9 @@ def _adam(config: settings.Settings, params: Any) -> list[Measurement]:
             config.rounds,
             config.at_least,
         )
-        found += ratios(FAMILY, "Adam, L1L2 in the loss by Keras", times, {"plain Adam": None}, ours="Keras")
+        found += ratios(
+            FAMILY, "Adam, L1L2 in the loss by Keras", times, {"plain Adam": None}, ours="Keras", stated=True
+        )
     return found
 
 
@@ -79,7 +81,7 @@ def _sgd(config: settings.Settings, params: Any) -> list[Measurement]:
     if peers.keras is not None:
         functions = {"Keras": _keras_way(optax.sgd(RATE), params), "plain SGD": _compiled(optax.sgd(RATE), params)}
         times = alternate(functions, config.rounds, config.at_least)
-        found += ratios(FAMILY, "SGD, L1L2 in the loss by Keras", times, {"plain SGD": None}, ours="Keras")
+        found += ratios(FAMILY, "SGD, L1L2 in the loss by Keras", times, {"plain SGD": None}, ours="Keras", stated=True)
     return found
 
 
@@ -149,5 +151,5 @@ def _torch(config: settings.Settings, params: Any) -> list[Measurement]:
     found = []
     for work, (plain, penalized, bare) in wanted.items():
         times = alternate({"PyTorch": penalized, plain: bare}, config.slow_rounds, config.at_least)
-        found += ratios(FAMILY, work, times, {plain: None}, ours="PyTorch")
+        found += ratios(FAMILY, work, times, {plain: None}, ours="PyTorch", stated=True)
     return found

@@ -59,14 +59,14 @@ def measure(config: settings.Settings) -> list[Measurement]:
     functions = {"jaxreg": stacked, "a loop of the same compiled step": loop}
     times = alternate(functions, config.slow_rounds, 0)
     work = f"{strengths} strengths of L1 by vmap, {steps} steps"
-    found = ratios(FAMILY, work, times, {"a loop of the same compiled step": None})
+    found = ratios(FAMILY, work, times, {"a loop of the same compiled step": None}, stated=True)
     if peers.keras is not None:
         fits = config.scaled(KERAS_FITS, 1)
         name = f"{strengths} Keras fits ({fits} measured)"
         data = np.asarray(inputs).reshape(-1, 64), np.asarray(labels).ravel()
         times = alternate({"jaxreg": stacked, name: lambda: _keras_fits(values[:fits], *data)}, config.scaled(2, 1), 0)
         times[name] = [seconds * strengths / fits for seconds in times[name]]
-        found += ratios(FAMILY, work, times, {name: None})
+        found += ratios(FAMILY, work, times, {name: None}, stated=True)
     return found
 
 
