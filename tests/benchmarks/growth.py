@@ -44,7 +44,7 @@ def _leaves(config: settings.Settings) -> list[Measurement]:
 
 
 def _compilation(config: settings.Settings) -> list[Measurement]:
-    few, many = config.scaled(100, 4), config.scaled(1000, 12)
+    few, many = config.scaled(30, 4), config.scaled(300, 12)
     trees = {
         f"{few} leaves": {str(i): jnp.ones((8, 8)) for i in range(few)},
         f"{many} leaves of one shape": {str(i): jnp.ones((8, 8)) for i in range(many)},
