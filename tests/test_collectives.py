@@ -101,6 +101,12 @@ def test_steps_of_elementwise_penalties_cost_nothing(reg: Any, mesh: jax.shardin
         assert collectives(tx.update, params, tx.init(params), params) == []
 
 
+def test_steps_in_the_metric_of_adam_cost_nothing(mesh: jax.sharding.Mesh) -> None:
+    params = tree(mesh, layers=2)
+    tx = jaxreg.proximal_adam(0.1, jaxreg.TreeRegularizer({"0/*": jaxreg.L1(0.3), "1/*": jaxreg.LogSum(0.3, 0.2)}))
+    assert collectives(tx.update, params, tx.init(params), params) == []
+
+
 GROUPS = {0: 4, 1: 16}  # groups by axis: those of one device, of (32, 16) entries on 2 by 4 devices
 
 

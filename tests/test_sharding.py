@@ -124,6 +124,7 @@ RULES = jaxreg.TreeRegularizer(
         "**": jaxreg.L1L2(0.3, 0.1),
     }
 )
+METRIC_RULES = jaxreg.TreeRegularizer({"**/out/kernel": jaxreg.Group(L1, axis=0), "**": jaxreg.L1L2(0.3, 0.1)})
 SPECS = {
     "embed": P("model", "data"),
     "layers": {"attention": {"q": P("data", "model")}, "out": {"kernel": P("data", "model"), "bias": P("model")}},
@@ -165,6 +166,8 @@ def test_trees(mesh: jax.sharding.Mesh) -> None:
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "add_regularization": lambda: optax.chain(jaxreg.add_regularization(RULES, track=True), optax.adam(0.1)),
     "proximal": lambda: jaxreg.proximal(optax.adam(0.1), RULES, 0.1),
+    "proximal_adam": lambda: jaxreg.proximal_adam(0.1, METRIC_RULES),
+    "inner steps": lambda: jaxreg.proximal_adam(0.1, RULES, inner_steps=2),
     "anchored": lambda: jaxreg.proximal(optax.sgd(0.1), RULES.anchored(tree(2)), 0.1),
 }
 
