@@ -28,6 +28,9 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
         if result is None or jnp.shape(result) != ():
             got = None if result is None else f"shape {jnp.shape(result)}"
             raise ValueError(f"`{type(self).__name__}.__call__` must return a scalar, got {got}.")
+        if jnp.iscomplexobj(result):
+            dtype = jnp.result_type(result)
+            raise TypeError(f"`{type(self).__name__}.__call__` must return a real number, got dtype {dtype}.")
         return jnp.asarray(result)
 
     penalty.__name__ = penalty.__qualname__ = cls.__name__

@@ -62,7 +62,8 @@ def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:
     epsilon = float(jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else wide.dtype).eps)
     distance = _distance(constraint, wide)
     tolerance = _ROUNDING * epsilon * _numerics.norms(wide, tuple(range(x.ndim))).reshape(())
-    value = jnp.where((distance == 0) | (distance <= tolerance), 0, jnp.asarray(jnp.inf, distance.dtype))
+    inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
+    value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
     return jnp.where(jnp.isnan(distance), distance, value)
 
 

@@ -82,7 +82,7 @@ class Group(Regularizer):
         weighted = jnp.asarray(step) * self.size_weight(z)
         if weighted.ndim:
             return self._metric_prox(z, weighted, _axes.axes_of("Group", self.axis, z.ndim))
-        norms = self.norms(z)
+        norms = jnp.minimum(self.norms(z), jnp.finfo(weighted.dtype).max)  # the ratio is the same there
         shrunk = self.penalty.prox(norms, weighted)
         positive = norms > 0
         return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan

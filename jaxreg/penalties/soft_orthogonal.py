@@ -68,9 +68,12 @@ class SoftOrthogonal(Regularizer):
 
 
 def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
-    s = jnp.maximum(sigma, 1.0)  # at or beyond the root: 4us³ + (1 − 4u)s − σ ≥ 0 there
+    b = 0.25 / (1 + 4 * u)  # the cubic divided by 4 + 16u: neither u nor σ is too large
+    a = 0.25 - b
+    # At or beyond the root: it is at most σ, and from √2 on s³ − s ≥ s³/2, so there at most (σ/2u)^⅓.
+    s = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
     for _ in range(_NEWTON_STEPS):
-        s = s - (4 * u * s**3 + (1 - 4 * u) * s - sigma) / (12 * u * s**2 + 1 - 4 * u)
+        s = s - (s * (a * s) * s + (b - a) * s - b * sigma) / (3 * (a * s) * s + b - a)
     return jnp.where(sigma == 0, 0, s)
 
 
