@@ -31,7 +31,8 @@ class Group(Regularizer):
         penalty: an elementwise penalty, a sum or a multiple of such.
         axis: static; the axes that form one group. For a Dense kernel (inputs, units) 0 means one group per unit, 1 one
             group per input; for a convolution kernel all axes but the last, (0, 1, 2), mean one group per filter; None
-            means the whole array.
+            means the whole array. In stacked layers (`nn.scan`, `vmap`) an axis more stands in front: write
+            `Stacked(Group(...))`, and the axes are those of one layer.
         weight: static; "none" (ω = 1) or "sqrt_size" (ω = √(entries in a group), the custom of statistics).
 
     Raises:

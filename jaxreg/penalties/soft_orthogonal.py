@@ -27,6 +27,8 @@ class SoftOrthogonal(Regularizer):
     singular value 0 stays 0. Of a sharded (m, n) matrix in float32 every device gathers at most 4·m·n bytes; where the
     longer side is sharded, an all-reduce of at most 4·min(m, n)² bytes sums the Gram matrix.
 
+    Stacked layers (`nn.scan`, `vmap`) are not to be taken for a convolution kernel: `Stacked(SoftOrthogonal(...))`.
+
     Args:
         factor: leaf; real, finite, non-negative.
 
