@@ -21,7 +21,7 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
     def penalty(self: Any, x: Any) -> jax.Array:
         _checks.unstacked(type(self).__name__, self, dataclasses.fields(self))
         x = _numerics.promote(x)
-        return _sharding.automatic(value, x, scalar=True)(self, x)
+        return _sharding.automatic(value, x, whole=True)(self, x)
 
     def value(self: Any, x: jax.Array) -> jax.Array:
         result = method(self, x)
@@ -49,7 +49,7 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
     def prox(self: Any, z: Any, step: Any) -> jax.Array:
         _checks.unstacked(f"{type(self).__name__}.prox", self, dataclasses.fields(self))
         z = jnp.asarray(z)
-        return _sharding.automatic(minimizer, z, scalar=False)(self, z, step)
+        return _sharding.automatic(minimizer, z, whole=False)(self, z, step)
 
     def minimizer(self: Any, z: jax.Array, step: Any) -> jax.Array:
         promoted = _numerics.promote(z)

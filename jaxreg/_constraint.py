@@ -42,7 +42,7 @@ Constraint.__call__ = Constraint.__call__.__wrapped__  # type: ignore[method-ass
 @jax.jit
 def _violation(constraint: Constraint, x: Any) -> jax.Array:
     x = _numerics.promote(x)
-    return _sharding.automatic(_distance, x, scalar=True)(constraint, x)
+    return _sharding.automatic(_distance, x, whole=True)(constraint, x)
 
 
 def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
 @jax.jit
 def _indicator(constraint: Constraint, x: Any) -> jax.Array:
     constraint, x = jax.lax.stop_gradient((constraint, jnp.asarray(x)))
-    return _sharding.automatic(_inside_or_infinite, x, scalar=True)(constraint, x)
+    return _sharding.automatic(_inside_or_infinite, x, whole=True)(constraint, x)
 
 
 def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-def automatic(function: Callable[..., Any], x: jax.Array, *, scalar: bool) -> Callable[..., Any]:
+def automatic(function: Callable[..., Any], x: jax.Array, *, whole: bool) -> Callable[..., Any]:
     """Return `function` with the Explicit axes of the mesh of `x` made Auto inside; the result is typed as outside.
 
     Explicit axes want an output sharding for a Gram product and refuse the SVD or the sort of a sharded axis.
@@ -16,12 +16,12 @@ def automatic(function: Callable[..., Any], x: jax.Array, *, scalar: bool) -> Ca
     Args:
         function: of arrays, `x` among them.
         x: the array whose mesh it is.
-        scalar: whether the result is a scalar (on every device) or an array of the shape and sharding of `x`.
+        whole: whether the result stands whole on every device (a scalar, a Gram matrix), or is like `x` and as `x`.
     """
     sharding = jax.typeof(x).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return function
-    out = NamedSharding(sharding.mesh, PartitionSpec()) if scalar else sharding
+    out = NamedSharding(sharding.mesh, PartitionSpec()) if whole else sharding
     return jax.sharding.auto_axes(function, out_sharding=out)
 
 

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 import jaxreg
 import jaxreg.linen
 import jaxreg.nnx
+from jaxreg import activity
 from jaxreg.penalties import PENALTIES
 from tests.cases import ALL_CASES, label
 
@@ -190,6 +191,29 @@ def test_three_steps_of_an_optimizer(make: Callable[[], Any], mesh: jax.sharding
             params, state = step(params, state)
         results.append(params)
     assert_same(results[1], results[0], place(mesh, tree(0)))
+
+
+ACTIVITIES = (
+    functools.partial(activity.penalty, jaxreg.L1L2(0.3, 0.1)),
+    activity.activation_l2,
+    activity.covariance,
+    activity.decorrelation,
+    activity.variance,
+    activity.entropy,
+    activity.z_loss,
+    lambda x: activity.kl_sparsity(jax.nn.sigmoid(x)),
+)
+
+
+@each_kind
+def test_penalties_of_activations(mesh: jax.sharding.Mesh) -> None:
+    def total(x: jax.Array) -> jax.Array:
+        return sum(penalty(x) for penalty in ACTIVITIES)
+
+    x = jax.device_put(X, NamedSharding(mesh, P("data", "model")))
+    expected, results = (jax.jit(jax.value_and_grad(total))(at) for at in (X, x))
+    chex.assert_trees_all_close(results, expected, rtol=1e-5, atol=1e-6)
+    assert results[1].sharding.is_equivalent_to(x.sharding, 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Flax
