@@ -83,7 +83,8 @@ class Group(Regularizer):
         weighted = jnp.asarray(step) * self.size_weight(z)
         if weighted.ndim:
             return self._metric_prox(z, weighted, _axes.axes_of("Group", self.axis, z.ndim))
-        norms = jnp.minimum(self.norms(z), jnp.finfo(weighted.dtype).max)  # the ratio is the same there
+        # An infinite norm of finite entries; the ratio is the same there, and the reciprocal no subnormal number.
+        norms = jnp.minimum(self.norms(z), jnp.finfo(weighted.dtype).max / 8)
         shrunk = self.penalty.prox(norms, weighted)
         positive = norms > 0
         return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
