@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _numerics
+from jaxreg import _checks, _numerics, _sharding
 from jaxreg._pytree import Struct
 
 TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
@@ -19,13 +19,19 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
     """Return a `__call__` that checks its array, promotes it, and runs `method` jitted."""
 
     def penalty(self: Any, x: Any) -> jax.Array:
-        name = type(self).__name__
-        _checks.unstacked(name, self, dataclasses.fields(self))
-        value = method(self, _numerics.promote(x))
-        if value is None or jnp.shape(value) != ():
-            got = None if value is None else f"shape {jnp.shape(value)}"
-            raise ValueError(f"`{name}.__call__` must return a scalar, got {got}.")
-        return jnp.asarray(value)
+        _checks.unstacked(type(self).__name__, self, dataclasses.fields(self))
+        x = _numerics.promote(x)
+        return _sharding.automatic(value, x, whole=True)(self, x)
+
+    def value(self: Any, x: jax.Array) -> jax.Array:
+        result = method(self, x)
+        if result is None or jnp.shape(result) != ():
+            got = None if result is None else f"shape {jnp.shape(result)}"
+            raise ValueError(f"`{type(self).__name__}.__call__` must return a scalar, got {got}.")
+        if jnp.iscomplexobj(result):
+            dtype = jnp.result_type(result)
+            raise TypeError(f"`{type(self).__name__}.__call__` must return a real number, got dtype {dtype}.")
+        return jnp.asarray(result)
 
     penalty.__name__ = penalty.__qualname__ = cls.__name__
     compiled = _jit_when_called(penalty)
@@ -41,13 +47,17 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
     """Return a `prox` that checks array and step, promotes them, runs `method` jitted, and casts back."""
 
     def prox(self: Any, z: Any, step: Any) -> jax.Array:
-        call = f"{type(self).__name__}.prox"
-        _checks.unstacked(call, self, dataclasses.fields(self))
+        _checks.unstacked(f"{type(self).__name__}.prox", self, dataclasses.fields(self))
         z = jnp.asarray(z)
+        return _sharding.automatic(minimizer, z, whole=False)(self, z, step)
+
+    def minimizer(self: Any, z: jax.Array, step: Any) -> jax.Array:
         promoted = _numerics.promote(z)
         w = method(self, promoted, jnp.asarray(step, _numerics.real_dtype(promoted)))
         if jnp.shape(w) != z.shape:
-            raise ValueError(f"`{call}` must return the shape {z.shape} of `z`, got {jnp.shape(w)}.")
+            raise ValueError(
+                f"`{type(self).__name__}.prox` must return the shape {z.shape} of `z`, got {jnp.shape(w)}."
+            )
         return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
 
     prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"

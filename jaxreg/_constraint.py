@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _numerics
+from jaxreg import _checks, _numerics, _sharding
 from jaxreg._compiled import TREES
 from jaxreg._regularizer import Regularizer
 
@@ -42,6 +42,10 @@ Constraint.__call__ = Constraint.__call__.__wrapped__  # type: ignore[method-ass
 @jax.jit
 def _violation(constraint: Constraint, x: Any) -> jax.Array:
     x = _numerics.promote(x)
+    return _sharding.automatic(_distance, x, whole=True)(constraint, x)
+
+
+def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
     nearest = constraint.prox(x)
     outside = jnp.where(x == nearest, jnp.zeros_like(x), x - nearest)  # 0 at an infinity that is inside
     return _numerics.norms(outside, tuple(range(x.ndim))).reshape(())
@@ -50,11 +54,16 @@ def _violation(constraint: Constraint, x: Any) -> jax.Array:
 @jax.jit
 def _indicator(constraint: Constraint, x: Any) -> jax.Array:
     constraint, x = jax.lax.stop_gradient((constraint, jnp.asarray(x)))
+    return _sharding.automatic(_inside_or_infinite, x, whole=True)(constraint, x)
+
+
+def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:
     wide = _numerics.promote(x)
     epsilon = float(jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else wide.dtype).eps)
-    distance = _violation(constraint, wide)
+    distance = _distance(constraint, wide)
     tolerance = _ROUNDING * epsilon * _numerics.norms(wide, tuple(range(x.ndim))).reshape(())
-    value = jnp.where((distance == 0) | (distance <= tolerance), 0, jnp.asarray(jnp.inf, distance.dtype))
+    inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
+    value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
     return jnp.where(jnp.isnan(distance), distance, value)
 
 

@@ -161,7 +161,8 @@ def normalized(x: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Ar
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
     # The compiler multiplies by 1/m, which would be subnormal, and flushed to 0, near the end of the range.
     down = jnp.where(largest > 1, 2.0**-16, 1).astype(largest.dtype)
-    return (x * down) / jnp.where(largest == 0, 1, largest * down), largest
+    y = (x * down) / jnp.where(largest == 0, 1, largest * down)
+    return (y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(x), jnp.sign(x), y)), largest  # inf/inf would be nan
 
 
 def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:

@@ -241,7 +241,8 @@ class Scaled(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         value = self.penalty(x)
-        return jnp.asarray(self.factor, value.dtype) * value
+        factor = jnp.asarray(self.factor, value.dtype)
+        return jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         return self.penalty.prox(z, _numerics.threshold(jnp.asarray(step), self.factor))

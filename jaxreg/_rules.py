@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -93,8 +94,9 @@ def decode_pattern(value: Any) -> Pattern:
             raise TypeError(f"A pattern's `re` must be a string and its `flags` an int, got {short(value)}.")
         _check_regex(regex)
         try:
-            return re.compile(regex, flags & ~re.DEBUG)
-        except (re.error, RecursionError, OverflowError) as error:
+            with warnings.catch_warnings(action="error"):  # sets that a later Python may read in another way
+                return re.compile(regex, flags & ~re.DEBUG)
+        except (re.error, RecursionError, OverflowError, Warning) as error:
             raise ValueError(f"The pattern {short(regex)} is no regular expression: {short(str(error))}.") from None
     if isinstance(value, dict) and set(value) == {"predicate"}:
         name = value["predicate"]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreg import _numerics
+from jaxreg import _numerics, _sharding
 
 # Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv:2505.16932, Algorithm 1 (their safety factor is 1.01).
 _POLAR_EXPRESS = (
@@ -66,7 +66,7 @@ def _singular_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Ar
 def spectral_map(f: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Array) -> jax.Array:
     """U f(params, Σ) Vᴴ for x = UΣVᴴ; f acts entry by entry and is 0 at 0."""
     u, s, vh = _svd(x)
-    return _matmul(u * f(params, s)[..., None, :], vh)
+    return _sharding.placed_like(x, _matmul(u * f(params, s)[..., None, :], vh))
 
 
 @spectral_map.defjvp
@@ -96,7 +96,8 @@ def _spectral_map_jvp(
     outside_left = _matmul(dx - _matmul(u, _matmul(_adjoint(u), dx)), v) * ratio
     outside_right = _matmul(u * ratio, _matmul(_adjoint(u), dx - _matmul(_matmul(dx, v), vh)))
     tangent = _matmul(_matmul(u, core), vh) + _matmul(outside_left, vh) + outside_right
-    return _matmul(u * value[..., None, :], vh), tangent
+    mapped = _matmul(u * value[..., None, :], vh)
+    return _sharding.placed_like(x, mapped), _sharding.placed_like(x, tangent)
 
 
 def refuse_metric(owner: str, step: jax.Array) -> None:

@@ -24,6 +24,7 @@ LAYERS = (
     "_pytree",
     "_json",
     "_numerics",
+    "_sharding",
     "_compiled",
     "_regularizer",
     "_elementwise",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxreg import _sharding
 from jaxreg.activity import _batch
 
 
@@ -126,10 +127,14 @@ def variance(
 def _off_diagonal(call: str, h: Any, mask: Any, axis_name: Any, ddof: int) -> jax.Array:
     """The covariance matrix of the features, with 0 on its diagonal. 0 for one member, also where N − ddof is 0."""
     x, n = _deviations(call, h, mask, axis_name)
-    batch = tuple(range(x.ndim - 1))
-    products = jnp.tensordot(x, x, axes=(batch, batch), precision=jax.lax.Precision.HIGHEST)
+    products = _sharding.automatic(_products, x, whole=True)(x)
     c = _batch.total(products, axis_name) / jnp.maximum(n - ddof, 1)
     return jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
+
+
+def _products(x: jax.Array) -> jax.Array:
+    batch = tuple(range(x.ndim - 1))
+    return jnp.tensordot(x, x, axes=(batch, batch), precision=jax.lax.Precision.HIGHEST)
 
 
 def _deviations(call: str, h: Any, mask: Any, axis_name: Any) -> tuple[jax.Array, jax.Array]:

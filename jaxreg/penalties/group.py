@@ -31,7 +31,8 @@ class Group(Regularizer):
         penalty: an elementwise penalty, a sum or a multiple of such.
         axis: static; the axes that form one group. For a Dense kernel (inputs, units) 0 means one group per unit, 1 one
             group per input; for a convolution kernel all axes but the last, (0, 1, 2), mean one group per filter; None
-            means the whole array.
+            means the whole array. In stacked layers (`nn.scan`, `vmap`) an axis more stands in front: write
+            `Stacked(Group(...))`, and the axes are those of one layer.
         weight: static; "none" (ω = 1) or "sqrt_size" (ω = √(entries in a group), the custom of statistics).
 
     Raises:
@@ -82,7 +83,8 @@ class Group(Regularizer):
         weighted = jnp.asarray(step) * self.size_weight(z)
         if weighted.ndim:
             return self._metric_prox(z, weighted, _axes.axes_of("Group", self.axis, z.ndim))
-        norms = self.norms(z)
+        # An infinite norm of finite entries; the ratio is the same there, and the reciprocal no subnormal number.
+        norms = jnp.minimum(self.norms(z), jnp.finfo(weighted.dtype).max / 8)
         shrunk = self.penalty.prox(norms, weighted)
         positive = norms > 0
         return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan

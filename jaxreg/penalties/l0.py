@@ -46,7 +46,7 @@ class L0(Elementwise):
     l0: ArrayLike = coefficient(0.01)
 
     def profile(self, a: jax.Array) -> jax.Array:
-        return jnp.where(a != 0, jnp.asarray(self.l0, a.dtype), 0) + 0 * a  # nan stays nan
+        return jnp.where(jnp.isnan(a), a, jnp.where(a != 0, jnp.asarray(self.l0, a.dtype), 0))
 
     def slope(self, a: jax.Array) -> jax.Array:
         _warn_once()

@@ -67,7 +67,7 @@ class Lq(Elementwise):
 
     def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
         u = jnp.broadcast_to(_numerics.threshold(step, self.lq), a.shape)
-        free, q = u == 0, self.q
+        free, q = (u == 0) | jnp.isinf(a), self.q
         least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
         inside = (a <= at_least) & ~free
@@ -84,9 +84,10 @@ def _root_half(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Ar
 
 def _root_two_thirds(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Array:
     del least, q
-    scaled = a / (2 * u) ** 0.75
+    # r/a is a function of a/(2u)^¾ alone, and 1 to all digits from here on, where the square might overflow
+    scaled = jnp.minimum(a / (2 * u) ** 0.75, float(jnp.finfo(a.dtype).eps) ** -0.75)
     length = 2 / 3**0.5 * jnp.sqrt(jnp.cosh(jnp.arccosh(27 / 16 * scaled**2) / 3))
-    return (2 * u) ** 0.75 * ((length + jnp.sqrt(2 * scaled / length - length**2)) / 2) ** 3
+    return a * (((length + jnp.sqrt(2 * scaled / length - length**2)) / 2) ** 3 / scaled)
 
 
 def _root_newton(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _constraint
+from jaxreg import _axes, _constraint, _sharding
 from jaxreg._pytree import coefficient, static
 
 
@@ -21,6 +21,7 @@ class Simplex(_constraint.Constraint):
     Unlike softmax it gives exact zeros. Real; `axis=None` takes the whole array, of any shape, as one vector (which is
     what `optax.projections.projection_simplex` does). θ is found by sorting, n·log n. At the kinks, z_i = θ, the
     derivative of the prox is 0. `violation` is the Euclidean distance to the set. A group without entries stays empty.
+    A group that is sharded is gathered for the sort: at most 12 bytes an entry come to every device for float32.
 
     Args:
         total: leaf; real, finite, non-negative.
@@ -54,4 +55,5 @@ class Simplex(_constraint.Constraint):
         axes = _axes.axes_of("Simplex", self.axis, z.ndim)
         flat, back = _constraint.as_last_axis(z, axes)
         metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
-        return back(_constraint.onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))
+        w = back(_constraint.onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))
+        return _sharding.placed_like(z, w)

@@ -28,6 +28,7 @@ class Spectral(Regularizer):
     Cost: one decomposition (method "svd"), or for L1 48 matrix products (method "polar"), which is what
     accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off
     the CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
+    Leading axes may be sharded: every device keeps its own matrices.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
