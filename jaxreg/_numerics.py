@@ -103,10 +103,10 @@ _LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum
 
 
 def _factored(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Σ term(c, x), for a term that is linear in c.
+    """Σ term(c, x), for a term that is linear in c: c·Σ term(1, x) to the last digit, where that sum is in range.
 
-    On a CPU, large arrays are read at the speed of the memory only without the multiplication by c: c·Σ term(1, x), and
-    once more with it, where that sum is out of range. Elsewhere the multiplication is free, and a branch is not.
+    Where it is not, the multiplication by c comes first. A large array is read once more for that on a CPU, and only
+    then; elsewhere a branch costs more than the multiplication of every entry, which is always done there.
     """
 
     def inside(c: jax.Array, x: jax.Array) -> jax.Array:
@@ -116,9 +116,14 @@ def _factored(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Array],
         total = jnp.sum(term(jnp.ones_like(c), x))
         info = jnp.finfo(total.dtype)
         enough = x.size * float(info.tiny) / float(info.eps)  # what is flushed to 0 is below the rounding
-        return jax.lax.cond((total > enough) & (total < info.max), lambda c, x: c * total, inside, c, x)
+        in_range = (total > enough) & (total < info.max)
+        if x.size < _LARGE:
+            return jnp.where(in_range, c * total, inside(c, x))
+        return jax.lax.cond(in_range, lambda c, x: c * total, inside, c, x)
 
-    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if x.size >= _LARGE else inside(c, x)
+    if x.size < _LARGE:
+        return outside(c, x)
+    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside)
 
 
 def real_product(a: jax.Array, b: jax.Array) -> jax.Array:

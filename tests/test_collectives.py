@@ -169,7 +169,7 @@ def test_layers_of_a_stack_stay_where_they_are(mesh: jax.sharding.Mesh) -> None:
     for reg in (jaxreg.Spectral(jaxreg.L1(0.3)), jaxreg.Stacked(jaxreg.OrthogonalRegularizer(0.3), axes=(0,))):
         found = collectives(reg, x)
         assert [name for name, _ in found] == ["all-reduce"] * len(found)
-        assert all(sizes == [1] for _, sizes in found)
+        assert all(set(sizes) == {1} for _, sizes in found)
     assert collectives(lambda x: jaxreg.Spectral(jaxreg.L1(0.3)).prox(x, 0.1), x) == []
 
 
@@ -177,4 +177,4 @@ def test_differences_exchange_one_row(mesh: jax.sharding.Mesh) -> None:
     x = jax.device_put(jnp.ones((M, N)), NamedSharding(mesh, P("data", "model")))
     found = collectives(jaxreg.Difference(jaxreg.L1(0.3), axis=0), x)
     assert sum(sum(sizes) for name, sizes in found if name == "collective-permute") == N // 4
-    assert all(sizes == [1] for name, sizes in found if name != "collective-permute")
+    assert all(set(sizes) == {1} for name, sizes in found if name != "collective-permute")
