@@ -103,7 +103,11 @@ def test_every_rank_and_emptiness(arguments: tuple[Any, ...], shape: tuple[int, 
 def test_nan_and_inf_come_through(arguments: tuple[Any, ...], special: float) -> None:
     x = jnp.asarray(M).at[0, 0].set(special)
     ours, theirs = pairs_of(*arguments)
-    np.testing.assert_array_equal(ours(x), theirs(x))
+    if arguments[0] == "OrthogonalRegularizer" and math.isinf(special):  # nan in Keras; the limit of the cosines here
+        assert np.isnan(theirs(x))
+        np.testing.assert_allclose(ours(x), theirs(x.at[0, 0].set(math.copysign(1e18, special))), rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(ours(x), theirs(x))
 
 
 def test_hessian_of_l2() -> None:
@@ -183,7 +187,7 @@ def test_orthogonal_takes_matrices_only(family: Any, shape: tuple[int, ...]) -> 
     text = f"Inputs to OrthogonalRegularizer must have rank 2. Received: inputs.shape={shape}"
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         family.OrthogonalRegularizer(0.1)(jnp.ones(shape))
-    assert str(caught.value) == text
+    assert str(caught.value).startswith(text)  # ours goes on with the way out
 
 
 @pytest.mark.parametrize("family", [OURS, KERAS], ids=["jaxreg", "keras"])

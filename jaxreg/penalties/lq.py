@@ -67,7 +67,7 @@ class Lq(Elementwise):
 
     def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
         u = jnp.broadcast_to(_numerics.threshold(step, self.lq), a.shape)
-        free, q = (u == 0) | jnp.isinf(a), self.q
+        free, q = u == 0, self.q
         least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
         inside = (a <= at_least) & ~free
@@ -94,4 +94,4 @@ def _root_newton(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.
     r = a
     for _ in range(_NEWTON_STEPS):
         r = jnp.maximum(r - (r - a + u * q * r ** (q - 1)) / (1 - u * q * (1 - q) * r ** (q - 2)), least)
-    return r
+    return jnp.where(jnp.isinf(a), a, r)
