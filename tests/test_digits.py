@@ -101,6 +101,7 @@ def plain() -> np.ndarray:
     return accuracy(train(optax.adam(RATE)))
 
 
+@pytest.mark.slow
 def test_l1_gives_many_zeros_at_the_accuracy_of_the_plain_network(plain: np.ndarray) -> None:
     runs, control = train(jaxreg.proximal_adam(RATE, ENTRIES)), train(optax.adam(RATE), ENTRIES)
     assert all(zeros(params) >= 0.45 for params in runs)
@@ -109,6 +110,7 @@ def test_l1_gives_many_zeros_at_the_accuracy_of_the_plain_network(plain: np.ndar
     assert (objective(runs, ENTRIES) <= 1.03 * objective(control, ENTRIES)).all()
 
 
+@pytest.mark.slow
 def test_groups_remove_inputs_and_hidden_units(plain: np.ndarray) -> None:
     runs, control = train(jaxreg.proximal_adam(RATE, UNITS)), train(optax.adam(RATE), UNITS)
     assert all(dead_rows(params, 0) >= 15 for params in runs)

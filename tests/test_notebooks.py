@@ -41,6 +41,7 @@ def test_is_valid_and_small(path):
     assert path.stat().st_size < 300_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, tmp_path):
     executed = tmp_path / path.name
