@@ -86,3 +86,12 @@ def test_the_timer_calls_in_turn_and_equally_often() -> None:
     times = timing.alternate(functions, rounds=3, at_least=0)
     assert {name: len(rounds) for name, rounds in times.items()} == {"a": 3, "b": 3, "c": 3}
     assert "".join(calls[6:]) == "abcbcacab"
+
+
+def test_the_readme_has_the_table_of_the_committed_results() -> None:
+    """`python -m tests.benchmarks --table tests/benchmarks/results/FILE` prints it."""
+    readme = (ROOT / "README.md").read_text()
+    results = sorted((ROOT / "tests" / "benchmarks" / "results").glob("*.json"))
+    assert results
+    for file in results:
+        assert report.markdown(file) in readme, f"paste what `python -m tests.benchmarks --table {file.name}` prints"
