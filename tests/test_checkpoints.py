@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import flax.serialization
@@ -148,9 +149,12 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path):
 # ------------------------------------------------------------------------------------------------------- wrong files
 
 
+MARK = os.path.join(tempfile.gettempdir(), "jaxreg-was-run")
+
+
 class Trap:
     def __reduce__(self):
-        return (os.mkdir, ("/tmp/jaxreg-was-run",))
+        return (os.mkdir, (MARK,))
 
 
 def torch_like(path):
@@ -223,7 +227,7 @@ def test_wrong_files_end_in_one_line(kind, tmp_path, capsys):
     assert len(captured.err.splitlines()) == 1
     assert captured.err.startswith(f"python -m jaxreg inspect: {path}: ")
     assert message in captured.err
-    assert not os.path.exists("/tmp/jaxreg-was-run")
+    assert not os.path.exists(MARK)
 
 
 @pytest.mark.parametrize(

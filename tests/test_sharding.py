@@ -135,8 +135,9 @@ SPECS = {
 def tree(seed: int) -> Any:
     numbers = np.random.default_rng(seed)
     shapes = {"embed": (8, 4), "layers": {"attention": {"q": (4, 8)}, "out": {"kernel": (8, 16), "bias": (16,)}}}
-    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
-    return jax.tree.map(lambda shape: numbers.normal(size=shape).astype(np.float32), shapes, is_leaf=is_shape)
+    return jax.tree.map(
+        lambda shape: numbers.normal(size=shape).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
 
 
 def place(mesh: jax.sharding.Mesh, arrays: Any) -> Any:
@@ -157,7 +158,10 @@ def test_trees(mesh: jax.sharding.Mesh) -> None:
     params, sharded = tree(0), place(mesh, tree(0))
     np.testing.assert_allclose(RULES(sharded), RULES(params), rtol=1e-6)
     chex.assert_trees_all_close(jax.jit(RULES.breakdown)(sharded), RULES.breakdown(params), rtol=1e-6)
-    prox = lambda tree: RULES.prox(tree, 0.2)  # noqa: E731
+
+    def prox(tree: Any) -> Any:
+        return RULES.prox(tree, 0.2)
+
     assert_same(prox(sharded), prox(params), sharded)
     assert_same(jax.jit(prox)(sharded), prox(params), sharded)
     for kernel in (prox(sharded)["embed"], prox(sharded)["layers"]["out"]["kernel"]):
