@@ -80,8 +80,9 @@ def path(
     Args:
         train: `(regularizer, key) -> (params, loss, score)`: the trained tree and two scalars; a higher score is
             better.
-        regularizer: is multiplied by each coefficient; or a function `coefficient -> regularizer` such as `jaxreg.L1`
-            or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a `TreeRegularizer`.
+        regularizer: is multiplied by each coefficient, so write it with the coefficient 1; or a function
+            `coefficient -> regularizer` such as `jaxreg.L1` or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a
+            `TreeRegularizer`.
         coefficients: a sequence of n; or one number c, for 50 from c down to c/1000 in equal ratios, such as
             `jaxreg.coefficient_max(regularizer, grads_at_zero)` (`numpy.geomspace` makes other grids).
         keys: a tree whose leaves have a leading axis of length k: `jax.random.split(key, k)`, `jnp.arange(k)` for the
