@@ -1,10 +1,10 @@
-"""What the commands share: the error that ends one in a line, types of options, the check for an extra."""
+"""What the commands share: the error that ends one in a line, types of options, the check for an extra, `--out`."""
 
 import argparse
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -49,6 +49,13 @@ def is_missing(module: str) -> bool:
         return True
 
 
+def add_out(parser: argparse.ArgumentParser, default: str) -> None:
+    """Declare `--out`, the directory that a command writes its files into."""
+    parser.add_argument(
+        "--out", type=Path, default=Path(default), metavar="DIR", help=f"where files go (default: {default})"
+    )
+
+
 def make_directory(path: Path) -> Path:
     """Return the directory, made if it is not there, before minutes are spent on what shall go into it."""
     try:
@@ -56,3 +63,12 @@ def make_directory(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"--out {path}: cannot make this directory ({error.strerror})") from None
     return path
+
+
+@contextlib.contextmanager
+def writing_into(out: Path) -> Iterator[None]:
+    """Turn what keeps a file from being written into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write into --out {out} ({error.strerror})") from None

@@ -1,7 +1,6 @@
 """The command `demo`: its options, and the order of what it does."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jaxreg import _cli
@@ -46,9 +45,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--seed", type=_cli.seed, default=0, metavar="N", help="seed of weights and batches (default: 0)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("jaxreg-demo"), metavar="DIR", help="where files go (default: jaxreg-demo)"
-    )
+    _cli.add_out(parser, "jaxreg-demo")
     parser.set_defaults(run=run)
 
 
@@ -60,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     out = _cli.make_directory(args.out)
     results = experiment.run(args.model, args.steps, args.seed)
     table.show(results)
-    try:
+    with _cli.writing_into(out):
         paths = [table.save(results, out / "table.txt"), picture.save(results, out / "weights.png")]
-    except OSError as error:
-        raise _cli.UserError(f"cannot write into --out {out} ({error.strerror})") from None
     print(*paths, sep="\n")
     return 0

@@ -1,7 +1,6 @@
 """The command `path`: its options, and the order of what it does."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from jaxreg import _cli
@@ -41,9 +40,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--folds", type=_folds, default=5, metavar="N", help="number of folds (default: 5)")
     parser.add_argument("--seed", type=_cli.seed, default=0, metavar="N", help="seed of the folds (default: 0)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("jaxreg-path"), metavar="DIR", help="where files go (default: jaxreg-path)"
-    )
+    _cli.add_out(parser, "jaxreg-path")
     parser.set_defaults(run=run)
 
 
@@ -55,10 +52,8 @@ def run(args: argparse.Namespace) -> int:
     out = _cli.make_directory(args.out)
     result = experiment.run(args.strengths, args.folds, args.seed)
     table.show(result)
-    try:
+    with _cli.writing_into(out):
         paths = [table.save(result, out / "table.txt"), picture.save(result, out / "path.png")]
-    except OSError as error:
-        raise _cli.UserError(f"cannot write into --out {out} ({error.strerror})") from None
     print(*paths, sep="\n")
     return 0
 
