@@ -11,7 +11,7 @@ from jaxreg._cli import UserError
 from jaxreg._demo import command as demo
 from jaxreg._path_command import command as path
 
-# A command is one module: `add_to(commands)` declares its options and sets `run(args) -> exit code`.
+# A command is one module: NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports what an extra brings only in `run`, so that `--help` needs nothing but jaxreg.
 COMMANDS = (demo, path, inspect, convert)
 
@@ -51,7 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxreg {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for command in COMMANDS:
-        command.add_to(commands)
+        own = commands.add_parser(
+            command.NAME,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            epilog=command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # their lines are laid out by hand
+        )
+        command.add_options(own)
+        own.set_defaults(run=command.run)
     return parser
 
 

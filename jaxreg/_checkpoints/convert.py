@@ -4,18 +4,19 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from jaxreg._checkpoints import files, keras_file, keras_rules
 
-_DESCRIPTION = """\
+NAME = "convert"
+SUMMARY = "the regularizers of a Keras model as jaxreg rules"
+DESCRIPTION = """\
 Write the weight regularizers of a Keras model as the JSON of a TreeRegularizer.
 MODEL is a .keras archive or the JSON of model.to_json(). Keras is not needed,
 and nothing of the model is run. The patterns are `**/` and Keras' names of the
 variables: **/dense/kernel. What rules on parameters cannot say (activity
 regularizers, frozen layers) is named on the standard error stream."""
 
-_EPILOG = """\
+EPILOG = """\
 examples:
   python -m jaxreg convert model.keras > rules.json
   python -m jaxreg inspect model.keras --rules rules.json
@@ -23,21 +24,9 @@ and in Python:
   reg = jaxreg.TreeRegularizer.from_config(json.load(open("rules.json")))"""
 
 
-def add_to(commands: Any) -> None:
-    """Declare the command and its options.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser(
-        "convert",
-        help="the regularizers of a Keras model as jaxreg rules",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras archive or JSON")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,9 @@ from jaxreg._summary import summary
 from jaxreg._summary_table import Summary
 from jaxreg._tree import TreeRegularizer
 
-_DESCRIPTION = """\
+NAME = "inspect"
+SUMMARY = "the summary of a checkpoint: shapes, exact zeros, penalties"
+DESCRIPTION = """\
 Show what is in a checkpoint, leaf by leaf: shape, dtype, entries that are
 exactly 0, and with rules the regularizer, its penalty and gradient norm.
 
@@ -27,7 +29,7 @@ CHECKPOINT is one of
 
 Nothing in a file is run or unpickled."""
 
-_EPILOG = """\
+EPILOG = """\
 rules.json is what TreeRegularizer(...).get_config() and `convert` write:
   {"rules": [["**/bias", null], ["**/kernel", "l1"]]}
 
@@ -37,24 +39,12 @@ examples:
   python -m jaxreg inspect model.keras --json"""
 
 
-def add_to(commands: Any) -> None:
-    """Declare the command and its options.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser(
-        "inspect",
-        help="the summary of a checkpoint: shapes, exact zeros, penalties",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a file or an Orbax directory")
     parser.add_argument("--rules", type=Path, metavar="FILE", help="JSON of a TreeRegularizer (default: no penalty)")
     parser.add_argument("--under", metavar="PATH", help="only the leaves below this path, which is left out of theirs")
     parser.add_argument("--json", action="store_true", help="JSON for machines instead of a table")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

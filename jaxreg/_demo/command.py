@@ -1,13 +1,14 @@
 """The command `demo`: its options, and the order of what it does."""
 
 import argparse
-from typing import Any
 
 from jaxreg import _cli
 
 _MODULES = {"flax": "flax", "matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn"}
 
-_DESCRIPTION = """\
+NAME = "demo"
+SUMMARY = "train a network on digits with four kinds of regularization; a table and a picture"
+DESCRIPTION = """\
 Train a small Flax network on scikit-learn's handwritten digits four times:
 
   no penalty         to compare with
@@ -18,26 +19,15 @@ Train a small Flax network on scikit-learn's handwritten digits four times:
 A table is printed, and saved as table.txt; weights.png has the learning curves
 and the weights of the first layer as images. Nothing is downloaded."""
 
-_EPILOG = """\
+EPILOG = """\
 examples:
   python -m jaxreg demo
   python -m jaxreg demo --model nnx --seed 1 --out digits-nnx
   python -m jaxreg demo --steps 500     a first look; L1 needs more"""
 
 
-def add_to(commands: Any) -> None:
-    """Declare the command and its options.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser(
-        "demo",
-        help="train a network on digits with four kinds of regularization; a table and a picture",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
     parser.add_argument("--model", choices=("linen", "nnx"), default="linen", help="the Flax API (default: linen)")
     parser.add_argument(
         "--steps", type=_cli.positive_int, default=6000, metavar="N", help="training steps of each run (default: 6000)"
@@ -46,7 +36,6 @@ def add_to(commands: Any) -> None:
         "--seed", type=_cli.seed, default=0, metavar="N", help="seed of weights and batches (default: 0)"
     )
     _cli.add_out(parser, "jaxreg-demo")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,13 +1,14 @@
 """The command `path`: its options, and the order of what it does."""
 
 import argparse
-from typing import Any
 
 from jaxreg import _cli
 
 _MODULES = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn"}
 
-_DESCRIPTION = """\
+NAME = "path"
+SUMMARY = "choose the strength of a penalty on digits by cross-validation; a table and a picture"
+DESCRIPTION = """\
 Choose the strength of an L1 penalty on scikit-learn's handwritten digits:
 softmax regression is trained at every strength and on every fold of a
 cross-validation, all in one program (jaxreg.path).
@@ -16,32 +17,20 @@ A table is printed, and saved as table.txt; path.png shows the scores, the
 share of exact zeros, and the weights that are left at five strengths.
 Nothing is downloaded."""
 
-_EPILOG = """\
+EPILOG = """\
 examples:
   python -m jaxreg path
   python -m jaxreg path --strengths 40 --folds 10 --out digits-path"""
 
 
-def add_to(commands: Any) -> None:
-    """Declare the command and its options.
-
-    Args:
-        commands: what `ArgumentParser.add_subparsers` returns.
-    """
-    parser = commands.add_parser(
-        "path",
-        help="choose the strength of a penalty on digits by cross-validation; a table and a picture",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
     parser.add_argument(
         "--strengths", type=_cli.positive_int, default=20, metavar="N", help="number of strengths (default: 20)"
     )
     parser.add_argument("--folds", type=_folds, default=5, metavar="N", help="number of folds (default: 5)")
     parser.add_argument("--seed", type=_cli.seed, default=0, metavar="N", help="seed of the folds (default: 0)")
     _cli.add_out(parser, "jaxreg-path")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
