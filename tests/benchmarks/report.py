@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from tests.benchmarks import machine
@@ -13,11 +13,12 @@ from tests.benchmarks.measurement import Measurement
 
 def show(console: Console, rows: list[Measurement]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("work", "left"), ("against", "left"), ("median", "right"), ("min", "right"), ("max", "right"), ("ms", "right"),
-        ("to reach", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    columns: dict[str, JustifyMethod] = {
+        "work": "left", "against": "left", "median": "right", "min": "right", "max": "right", "ms": "right",
+        "to reach": "right", "": "left",
+    }  # fmt: skip
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify)
     family = ""
     for row in rows:
         if row.family != family:
