@@ -63,7 +63,7 @@ def get(identifier: Any) -> Any:
 
 
 def _with_defaults(cls: type[Struct]) -> Any:
-    required = [field.name for field in dataclasses.fields(cls) if _json.is_required(field)]  # type: ignore[arg-type]
+    required = [field.name for field in dataclasses.fields(cls) if _json.is_required(field)]
     if required:
         raise ValueError(f"`{cls.__name__}` has no default for {required}; give an instance or a config, not its name.")
     return cls()

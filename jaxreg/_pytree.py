@@ -55,6 +55,7 @@ class Struct:
     """
 
     __array_ufunc__: ClassVar[None] = None  # NumPy scalars must leave `scalar * self` to us
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # every subclass has it; for type checkers
     _leaf_names: ClassVar[tuple[str, ...]] = ()
     _static_names: ClassVar[tuple[str, ...]] = ()
 
@@ -69,7 +70,7 @@ class Struct:
         _register(cls)
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value = _checks.field_value(type(self).__name__, field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
 
@@ -84,7 +85,7 @@ class Struct:
         return hash((type(self), tuple(getattr(self, name) for name in self._static_names), leaves))
 
     def __repr__(self) -> str:
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        fields = dataclasses.fields(self)
         inside = ", ".join(f"{field.name}={named(getattr(self, field.name))}" for field in fields)
         return f"{type(self).__name__}({inside})"
 
@@ -95,7 +96,7 @@ def named(value: Any) -> str:
 
 
 def _register(cls: type[Struct]) -> None:
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     for field in fields:
         _checks.field_declaration(cls.__name__, field)
     statics = tuple(field.name for field in fields if field.metadata.get("static"))

@@ -16,6 +16,7 @@ from jaxreg._regularizer import Regularizer, as_regularizer
 from jaxreg.linen import _activity, _parameters, _record
 
 _SUFFIX = "_regularizer"
+_OBSERVED = "jaxreg_observed"
 
 
 def regularizer_field() -> Any:
@@ -73,7 +74,7 @@ class Regularized(nn.Module):
         super().__init_subclass__(**kwargs)
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
         # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of the class below, and that one observes.
-        if call is not None and not hasattr(call, "jaxreg_observed"):
+        if call is not None and not hasattr(call, _OBSERVED):
             cls.__call__ = _observed(call)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
@@ -117,7 +118,7 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
             _activity.add(self, regularizer, output)
         return output
 
-    observed_call.jaxreg_observed = True  # type: ignore[attr-defined]
+    setattr(observed_call, _OBSERVED, True)
     return observed_call
 
 
