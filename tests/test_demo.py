@@ -20,6 +20,7 @@ from jaxreg.__main__ import main
 from jaxreg._demo import data, experiment, picture, runs, table, training
 from jaxreg._demo.networks import LAYERS
 from jaxreg._demo.training import Result
+from jaxreg.plot import _style
 
 MODELS = ("linen", "nnx")
 STEPS = 12
@@ -162,9 +163,10 @@ def test_a_zero_weight_has_a_colour_of_its_own():
     scale = picture.Normalize(-1, 1)
     image = picture.mosaic(kernel, scale)
     assert image.shape == (71, 71, 3)
-    assert not np.allclose(image[0, 0], picture.ZERO, atol=0.1)
-    np.testing.assert_array_equal(image[0, 1], picture.ZERO)
-    np.testing.assert_array_equal(image[0, 8], (1, 1, 1))
+    grey = np.round(255 * np.array(_style.zero_colour()))
+    assert not np.allclose(image[0, 0], grey, atol=25.5)
+    np.testing.assert_array_equal(image[0, 1], grey)
+    np.testing.assert_array_equal(image[0, 8], (255, 255, 255))
 
 
 def test_help_tells_commands_options_and_examples(capsys, monkeypatch):

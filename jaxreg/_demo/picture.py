@@ -3,21 +3,18 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from jaxreg._demo.training import Result
+from jaxreg.plot import _style
 
 COLOURS = ("#444444", "#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito: colour-blind readers tell them apart
 LINES: tuple[str, ...] = ("-", "--", "-.", "-")
-WEIGHTS = colormaps["PuOr"]
-ZERO = (0.80, 0.80, 0.80)  # apart from the near white of a small weight
 SIDE = 8  # pixels of a digit, and units of the first layer in a row and in a column
 
 
@@ -33,11 +30,17 @@ def save(results: list[Result], path: Path) -> Path:
         _weights(axes, result, colour, scale)
     below.suptitle("Weights of the first layer: one 8×8 image for each of the 64 units, the largest first", fontsize=14)
     bar = below.colorbar(
-        ScalarMappable(scale, WEIGHTS), ax=panels, location="bottom", extend="both", aspect=40, shrink=0.42, pad=0.03
+        ScalarMappable(scale, _style.weight_map()),
+        ax=panels,
+        location="bottom",
+        extend="both",
+        aspect=40,
+        shrink=0.42,
+        pad=0.03,
     )
     bar.set_label("weight")
     below.legend(
-        handles=[Patch(facecolor=ZERO, edgecolor="0.4", label="exactly 0")],
+        handles=[_style.zero_patch()],
         loc="lower left",
         bbox_to_anchor=(0.74, 0.045),
         fontsize=12,
@@ -47,13 +50,11 @@ def save(results: list[Result], path: Path) -> Path:
     return path
 
 
-def mosaic(kernel: NDArray[np.float32], scale: Normalize) -> NDArray[np.float64]:
+def mosaic(kernel: NDArray[np.float32], scale: Normalize) -> NDArray[np.uint8]:
     """Return the units of a (64, 64) kernel as one RGB image, the largest norm first, white lines between them."""
     order = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")
     units = kernel.T[order].reshape(-1, SIDE, SIDE)
-    colours = WEIGHTS(scale(units))[..., :3]
-    colours[units == 0] = ZERO
-    tiles = np.pad(colours, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+    tiles = np.pad(_style.paint(units, scale), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
     rows = tiles.reshape(SIDE, SIDE, SIDE + 1, SIDE + 1, 3).transpose(0, 2, 1, 3, 4)
     return rows.reshape(SIDE * (SIDE + 1), SIDE * (SIDE + 1), 3)[:-1, :-1]
 

@@ -8,11 +8,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from jaxreg._demo.picture import COLOURS, WEIGHTS, ZERO
+from jaxreg._demo.picture import COLOURS
 from jaxreg._path_command.experiment import Result
+from jaxreg.plot import _style
 
 ROWS = 5
 _GREY, _BLUE, _ORANGE, _GREEN = COLOURS
@@ -36,10 +36,10 @@ def save(result: Result, path: Path) -> Path:
     for digit, axes in enumerate(panels[0]):
         axes.set_title(str(digit), fontsize=13)
     below.suptitle("Weights of each digit: one 8×8 image for each class", fontsize=14)
-    bar = below.colorbar(ScalarMappable(scale, WEIGHTS), ax=panels, aspect=40, extend="both", pad=0.02)
+    bar = below.colorbar(ScalarMappable(scale, _style.weight_map()), ax=panels, aspect=40, extend="both", pad=0.02)
     bar.set_label("weight")
     below.legend(
-        handles=[Patch(facecolor=ZERO, edgecolor="0.4", label="exactly 0")],
+        handles=[_style.zero_patch()],
         loc="upper left",
         fontsize=12,
         frameon=False,
@@ -99,9 +99,7 @@ def _against_strength(axes: Axes, result: Result) -> None:
 
 def _weights(row: NDArray[np.object_], kernel: NDArray[np.float32], scale: Normalize) -> None:
     for axes, weights in zip(row, kernel.T, strict=True):
-        image = WEIGHTS(scale(weights))[:, :3]
-        image[weights == 0] = ZERO
-        axes.imshow(image.reshape(8, 8, 3), interpolation="nearest")
+        axes.imshow(_style.paint(weights.reshape(8, 8), scale), interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
