@@ -124,6 +124,8 @@ def unstacked(call: str, owner: Any, fields: tuple[dataclasses.Field[Any], ...])
 
 def array(call: str, x: Any, way_out: str = "") -> Any:
     """Return `x` as something that `jax.jit` takes as one numeric array; unwrap Keras and NNX variables."""
+    if isinstance(x, jax.Array) and _is_numeric(x.dtype):  # at once: an eager call on a small array would notice
+        return x
     if not isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)):
         unwrap = getattr(x, "__jax_array__", None)
         if unwrap is None or isinstance(x, type):
@@ -135,7 +137,7 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
     return x
 
 
-@functools.cache  # an eager call on a small array would notice
+@functools.cache  # for the same reason
 def _is_numeric(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
 

@@ -21,19 +21,27 @@ class Metric:
     Args:
         call: the name of the function that made it, for messages.
         states: the types of optax states that hold what is read; the optimizer must have exactly one.
-        steps: state → tree of step sizes.
-        bounds_gradient: whether 1/step is at least about |gradient| in the long run, as the root of a raw second moment
-            is. Then the optimizer moves a coordinate by about the learning rate, and so may the penalty (`max_step`).
+        moments: state → tree of second moments.
+        divisor: (state, second moment of a leaf) → what the optimizer divides its direction by: 1/step size.
+        bounds_gradient: whether a divisor is at least about |gradient| in the long run, as the root of a raw second
+            moment is. Then the optimizer moves a coordinate by about the learning rate, and so may the penalty
+            (`max_step`).
     """
 
     call: str
     states: tuple[type, ...]
-    steps: Callable[[Any], Any]
+    moments: Callable[[Any], Any]
+    divisor: Callable[[Any, jax.Array], jax.Array]
     bounds_gradient: bool = True
 
     def __call__(self, state: Any, params: Any) -> Any:
         """Return the tree of step sizes."""
         del params
+        moments, divisor = self.read(state)
+        return jax.tree.map(lambda moment: 1 / divisor(moment), moments)
+
+    def read(self, state: Any) -> tuple[Any, Callable[[jax.Array], jax.Array]]:
+        """Return the tree of second moments in the state of a whole chain, and what makes divisors of its leaves."""
         found = find_states(state, self.states)
         if len(found) != 1:
             name = self.states[0].__name__
@@ -42,7 +50,8 @@ class Metric:
                 "the optimizer that has it (inside `optax.partition`, each of them), use the metric of your optimizer, "
                 "or give a function `(state, params) -> step sizes`."
             )
-        return self.steps(found[0])
+        part = found[0]
+        return self.moments(part), lambda moment: self.divisor(part, jnp.real(_numerics.promote(moment)))
 
 
 def find_states(state: Any, kinds: tuple[type, ...]) -> list[Any]:
@@ -80,10 +89,12 @@ def adam_metric(b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0) -> Metric
         2021.
     """
 
-    def steps(state: Any) -> Any:
-        return _map(lambda v: 1 / (jnp.sqrt(_corrected(v, b2, state.count) + eps_root) + eps), state.nu)
-
-    return Metric("adam_metric", (optax.ScaleByAdamState,), steps)
+    return Metric(
+        "adam_metric",
+        (optax.ScaleByAdamState,),
+        lambda state: state.nu,
+        lambda state, v: jnp.sqrt(_corrected(v, b2, state.count) + eps_root) + eps,
+    )
 
 
 def amsgrad_metric(eps: Any = 1e-8, eps_root: Any = 0.0) -> Metric:
@@ -99,7 +110,8 @@ def amsgrad_metric(eps: Any = 1e-8, eps_root: Any = 0.0) -> Metric:
     return Metric(
         "amsgrad_metric",
         (optax.ScaleByAmsgradState,),
-        lambda state: _map(lambda v: 1 / (jnp.sqrt(v + eps_root) + eps), state.nu_max),
+        lambda state: state.nu_max,
+        lambda state, v: jnp.sqrt(v + eps_root) + eps,
     )
 
 
@@ -119,7 +131,8 @@ def adabelief_metric(b2: Any = 0.999, eps: Any = 1e-16) -> Metric:
     return Metric(
         "adabelief_metric",
         (optax.ScaleByBeliefState,),
-        lambda state: _map(lambda s: 1 / (jnp.sqrt(_corrected(s, b2, state.count)) + eps), state.nu),
+        lambda state: state.nu,
+        lambda state, s: jnp.sqrt(_corrected(s, b2, state.count)) + eps,
         bounds_gradient=False,
     )
 
@@ -137,14 +150,11 @@ def rmsprop_metric(decay: Any = 0.9, eps: Any = 1e-8, eps_in_sqrt: bool = True) 
         >>> tx = jaxreg.proximal(optax.rmsprop(1e-3), jaxreg.L1(1e-4), 1e-3, jaxreg.rmsprop_metric())
     """
 
-    def steps(state: Any) -> Any:
-        def step(v: jax.Array) -> jax.Array:
-            v = v if isinstance(state, optax.ScaleByRmsState) else _corrected(v, decay, state.count)
-            return jax.lax.rsqrt(v + eps) if eps_in_sqrt else 1 / (jnp.sqrt(v) + eps)
+    def divisor(state: Any, v: jax.Array) -> jax.Array:
+        v = v if isinstance(state, optax.ScaleByRmsState) else _corrected(v, decay, state.count)
+        return jnp.sqrt(v + eps) if eps_in_sqrt else jnp.sqrt(v) + eps
 
-        return _map(step, state.nu)
-
-    return Metric("rmsprop_metric", (optax.ScaleByRmsState, _rms_with_count()), steps)
+    return Metric("rmsprop_metric", (optax.ScaleByRmsState, _rms_with_count()), lambda state: state.nu, divisor)
 
 
 def adagrad_metric(eps: Any = 1e-7) -> Metric:
@@ -160,12 +170,9 @@ def adagrad_metric(eps: Any = 1e-7) -> Metric:
     return Metric(
         "adagrad_metric",
         (optax.ScaleByRssState,),
-        lambda state: _map(lambda s: jnp.where(s > 0, jax.lax.rsqrt(s + eps), 0), state.sum_of_squares),
+        lambda state: state.sum_of_squares,
+        lambda state, s: jnp.where(s > 0, jnp.sqrt(s + eps), jnp.inf),
     )
-
-
-def _map(step: Callable[[jax.Array], jax.Array], moments: Any) -> Any:
-    return jax.tree.map(lambda moment: step(jnp.real(_numerics.promote(moment))), moments)
 
 
 def _corrected(moment: jax.Array, decay: Any, count: jax.Array) -> jax.Array:

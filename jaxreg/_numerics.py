@@ -186,14 +186,31 @@ def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
-    y, largest = normalized(x, axes)
-    return largest * jnp.sqrt(jnp.sum(real_product(y, y), axis=axes, keepdims=True))
+    scale = _largest(x, axes)
+    return scale * jnp.sqrt(_square(x, 1 / scale, axes))
 
 
 @_norms.defjvp
 def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return norms(x, axes), jnp.sum(real_product(unit_vectors(x, axes), dx), axis=axes, keepdims=True)
+    down = 1 / _largest(x, axes)
+    square = _square(x, down, axes)
+    y = x * unshared(down)  # what is inside `square` stays inside its sum, which is faster
+    y = y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(y), jnp.sign(x), y)  # beside inf, all else counts nothing
+    unit = y * jax.lax.rsqrt(jnp.where((square > 0) & (square < jnp.inf), square, 1))
+    return norms(x, axes), jnp.sum(real_product(unit, dx), axis=axes, keepdims=True)
+
+
+def _square(x: jax.Array, down: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    y = x * down
+    return jnp.sum(real_product(y, y), axis=axes, keepdims=True)
+
+
+def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """max|x| over `axes`, held constant, within the range where it and its reciprocal are normal numbers."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
+    info = jnp.finfo(largest.dtype)
+    return jnp.clip(largest, info.tiny, 2.0 ** (info.maxexp - 2))
 
 
 @jax.custom_jvp

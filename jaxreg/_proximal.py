@@ -1,7 +1,7 @@
 """optax: the proximal operator of a penalty as a wrapper around an optimizer."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,12 @@ import optax
 
 from jaxreg import _checks, _half, _numerics, _paths
 from jaxreg._inner import has_prox, inner_prox
-from jaxreg._metric import Metric, adam_metric, find_states
-from jaxreg._pytree import Struct
+from jaxreg._metric import adam_metric, find_states
 from jaxreg._regularizer import Regularizer
+from jaxreg._step_sizes import leaf_scales, leaf_step, learning_rate_at
 from jaxreg._updates import RegOrSchedule, regularizer_at, side_by_side
 
-# More than (1 − b1)/√(1 − b2) = 3.2, the most that Adam's defaults move a coordinate in learning rates: so the bound
-# takes no zero away that the unbounded step would keep.
-_PULL = 4.0
+T = TypeVar("T")
 
 
 class ProximalState(NamedTuple):
@@ -100,9 +98,9 @@ def proximal(
         *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
     """
     reg_at = regularizer_at("proximal", reg)
-    step_at = _step_size(learning_rate, momentum)
+    step_at = learning_rate_at(learning_rate, momentum)
     leaf_prox = _leaf_prox(inner_steps)
-    leaf_step = _leaf_step(metric, max_step)
+    step_of_leaf = leaf_step(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> ProximalState:
@@ -117,16 +115,19 @@ def proximal(
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
-        scales = _like(treedef, 1.0 if metric is None else metric(inner_state, params))
+        scales, scale_of = leaf_scales(metric, inner_state, params, treedef)
         residuals = treedef.flatten_up_to(state.residual) if state.residual is not None else [None] * len(rows)
-        new = []
+        new, before = [], None
         for (leaf_update, param, regularizer), scale, residual in zip(rows, scales, residuals, strict=True):
             if regularizer is None or _paths.is_hidden(scale):
                 new.append((leaf_update, residual))
                 continue
             p = _numerics.promote(param) if residual is None else _numerics.promote(param) + residual
+            if not regularizer._is_separable():
+                p, scale = _after(before, (p, scale))
             z = p + jnp.asarray(leaf_update, p.dtype)
-            w = leaf_prox(regularizer, p, z, leaf_step(regularizer, z, eta, scale))
+            w = leaf_prox(regularizer, p, z, step_of_leaf(regularizer, z, eta, scale_of(scale)))
+            before = before if regularizer._is_separable() else w
             new.append(_half.as_update(w, leaf_update, param, residual))
         residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
@@ -205,58 +206,15 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
     return prox
 
 
-def _leaf_step(metric: Any, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
-    if metric is not None and (not callable(metric) or isinstance(metric, (type, Struct))):
-        raise TypeError(
-            "`proximal(metric=...)` takes None, `jaxreg.adam_metric(...)` or a function (state, params) -> step sizes, "
-            f"got {_checks.short(metric)}."
-        )
-    if max_step is not None:
-        max_step = _checks.step("proximal(max_step=...)", max_step, ())
-    bounds_pull = max_step is None and isinstance(metric, Metric) and metric.bounds_gradient
+def _after(w: jax.Array | None, arrays: T) -> T:
+    """The arrays, to be read when w is there, so that the memory one leaf's operator takes serves the next one's too.
 
-    def step(regularizer: Regularizer, z: jax.Array, eta: Any, scale: Any) -> jax.Array:
-        dtype = _numerics.real_dtype(z)
-        eta, scale = jnp.asarray(eta, dtype), jnp.asarray(scale, dtype)
-        if scale.shape not in ((), z.shape):
-            raise ValueError(
-                f"`proximal(metric=...)`: the step sizes of a leaf of shape {z.shape} have that shape or (), "
-                f"got {scale.shape}."
-            )
-        tau = eta * scale
-        if max_step is not None:
-            return jnp.minimum(tau, jnp.asarray(max_step, dtype))
-        if bounds_pull and has_prox(regularizer, z, tau):
-            slope = jnp.abs(jax.grad(regularizer)(z))
-            return jnp.where(tau * slope > _PULL * eta, _PULL * eta / jnp.where(slope > 0, slope, 1), tau)
-        return tau
-
-    return step
-
-
-def _step_size(learning_rate: Any, momentum: Any) -> Callable[[jax.Array, Any], Any]:
-    if not isinstance(momentum, jax.core.Tracer):
-        momentum = _checks.step("proximal(momentum=...)", momentum, ())
-        if not momentum < 1:
-            raise ValueError(f"`proximal(momentum=...)` must be less than 1, got {momentum}.")
-    if learning_rate is None:
-        return lambda count, inner_state: _injected_learning_rate(inner_state) / (1 - momentum)
-    if callable(learning_rate):
-        return lambda count, inner_state: learning_rate(count) / (1 - momentum)
-    step = _checks.step("proximal(learning_rate=...)", learning_rate, ())
-    return lambda count, inner_state: step / (1 - momentum)
-
-
-def _injected_learning_rate(state: Any) -> Any:
-    found = optax.tree.get_all_with_path(
-        state, "learning_rate", filtering=lambda _, value: not isinstance(value, tuple)
-    )
-    if len(found) != 1:
-        raise ValueError(
-            "`proximal(learning_rate=None)` reads the learning rate from `optax.inject_hyperparams`, but the state "
-            f"holds {len(found)} of that name. Give `learning_rate` as a number or a schedule."
-        )
-    return found[0][1]
+    The compiler would else begin with all leaves at once.
+    """
+    if w is None:
+        return arrays
+    never = jnp.max(jnp.abs(w), initial=0) < -jnp.inf
+    return jax.tree.map(lambda x: jnp.where(never, 0, x), arrays)
 
 
 def _refuse_skipped_steps(state: Any) -> None:
@@ -266,17 +224,3 @@ def _refuse_skipped_steps(state: Any) -> None:
             f"`proximal`: the optimizer inside skips steps ({name}), and the penalty would not. Put that wrapper "
             "outside, as in `optax.MultiSteps(jaxreg.proximal(...), 4)`."
         )
-
-
-def _like(treedef: Any, scales: Any) -> list[Any]:
-    if isinstance(scales, float):
-        return [scales] * treedef.num_leaves
-    if callable(scales):
-        raise TypeError(
-            "`proximal(metric=...)` takes a function (state, params) -> step sizes; this one gave "
-            f"{_checks.short(scales)}. `jaxreg.adam_metric` and its like must be called: `metric=jaxreg.adam_metric()`."
-        )
-    try:
-        return list(treedef.flatten_up_to(scales))
-    except ValueError as error:
-        raise ValueError(f"`proximal(metric=...)` must give step sizes like the parameters: {error}") from None

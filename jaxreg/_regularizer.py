@@ -112,6 +112,10 @@ class Regularizer(Struct, abc.ABC):
         """Whether R(w) = Σ ρ(|w_i|) with ρ(0) = 0 the least: what a structure can apply to norms or singular values."""
         return False
 
+    def _is_separable(self) -> bool:
+        """Whether the penalty, and so its prox, treats each entry alone."""
+        return self._is_elementwise()
+
     def _is_nonnegativity(self) -> bool:
         """Whether R is the constraint w ≥ 0."""
         return False
@@ -208,6 +212,9 @@ class Sum(Regularizer):
     def _is_elementwise(self) -> bool:
         return all(term._is_elementwise() for term in self.terms)
 
+    def _is_separable(self) -> bool:
+        return all(term._is_separable() for term in self.terms)
+
 
 def _total(parts: Iterable[Any]) -> Any:
     """The sum of the parts that are there, None if there is none."""
@@ -256,6 +263,9 @@ class Scaled(Regularizer):
 
     def _is_elementwise(self) -> bool:
         return self.penalty._is_elementwise()
+
+    def _is_separable(self) -> bool:
+        return self.penalty._is_separable()
 
     def _is_nonnegativity(self) -> bool:
         return self.penalty._is_nonnegativity()

@@ -59,6 +59,14 @@ def test_a_step_of_adam_has_no_more_temporaries_and_reads_the_weights_at_most_so
     assert " copy(" not in ours.as_text()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_group_lasso_in_the_metric_of_adam_keeps_three_arrays_of_one_leaf_at_a_time(axis: int) -> None:
+    """The point and the steps, and the next leaf's point: memory is used again, whatever the number of leaves."""
+    group = jaxreg.proximal_adam(1e-3, jaxreg.Group(jaxreg.L1(0.1), axis=axis))
+    plain, ours = (programs.compiled_step(step, PARAMS) for step in (optax.adam(1e-3), group))
+    assert programs.temporaries(ours) <= programs.temporaries(plain) + 3 * SIZE / len(PARAMS) + SMALL
+
+
 def test_a_step_of_sgd_costs_what_the_plain_one_costs() -> None:
     regularized = optax.chain(jaxreg.add_regularization(jaxreg.L1L2(0.1, 0.2)), optax.sgd(0.1))
     plain, ours = (programs.compiled_step(tx, PARAMS) for tx in (optax.sgd(0.1), regularized))

@@ -114,6 +114,9 @@ class Anchored(Regularizer):
                 )
         return cls(_json.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
 
+    def _is_separable(self) -> bool:
+        return self.penalty._is_separable()
+
     def _like(self, name: str, x: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))
         if value.shape not in ((), x.shape):

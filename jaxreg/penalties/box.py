@@ -79,6 +79,9 @@ class Box(_constraint.Constraint):
                 )
         return jnp.where(z < lower, lower, jnp.where(z > upper, upper, z))
 
+    def _is_separable(self) -> bool:
+        return True
+
 
 def _bound(call: str, value: Any, none: float) -> Any:
     """The bound as a float, or as it is if it is an array, a tracer or a placeholder; infinities pass."""

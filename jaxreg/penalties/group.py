@@ -10,8 +10,7 @@ from jax.typing import ArrayLike
 from jaxreg import _axes, _numerics
 from jaxreg._pytree import static
 from jaxreg._regularizer import Regularizer, as_elementwise
-
-_NEWTON_STEPS = {4: 8, 8: 12}  # by bytes: enough for full precision with metrics that spread over eight decades
+from jaxreg._secular import secular_prox
 
 
 @final
@@ -24,7 +23,7 @@ class Group(Regularizer):
 
     `Group(L1(c))` is the group lasso, `Group(MCP(...))`, `Group(L0(...))` and so on follow. `L1(a) + Group(L1(b))` is
     the sparse group lasso, prox included. With an array step (diagonal metric) the prox is exact for L1, L2 and L1L2
-    (the norm of a group is the root of a secular equation, found by a fixed number of Newton steps); for other profiles
+    (the norm of a group is the root of a secular equation, found by Newton steps); for other profiles
     it raises.
 
     Args:
@@ -99,29 +98,7 @@ class Group(Regularizer):
         l1, l2 = elastic
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
-        return z if l1 is None else _secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+        return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
 
     def _follows_thresholds(self) -> bool:
         return True
-
-
-def _secular_prox(z: jax.Array, step: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """argmin_w c·‖w_g‖ + ½ Σ (w_i − z_i)²/τ_i for each group.
-
-    w = 0 if ‖z/(cτ)‖ ≤ 1; else w_i = z_i·r/(r + c·τ_i) where r = ‖w‖ > 0 is the root of ‖v(r)‖ = 1 with
-    v_i = z_i/(r + c·τ_i). Newton on 1/‖v(r)‖ − 1 from below is monotone; it begins where every |v_i| ≤ 1, so that no
-    square overflows.
-    """
-
-    def total(x: jax.Array) -> jax.Array:
-        return jnp.sum(x, axis=axes, keepdims=True)
-
-    t = jnp.maximum(_numerics.threshold(step, c), jnp.finfo(step.dtype).tiny)  # an entry with no step keeps its value
-    a = jnp.abs(z)
-    vanishes = total((a / t) ** 2) <= 1
-    r = jnp.max(a - t, axis=axes, keepdims=True, initial=0)
-    for _ in range(_NEWTON_STEPS[t.dtype.itemsize]):
-        v = a / (r + t)
-        square, curvature = total(v * v), total(v * v / (r + t))
-        r = jnp.where(vanishes, 1, r + (jnp.sqrt(square) - 1) * square / jnp.where(vanishes, 1, curvature))
-    return jnp.where(vanishes, 0, z * (r / (r + t)))

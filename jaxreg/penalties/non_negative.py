@@ -40,5 +40,8 @@ class NonNegative(_constraint.Constraint):
         _constraint.refuse_complex("NonNegative", z)
         return jnp.where(z <= 0, 0, z)
 
+    def _is_separable(self) -> bool:
+        return True
+
     def _is_nonnegativity(self) -> bool:
         return True

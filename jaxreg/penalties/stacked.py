@@ -52,6 +52,9 @@ class Stacked(Regularizer):
         new = jax.vmap(self.penalty.prox, in_axes=(0, in_axis))(layers, steps) if len(layers) else layers
         return jnp.moveaxis(new.reshape(*stack, *layers.shape[1:]), tuple(range(len(stack))), self.axes)
 
+    def _is_separable(self) -> bool:
+        return self.penalty._is_separable()
+
     def _layers(self, x: Any) -> tuple[jax.Array, tuple[int, ...]]:
         if any(not -x.ndim <= axis < x.ndim for axis in self.axes):
             raise ValueError(f"`Stacked(axes={self.axes})` takes an array with these axes, got the shape {x.shape}.")
