@@ -501,3 +501,26 @@ def test_group_in_a_metric_of_many_decades_is_the_root_by_bisection(dtype: str, 
         w = np.asarray(jaxreg.Group(jaxreg.L1(1.0), axis=1).prox(jnp.asarray(z, dtype), jnp.asarray(step, dtype)))
     error = np.abs(w - expected).max(axis=1) / np.abs(z).max(axis=1)
     assert error.max() <= 8 * np.finfo(dtype).eps
+
+
+def test_derivatives_of_the_group_prox_in_a_metric_are_central_differences() -> None:
+    """In z, the steps and the coefficient, forwards and backwards, though the root is found in a while loop."""
+    rng = np.random.default_rng(0)
+    z, step, c = rng.normal(size=(4, 6)), 10 ** rng.uniform(-2, 0.5, (4, 6)), np.float64(0.8)
+    z[0] *= 1e-3  # a group that vanishes
+    dz, dstep, dc, h = rng.normal(size=(4, 6)), step * rng.normal(size=(4, 6)), np.float64(1.3), 1e-6
+
+    def prox(z: Any, step: Any, c: Any) -> jax.Array:
+        return jaxreg.Group(jaxreg.L1(c), axis=1).prox(z, step)
+
+    with jax.enable_x64(True):
+        ahead = np.asarray(prox(z + h * dz, step + h * dstep, c + h * dc))
+        behind = np.asarray(prox(z - h * dz, step - h * dstep, c - h * dc))
+        expected = (ahead - behind) / (2 * h)
+        w, forwards = jax.jvp(prox, (z, step, c), (dz, dstep, dc))
+        cotangent = rng.normal(size=w.shape)
+        backwards = jax.vjp(prox, z, step, c)[1](jnp.asarray(cotangent))
+    assert (np.asarray(w)[0] == 0).all() and (np.asarray(w)[1:] != 0).all()
+    np.testing.assert_allclose(forwards, expected, atol=1e-8)
+    inner = sum(np.sum(np.asarray(b) * d) for b, d in zip(backwards, (dz, dstep, dc), strict=True))
+    np.testing.assert_allclose(inner, np.sum(cotangent * expected), rtol=1e-7)
