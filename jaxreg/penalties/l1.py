@@ -57,5 +57,8 @@ class L1(Elementwise):
     def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
         return jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
 
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        return _numerics.soft_threshold(jnp.asarray(z), _numerics.threshold(jnp.asarray(step), self.l1))
+
     def _elastic(self) -> tuple[Any, Any] | None:
         return self.l1, None
