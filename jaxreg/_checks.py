@@ -1,7 +1,6 @@
 """Argument checks with one style of message: the call, the rule, the value received, the way out."""
 
 import dataclasses
-import functools
 import math
 import numbers
 import reprlib
@@ -124,22 +123,15 @@ def unstacked(call: str, owner: Any, fields: tuple[dataclasses.Field[Any], ...])
 
 def array(call: str, x: Any, way_out: str = "") -> Any:
     """Return `x` as something that `jax.jit` takes as one numeric array; unwrap Keras and NNX variables."""
-    if isinstance(x, jax.Array) and _is_numeric(x.dtype):  # at once: an eager call on a small array would notice
-        return x
     if not isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)):
         unwrap = getattr(x, "__jax_array__", None)
         if unwrap is None or isinstance(x, type):
             raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
         x = unwrap()
     dtype = getattr(x, "dtype", None)
-    if dtype is not None and not _is_numeric(dtype):
+    if dtype is not None and not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         raise TypeError(f"`{call}` takes an array of numbers, got dtype {dtype}.")
     return x
-
-
-@functools.cache  # for the same reason
-def _is_numeric(dtype: Any) -> bool:
-    return bool(jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_))
 
 
 def matrix(call: str, x: jax.Array) -> jax.Array:

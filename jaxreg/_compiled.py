@@ -20,7 +20,7 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
 
     def penalty(self: Any, x: Any) -> jax.Array:
         _checks.unstacked(type(self).__name__, self, dataclasses.fields(self))
-        x = _numerics.promote(x)
+        x = _numerics.promote(_checks.array(type(self).__name__, x))
         return _sharding.automatic(value, x, whole=True)(self, x)
 
     def value(self: Any, x: jax.Array) -> jax.Array:
@@ -38,7 +38,9 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
 
     @functools.wraps(method)
     def __call__(self: Any, x: ArrayLike) -> jax.Array:
-        return compiled()(self, _checks.array(type(self).__name__, x, TREES))
+        if not isinstance(x, jax.Array):  # those are checked once a trace: an eager call on a small one would notice
+            x = _checks.array(type(self).__name__, x, TREES)
+        return compiled()(self, x)
 
     return __call__
 
