@@ -149,7 +149,7 @@ def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
     """argmin_w u|w| + ½|w − z|²; +0.0 inside the threshold, where sign(z)·max(|z| − u, 0) gives −0.0 too."""
     size = jnp.abs(z)
     if not jnp.iscomplexobj(z):
-        return jnp.where(size <= u, 0, z - jnp.sign(z) * u)  # fewer operations than sign·max, and than a clip
+        return jnp.where(size <= u, 0, jnp.sign(z) * (size - u))  # less work than a clip
     outside = size > u
     return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
 

@@ -191,11 +191,10 @@ class Sum(Regularizer):
         l2 = _total(l2 for _, l2 in elastic)
         after_sign = l1 is None and all(term._is_elementwise() or not nonnegative for term in others)
         if len(others) <= 1 and (after_sign or all(term._follows_thresholds() for term in others)):
-            w = z
-            if l2 is not None:
-                w, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
-            w = jnp.maximum(w, 0) if nonnegative else w
+            w = jnp.maximum(z, 0) if nonnegative else z
             w = w if l1 is None else _numerics.soft_threshold(w, _numerics.threshold(step, l1))
+            if l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
+                w, step = w / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
             return others[0].prox(w, step) if others else w
         names = " + ".join(type(term).__name__ for term in self.terms)
         raise NotImplementedError(

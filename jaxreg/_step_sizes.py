@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg import _checks, _numerics
+from jaxreg._elementwise import Elementwise
 from jaxreg._inner import has_prox
 from jaxreg._metric import Metric
 from jaxreg._pytree import Struct
@@ -64,11 +65,18 @@ def leaf_step(metric: Any, max_step: Any) -> Callable[[Regularizer, jax.Array, A
                 f"got {scale.shape}."
             )
         if bounds_pull and has_prox(regularizer, z, scale):
-            scale = jnp.maximum(scale, jnp.abs(jax.grad(regularizer)(z)) / _PULL)  # τ ≤ 4η/slope, by one division
+            scale = jnp.maximum(scale, _slope(regularizer, z) / _PULL)  # τ ≤ 4η/slope, by one division
         tau = eta / scale if isinstance(metric, Metric) else eta * scale
         return tau if max_step is None else jnp.minimum(tau, jnp.asarray(max_step, dtype))
 
     return step
+
+
+def _slope(regularizer: Regularizer, z: jax.Array) -> jax.Array:
+    """|∂R/∂z_i|; at 0, where a penalty of entries stays whatever its step is, any number."""
+    if isinstance(regularizer, Elementwise):
+        return regularizer.slope(jnp.abs(z))  # without the signs that it would lose here again
+    return jnp.abs(jax.grad(regularizer)(z))
 
 
 def leaf_scales(metric: Any, state: Any, params: Any, treedef: Any) -> tuple[list[Any], Callable[[Any], Any]]:

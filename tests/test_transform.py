@@ -455,11 +455,19 @@ def compiled_step(tx: Any) -> Any:
     return jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
 
 
+LASSO_AND_RIDGE = jaxreg.L1(0.1) + jaxreg.L2(0.2)
 COSTS = {
     **{name: FACTORIES[name] for name in ("coupled", "decoupled", "proximal, adam", "adam's metric")},
     **{
         f"adam's metric, {label(reg)}": lambda reg=reg: jaxreg.proximal_adam(0.1, reg)
-        for reg in (jaxreg.L1(0.1), jaxreg.L2(0.1), jaxreg.Huber(0.1), jaxreg.Lq(0.1), jaxreg.NonNegative())
+        for reg in (
+            jaxreg.L1(0.1),
+            jaxreg.L2(0.1),
+            LASSO_AND_RIDGE,
+            jaxreg.Huber(0.1),
+            jaxreg.Lq(0.1),
+            jaxreg.NonNegative(),
+        )
     },
     "adam's metric, MCP": lambda: jaxreg.proximal_adam(0.1, jaxreg.MCP(0.1), max_step=0.1),
     "no bound": lambda: jaxreg.proximal_adam(0.1, jaxreg.L1L2(0.1, 0.1), max_step=np.inf),
