@@ -1,32 +1,43 @@
 """Regularizers for JAX: one object for the penalty, its subgradient, its proximal operator and its JSON."""
 
+import sys
+
 from jaxreg import activity as activity
 from jaxreg import penalties as penalties
-from jaxreg._coefficient_max import coefficient_max as coefficient_max
-from jaxreg._config import deserialize as deserialize
-from jaxreg._config import get as get
-from jaxreg._config import register as register
-from jaxreg._config import serialize as serialize
-from jaxreg._metric import adabelief_metric as adabelief_metric
-from jaxreg._metric import adagrad_metric as adagrad_metric
-from jaxreg._metric import adam_metric as adam_metric
-from jaxreg._metric import amsgrad_metric as amsgrad_metric
-from jaxreg._metric import rmsprop_metric as rmsprop_metric
-from jaxreg._path import path as path
-from jaxreg._proximal import proximal as proximal
-from jaxreg._proximal import proximal_adam as proximal_adam
-from jaxreg._pytree import coefficient as coefficient
-from jaxreg._pytree import static as static
-from jaxreg._regularizer import Function as Function
-from jaxreg._regularizer import Regularizer as Regularizer
-from jaxreg._regularizer import Scaled as Scaled
-from jaxreg._regularizer import Sum as Sum
-from jaxreg._rules import is_weight as is_weight
-from jaxreg._shrink import shrink as shrink
-from jaxreg._sparsity import sparsity as sparsity
-from jaxreg._summary import summary as summary
-from jaxreg._transform import add_regularization as add_regularization
-from jaxreg._tree import TreeRegularizer as TreeRegularizer
+from jaxreg._core.constraint import Constraint as Constraint
+from jaxreg._core.elementwise import Elementwise as Elementwise
+from jaxreg._core.regularizer import Function as Function
+from jaxreg._core.regularizer import Regularizer as Regularizer
+from jaxreg._core.regularizer import Scaled as Scaled
+from jaxreg._core.regularizer import Sum as Sum
+from jaxreg._core.struct import coefficient as coefficient
+from jaxreg._core.struct import static as static
+from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
+from jaxreg._optax.add_regularization import add_regularization as add_regularization
+from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
+from jaxreg._optax.metrics import adagrad_metric as adagrad_metric
+from jaxreg._optax.metrics import adam_metric as adam_metric
+from jaxreg._optax.metrics import amsgrad_metric as amsgrad_metric
+from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
+from jaxreg._optax.proximal import ProximalState as ProximalState
+from jaxreg._optax.proximal import proximal as proximal
+from jaxreg._optax.proximal import proximal_adam as proximal_adam
+from jaxreg._reports.sparsity import Sparsity as Sparsity
+from jaxreg._reports.sparsity import Zeros as Zeros
+from jaxreg._reports.sparsity import sparsity as sparsity
+from jaxreg._reports.summary import summary as summary
+from jaxreg._reports.summary_table import Summary as Summary
+from jaxreg._rules.identifiers import deserialize as deserialize
+from jaxreg._rules.identifiers import get as get
+from jaxreg._rules.identifiers import register as register
+from jaxreg._rules.identifiers import serialize as serialize
+from jaxreg._rules.patterns import Rule as Rule
+from jaxreg._rules.patterns import is_weight as is_weight
+from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
+from jaxreg._shrink.shrink import shrink as shrink
+from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
+from jaxreg._strength.path import RegularizationPath as RegularizationPath
+from jaxreg._strength.path import path as path
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import L1 as L1
 from jaxreg.penalties import L1L2 as L1L2
@@ -57,3 +68,7 @@ __version__ = "0.1.0"
 
 # Keras' other names for the same classes
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
+
+# Pickles of version 0.1.0 look for our classes in these modules.
+for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path", "_sparsity", "_summary_table"):
+    sys.modules[f"{__name__}.{_module}"] = sys.modules[__name__]

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from jaxreg import __version__
-from jaxreg._checkpoints import convert, inspect
-from jaxreg._cli import UserError
-from jaxreg._demo import command as demo
-from jaxreg._path_command import command as path
+from jaxreg._commands.checkpoints import convert, inspect
+from jaxreg._commands.cli import UserError
+from jaxreg._commands.demo import command as demo
+from jaxreg._commands.path import command as path
 
 # A command is one module: NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports what an extra brings only in `run`, so that `--help` needs nothing but jaxreg.

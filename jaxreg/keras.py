@@ -28,6 +28,8 @@ Example:
 import inspect
 from typing import Any
 
+from jaxreg._core import names
+
 try:
     import keras
 except ImportError as error:
@@ -36,9 +38,8 @@ except ImportError as error:
         f"variable KERAS_BACKEND=jax before keras is imported. Importing keras failed: {error}"
     ) from error
 
-from jaxreg import _json
-from jaxreg._checks import short
-from jaxreg._pytree import Struct
+from jaxreg._core.checks import short
+from jaxreg._core.struct import Struct
 from jaxreg.penalties import PENALTIES
 
 if keras.config.backend() != "jax":
@@ -53,7 +54,7 @@ def _tell_keras(obj: Any, full_name: str) -> None:
     if hasattr(obj, "__name__") and keras.saving.get_registered_name(obj) != obj.__name__:
         return
     other = keras.saving.get_custom_objects().get(full_name)
-    if other is not None and not _json.same_definition(obj, other):
+    if other is not None and not names.same_definition(obj, other):
         raise ValueError(
             f"Cannot register {short(obj)} with Keras: it has {short(other)} by the name {short(full_name)}. Choose "
             "another name in `jaxreg.register`."
@@ -70,5 +71,5 @@ def _find_in_keras(name: str) -> Any:
 
 for _penalty in PENALTIES:
     _tell_keras(_penalty, f"jaxreg>{_penalty.__name__}")
-_json.on_registration(_tell_keras)
-_json.look_also(_find_in_keras)
+names.on_registration(_tell_keras)
+names.look_also(_find_in_keras)

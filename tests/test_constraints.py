@@ -15,7 +15,7 @@ import pytest
 import scipy.optimize
 
 import jaxreg
-from jaxreg._constraint import Constraint
+from jaxreg._core.constraint import Constraint
 from jaxreg.penalties.box import Box
 from jaxreg.penalties.l1_ball import L1Ball
 from jaxreg.penalties.max_norm import MaxNorm

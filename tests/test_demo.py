@@ -17,9 +17,10 @@ import pytest
 from matplotlib.image import imread
 
 from jaxreg.__main__ import main
-from jaxreg._demo import data, experiment, picture, runs, table, training
-from jaxreg._demo.networks import LAYERS
-from jaxreg._demo.training import Result
+from jaxreg._commands.demo import experiment, picture, runs, table, training
+from jaxreg._commands.demo.network import LAYERS
+from jaxreg._commands.demo.training import Result
+from jaxreg._commands.digits import load_digits
 from jaxreg.plot import _style
 
 MODELS = ("linen", "nnx")
@@ -121,14 +122,14 @@ def test_the_activity_penalty_is_of_what_leaves_the_relu(results):
 
 def test_same_seed_same_numbers_other_seed_other_numbers():
     run = runs.all_runs("linen", 5)[-1]
-    first, again, other = (training.train(run, data.load(), 5, seed, lambda *_: None) for seed in (3, 3, 4))
+    first, again, other = (training.train(run, load_digits(), 5, seed, lambda *_: None) for seed in (3, 3, 4))
     numbers = [(one.train_loss, one.test_accuracy, one.penalty, one.zeros) for one in (first, again, other)]
     assert numbers[0] == numbers[1]
     assert numbers[0] != numbers[2]
 
 
 def test_the_parts_of_the_data_are_fixed_and_apart():
-    first, second = data.load(), data.load()
+    first, second = load_digits(), load_digits()
     for one, same in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.images, same.images)
     rows = np.concatenate([part.images for part in first])

@@ -9,7 +9,7 @@ import pytest
 
 import jaxreg
 from jaxreg import Stacked
-from jaxreg.linen import Dense, _record, regularizer, with_losses
+from jaxreg.linen import Dense, _declarations, regularizer, with_losses
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 4))
@@ -39,7 +39,7 @@ EXPECTED = {"Dense_0/bias": jaxreg.L2(0.01), "Dense_0/kernel": jaxreg.L1(0.1)}
     ],
 )
 def test_any_trace_of_an_equal_model_will_do(init):
-    _record._declared_by.clear()
+    _declarations._declared_by.clear()
     jax.clear_caches()
     variables = init(Net())
     assert regularizer(Net(), variables).assignment(variables["params"]) == EXPECTED
@@ -94,11 +94,11 @@ def test_in_an_optax_chain():
 
 
 def test_the_record_is_bounded_and_holds_no_traced_values():
-    for width in range(1, _record._MOST_MODELS + 10):
-        _record.remember(Net(width=width), {"kernel": _record.Declared(jaxreg.L2(0.1), (1, 1), "")})
-    assert len(_record._declared_by) == _record._MOST_MODELS
-    assert _record.recall(Net(width=1)) is None
-    assert set(_record.recall(Net(width=20))) == {"kernel"}
+    for width in range(1, _declarations._MOST_MODELS + 10):
+        _declarations.remember(Net(width=width), {"kernel": _declarations.Declared(jaxreg.L2(0.1), (1, 1), "")})
+    assert len(_declarations._declared_by) == _declarations._MOST_MODELS
+    assert _declarations.recall(Net(width=1)) is None
+    assert set(_declarations.recall(Net(width=20))) == {"kernel"}
 
     @jax.jit
     def traced(lam):
@@ -106,9 +106,9 @@ def test_the_record_is_bounded_and_holds_no_traced_values():
         with_losses(model)(model.init(KEY, X), X)
         return lam
 
-    before = len(_record._declared_by)
+    before = len(_declarations._declared_by)
     traced(0.5)
-    assert len(_record._declared_by) == before
+    assert len(_declarations._declared_by) == before
 
 
 def test_a_model_without_penalties():

@@ -18,64 +18,34 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "jaxreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Imports go down this list: a module may import those above it. Penalties do not import each other.
-LAYERS = (
-    "_checks",
-    "_pytree",
-    "_json",
-    "_numerics",
-    "_sharding",
-    "_compiled",
-    "_regularizer",
-    "_elementwise",
-    "_axes",
-    "_constraint",
-    "_spectrum",
-    "_secular",
+# The rooms of the house. Imports go down this list: a room may import those above it, and penalties not each other.
+ROOMS = (
+    "_core",
     "penalties",
-    "_config",
-    "_paths",
     "_rules",
-    "_tree",
-    "_table",
-    "_sparsity",
-    "_summary_table",
-    "_summary",
-    "plot",
-    "_coefficient_max",
-    "_updates",
-    "_transform",
-    "_metric",
-    "_inner",
-    "_step_sizes",
-    "_half",
-    "_proximal",
-    "_runs",
-    "_path",
-    "_layers",
+    "_optax",
+    "_strength",
+    "_reports",
     "_shrink",
     "activity",
-    "_outputs",
     "_flax",
     "linen",
     "nnx",
+    "plot",
     "keras",
-    "_cli",
-    "_demo",
-    "_path_command",
-    "_checkpoints",
+    "_commands",
     "__main__",
 )
 # Heavy packages, and the only places that import them.
 GUESTS = {
-    "flax": {"_flax", "linen", "nnx", "_demo", "_checkpoints"},
+    "flax": {"_flax", "linen", "nnx", "_commands"},
     "keras": {"keras"},
-    "matplotlib": {"plot", "_demo", "_path_command"},
-    "rich": {"_table", "_demo", "_cli", "_runs", "_path_command", "_checkpoints"},
-    "sklearn": {"_demo", "_path_command"},
-    "h5py": {"_checkpoints"},
-    "orbax": {"_checkpoints"},
-    "safetensors": {"_checkpoints"},
+    "matplotlib": {"plot", "_commands"},
+    "rich": {"_reports", "_strength", "_commands"},
+    "sklearn": {"_commands"},
+    "h5py": {"_commands"},
+    "orbax": {"_commands"},
+    "safetensors": {"_commands"},
     "chex": set(),
     "pytest": set(),
 }
@@ -85,39 +55,70 @@ def _imports(file: Path) -> list[str]:
     names = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
-            names += [
-                f"{node.module}.{alias.name}" if node.module == "jaxreg" else str(node.module) for alias in node.names
-            ]
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return names
 
 
-def _layer(file: Path) -> str:
+def _room(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if _layer(file) != "__init__"], ids=lambda f: f.stem)
+def _imported_files(file: Path) -> set[Path]:
+    """The files in rooms that a file imports, also inside functions."""
+    names = [name for name in _imports(file) if name.startswith("jaxreg.")]
+    return {_file_of(name) for name in names} - {file, PACKAGE / "__init__.py"}
+
+
+def _file_of(name: str) -> Path:
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    if not (path.is_dir() or path.with_suffix(".py").is_file()):
+        path = path.parent  # the name of something in that file
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if _room(file) != "__init__"], ids=lambda f: f.stem)
 def test_imports_go_one_way(file: Path) -> None:
-    own = LAYERS.index(_layer(file))
+    own = ROOMS.index(_room(file))
     for name in _imports(file):
         top, _, rest = name.partition(".")
         if top == "jaxreg" and rest:
-            layer = rest.partition(".")[0]
-            if layer not in LAYERS:  # a public name of the package, for what stands above the core
-                assert own > LAYERS.index("_transform"), f"{file} imports {name}"
-            elif layer != _layer(file):
-                assert LAYERS.index(layer) < own, f"{file} imports {name}"
+            room = rest.partition(".")[0]
+            if room not in ROOMS:  # a public name of the package, for what stands above the optimizers
+                assert own > ROOMS.index("_optax"), f"{file} imports {name}"
             else:
-                assert layer != "penalties" or file.name == "__init__.py", f"{file} imports {name}"
+                assert ROOMS.index(room) <= own, f"{file} imports {name}"
         if top in GUESTS:
-            assert _layer(file) in GUESTS[top], f"{file} imports {top}"
+            assert _room(file) in GUESTS[top], f"{file} imports {top}"
+    if _room(file) == "penalties" and not file.stem.startswith("_"):
+        assert all(other.stem.startswith("_") for other in _imported_files(file) if _room(other) == "penalties")
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Follow the imports down: a file that is above itself is a circle."""
+    above = {file: _imported_files(file) for file in FILES}
+    while above:
+        free = {file for file, needs in above.items() if not needs & set(above)}
+        assert free, f"a circle among {sorted(str(file.relative_to(PACKAGE)) for file in above)}"
+        above = {file: needs for file, needs in above.items() if file not in free}
+
+
+def test_a_file_has_its_room() -> None:
+    """A public folder has `_private.py` files, a private `_folder/` has plain ones; flat stand only entrances."""
+    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "keras.py"}
+    for file in FILES:
+        room, plain = _room(file), not file.name.startswith("_")
+        if room in {"activity", "linen", "nnx", "plot"}:
+            assert not plain, file
+        elif room.startswith("_") and file.name not in {"__init__.py", "__main__.py"}:
+            assert plain, file
 
 
 def test_each_penalty_is_one_final_class_a_file() -> None:
     for file in (PACKAGE / "penalties").glob("*.py"):
         classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-        if file.name != "__init__.py":
+        if not file.name.startswith("_"):
             assert [c.name for c in classes] == [n for n in (p.__name__ for p in PENALTIES) if n == classes[0].name]
             assert "final" in [getattr(d, "id", "") for d in classes[0].decorator_list]
             assert file.stem.replace("_", "") == classes[0].name.lower()

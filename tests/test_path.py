@@ -14,8 +14,8 @@ from sklearn.linear_model import enet_path, lasso_path
 from sklearn.model_selection import KFold
 
 import jaxreg
-from jaxreg import _runs
-from jaxreg._path import RegularizationPath
+from jaxreg._strength import runs
+from jaxreg._strength.path import RegularizationPath
 
 X, Y = load_diabetes(return_X_y=True)
 Y = (Y - Y.mean()) / Y.std()
@@ -187,16 +187,16 @@ def test_chunks_are_made_when_memory_would_not_hold_all(monkeypatch):
         return (jnp.arange(start, start + size, dtype=float),)
 
     asked = []
-    expected = _runs.run(one, arguments, 6, None, jax.devices()[:1], False)
+    expected = runs.run(one, arguments, 6, None, jax.devices()[:1], False)
     assert asked == [(0, 6), (0, 6)]  # to compile for, and to run
-    monkeypatch.setattr(_runs, "_memory", lambda devices: 15e6)  # the compiler says 24e6
+    monkeypatch.setattr(runs, "_memory", lambda devices: 15e6)  # the compiler says 24e6
     asked.clear()
-    np.testing.assert_array_equal(_runs.run(one, arguments, 6, None, jax.devices()[:1], False), expected)
+    np.testing.assert_array_equal(runs.run(one, arguments, 6, None, jax.devices()[:1], False), expected)
     size = asked[-1][1]
     assert size < 6
     assert [start for start, _ in asked if start] == list(range(size, 6, size))
     asked.clear()
-    _runs.run(one, arguments, 6, 6, jax.devices()[:1], False)  # what the user asks for goes first
+    runs.run(one, arguments, 6, 6, jax.devices()[:1], False)  # what the user asks for goes first
     assert asked == [(0, 6), (0, 6)]
 
 
@@ -212,7 +212,7 @@ def test_the_training_is_traced_once_for_all_strengths():
 
 
 def test_the_memory_of_this_machine_is_known():
-    assert _runs._memory(jax.devices()) > 2**28
+    assert runs._memory(jax.devices()) > 2**28
 
 
 def test_the_bar_shows_in_a_terminal_only(capsys, monkeypatch):

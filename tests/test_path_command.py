@@ -6,8 +6,8 @@ from matplotlib.image import imread
 
 import jaxreg
 from jaxreg.__main__ import main
-from jaxreg._demo import data
-from jaxreg._path_command import experiment, picture
+from jaxreg._commands.digits import load_digits
+from jaxreg._commands.path import experiment, picture
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_table_and_picture(result, monkeypatch, capsys, tmp_path):
 
 def test_the_weights_are_minima(result):
     """Of cross-entropy + L1: the gradient is -strength·sign at a weight, and no larger than the strength at a zero."""
-    digits = data.load()
+    digits = load_digits()
     images = digits.train.images.astype(float) - digits.train.images.mean(axis=0)
     for i in (2, 6):
         strength, (kernel, bias) = result.whole.coefficients[i], result.whole.at(i)
@@ -64,7 +64,7 @@ def test_all_weights_are_zero_at_the_first_strength_and_not_below(result):
 
 
 def _training():
-    part = data.load().train
+    part = load_digits().train
     return part.images - part.images.mean(axis=0), part.labels
 
 

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import jaxreg
-from jaxreg._paths import glob_matches
+from jaxreg._rules.paths import glob_matches
 
 DENSE = {"Dense_0": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)}, "Dense_1": {"kernel": jnp.ones((3, 1))}}
 

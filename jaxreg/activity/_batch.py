@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg import _checks, _numerics
+from jaxreg._core import checks, numerics
 
 _TREES = " For a tree of arrays add up the penalties of its leaves."
 
 
 def array(call: str, x: Any) -> jax.Array:
     """Return `x` in the dtype of accumulation."""
-    return _numerics.promote(_checks.array(call, x, _TREES))
+    return numerics.promote(checks.array(call, x, _TREES))
 
 
 def features(call: str, h: Any, mask: Any, axis_name: Any) -> tuple[jax.Array, jax.Array | None]:
@@ -52,7 +52,7 @@ def mask(call: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.Array 
     """Return a mask as an array of bool with as many axes as `shape`, each of the same length or of length 1."""
     if value is None:
         return None
-    value = _checks.array(f"{call}(mask=...)", value)
+    value = checks.array(f"{call}(mask=...)", value)
     got = jnp.shape(value)
     if len(got) > len(shape) or any(n not in (1, length) for n, length in zip(got, shape, strict=False)):
         raise ValueError(
@@ -81,7 +81,7 @@ def _check_zeros_and_ones(call: str, value: Any) -> None:
 def axis(call: str, value: Any, ndim: int) -> int:
     """Return a non-negative axis of an array of `ndim` axes."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"`{call}` must be an integer, got {_checks.short(value)} of type {type(value).__name__}.")
+        raise TypeError(f"`{call}` must be an integer, got {checks.short(value)} of type {type(value).__name__}.")
     if not -ndim <= value < ndim:
         raise ValueError(f"`{call}` must be an axis of `h`, which has {ndim}, got {value}.")
     return int(value) % ndim
@@ -89,7 +89,7 @@ def axis(call: str, value: Any, ndim: int) -> int:
 
 def number(call: str, value: Any, *, above: float | None) -> Any:
     """Return one finite number greater than `above` (None: non-negative), or a traced scalar."""
-    value = _checks.number(call, value, above=above)
+    value = checks.number(call, value, above=above)
     if jnp.shape(value):
         raise ValueError(f"`{call}` must be one number, got shape {jnp.shape(value)}. Map over it with `jax.vmap`.")
     return value

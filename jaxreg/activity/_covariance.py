@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _sharding
+from jaxreg._core import compiler
 from jaxreg.activity import _batch
 
 
@@ -127,7 +127,7 @@ def variance(
 def _off_diagonal(call: str, h: Any, mask: Any, axis_name: Any, ddof: int) -> jax.Array:
     """The covariance matrix of the features, with 0 on its diagonal. 0 for one member, also where N − ddof is 0."""
     x, n = _deviations(call, h, mask, axis_name)
-    products = _sharding.automatic(_products, x, whole=True)(x)
+    products = compiler.automatic(_products, x, replicated=True)(x)
     c = _batch.total(products, axis_name) / jnp.maximum(n - ddof, 1)
     return jnp.where(jnp.eye(len(c), dtype=bool), 0, c)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._config import get
-from jaxreg._regularizer import as_regularizer
+from jaxreg._core import numerics, sums
+from jaxreg._core.regularizer import as_regularizer
+from jaxreg._rules.identifiers import get
 from jaxreg.activity import _batch
 
 
@@ -53,7 +53,7 @@ def penalty(
     h = _batch.array("penalty", h)
     kept = _batch.mask("penalty", "h", mask, h.shape)
     over = _batch.axis("penalty(batch_axis=...)", batch_axis, h.ndim) if h.ndim else 0
-    dtype = _numerics.real_dtype(h)
+    dtype = numerics.real_dtype(h)
     regularizer = get(regularizer)
     if regularizer is None or h.size == 0:
         return jnp.zeros((), dtype)
@@ -145,5 +145,5 @@ def _neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _mean_square(x: jax.Array, mask: jax.Array | None, axis_name: Any) -> jax.Array:
-    n = _batch.count(x.shape, mask, axis_name, _numerics.real_dtype(x))
-    return _batch.total(_numerics.scaled_l2(1 / jnp.maximum(n, 1), _batch.keep(x, mask)), axis_name)
+    n = _batch.count(x.shape, mask, axis_name, numerics.real_dtype(x))
+    return _batch.total(sums.scaled_l2(1 / jnp.maximum(n, 1), _batch.keep(x, mask)), axis_name)

@@ -1,6 +1,6 @@
 """Regularizers on Flax Linen modules: a mixin, the ready layers, and the losses of one call."""
 
-from jaxreg import _flax as _flax  # Flax's serialization learns of our classes
+from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.linen._layers import BatchNorm as BatchNorm
 from jaxreg.linen._layers import Conv as Conv
 from jaxreg.linen._layers import ConvLocal as ConvLocal
@@ -18,8 +18,6 @@ from jaxreg.linen._layers import PReLU as PReLU
 from jaxreg.linen._layers import RMSNorm as RMSNorm
 from jaxreg.linen._layers import SelfAttention as SelfAttention
 from jaxreg.linen._layers import WeightNorm as WeightNorm
-from jaxreg.linen._losses import regularizer as regularizer
-from jaxreg.linen._losses import with_losses as with_losses
 from jaxreg.linen._recurrent import ConvLSTMCell as ConvLSTMCell
 from jaxreg.linen._recurrent import GRUCell as GRUCell
 from jaxreg.linen._recurrent import LSTMCell as LSTMCell
@@ -27,3 +25,5 @@ from jaxreg.linen._recurrent import MGUCell as MGUCell
 from jaxreg.linen._recurrent import OptimizedLSTMCell as OptimizedLSTMCell
 from jaxreg.linen._recurrent import SimpleCell as SimpleCell
 from jaxreg.linen._regularized import Regularized as Regularized
+from jaxreg.linen._with_losses import regularizer as regularizer
+from jaxreg.linen._with_losses import with_losses as with_losses

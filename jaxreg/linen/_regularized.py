@@ -10,10 +10,11 @@ import flax.linen as nn
 from flax.core import unfreeze
 from flax.core.frozen_dict import FrozenDict
 
-from jaxreg import _checks, _paths
-from jaxreg._config import get
-from jaxreg._regularizer import Regularizer, as_regularizer
-from jaxreg.linen import _activity, _parameters, _record
+from jaxreg._core import checks
+from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._rules.identifiers import get
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg.linen import _declarations, _outputs, _weights
 
 _SUFFIX = "_regularizer"
 _OBSERVED = "jaxreg_observed"
@@ -96,7 +97,7 @@ def _as_regularizer(owner: str, field: str, value: Any) -> Regularizer:
         return as_regularizer(value)
     except TypeError:
         raise TypeError(
-            f"`{owner}({field}=...)` takes a regularizer of one array, got {_checks.short(value)}. Rules for a whole "
+            f"`{owner}({field}=...)` takes a regularizer of one array, got {checks.short(value)}. Rules for a whole "
             "tree go into the loss or into `jaxreg.add_regularization`."
         ) from None
 
@@ -115,7 +116,7 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
         declare(self)
         if self.activity_regularizer is not None:
             regularizer = _as_regularizer(type(self).__name__, "activity_regularizer", self.activity_regularizer)
-            _activity.add(self, regularizer, output)
+            _outputs.add(self, regularizer, output)
         return output
 
     setattr(observed_call, _OBSERVED, True)
@@ -125,14 +126,16 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 def declare(module: Regularized) -> None:
     """Note which parameter has which regularizer, and put the penalties into a mutable collection `losses`."""
     found = _declared(module)
-    jitted, root, own_path = _record.jitted(module), _record.root_of(module), "/".join(module.path)
-    axes = _parameters.removed_axes(module.variables["params"]) if found else {}
+    jitted, root, own_path = _declarations.jitted(module), _declarations.root_of(module), "/".join(module.path)
+    axes = _weights.removed_axes(module.variables["params"]) if found else {}
     declared = {
-        "/".join((*module.path, path)): _record.Declared(regularizer, leaf.shape, own_path, jitted, axes.get(path))
+        "/".join((*module.path, path)): _declarations.Declared(
+            regularizer, leaf.shape, own_path, jitted, axes.get(path)
+        )
         for path, (regularizer, leaf) in found.items()
     }
-    _record.remember(root, declared)
-    current = _record.pass_of(module, root)
+    _declarations.remember(root, declared)
+    current = _declarations.pass_of(module, root)
     if current is not None:
         current.ran.add(own_path)
         current.declared.update(declared)
@@ -140,10 +143,12 @@ def declare(module: Regularized) -> None:
         return
     if current is not None:  # `with_losses` computes these from the parameters, where no lifted transform is in the way
         content = tuple((p, reg, leaf.shape, axes.get(p)) for p, (reg, leaf) in found.items())
-        _record.note(module, _record.DECLARED, content)
-    elif module.is_mutable_collection(_record.LOSSES):
+        _declarations.note(module, _declarations.DECLARED, content)
+    elif module.is_mutable_collection(_declarations.LOSSES):
         for path, (regularizer, leaf) in found.items():
-            module.sow(_record.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new)
+            module.sow(
+                _declarations.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new
+            )
 
 
 def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
@@ -155,7 +160,7 @@ def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
     }
     if not wanted:
         return {}
-    paths, leaves, _ = _paths.flatten(module.variables.get("params", {}))
+    paths, leaves, _ = flatten_with_paths(module.variables.get("params", {}))
     found: dict[str, tuple[Regularizer, Any]] = {}
     for field, value in wanted.items():
         regularizer = _as_regularizer(type(module).__name__, field, value)
@@ -164,7 +169,7 @@ def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
         of_field = [i for i, path in enumerate(paths) if any(fnmatchcase(path, glob) for glob in globs)]
         if not of_field:
             raise ValueError(
-                f"`{type(module).__name__}({field}={_checks.short(value)})` fits no parameter of the module "
+                f"`{type(module).__name__}({field}={checks.short(value)})` fits no parameter of the module "
                 f"{'/'.join(module.path) or '(root)'}: as configured, it has {paths}. "
                 f"Drop `{field}`, or give the module that parameter."
             )

@@ -1,7 +1,6 @@
 """Regularizers on Flax NNX modules: a mixin, the ready layers, and the losses of one call."""
 
-from jaxreg import _flax as _flax  # Flax's serialization learns of our classes
-from jaxreg.nnx._activity import ActivityLoss as ActivityLoss
+from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.nnx._layers import BatchNorm as BatchNorm
 from jaxreg.nnx._layers import Conv as Conv
 from jaxreg.nnx._layers import ConvTranspose as ConvTranspose
@@ -17,10 +16,11 @@ from jaxreg.nnx._layers import LoRALinear as LoRALinear
 from jaxreg.nnx._layers import MultiHeadAttention as MultiHeadAttention
 from jaxreg.nnx._layers import PReLU as PReLU
 from jaxreg.nnx._layers import RMSNorm as RMSNorm
-from jaxreg.nnx._losses import regularizer as regularizer
-from jaxreg.nnx._losses import with_losses as with_losses
+from jaxreg.nnx._outputs import ActivityLoss as ActivityLoss
 from jaxreg.nnx._recurrent import GRUCell as GRUCell
 from jaxreg.nnx._recurrent import LSTMCell as LSTMCell
 from jaxreg.nnx._recurrent import OptimizedLSTMCell as OptimizedLSTMCell
 from jaxreg.nnx._recurrent import SimpleCell as SimpleCell
 from jaxreg.nnx._regularized import Regularized as Regularized
+from jaxreg.nnx._with_losses import regularizer as regularizer
+from jaxreg.nnx._with_losses import with_losses as with_losses

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxreg.nnx._activity import ATTRIBUTE, add
+from jaxreg.nnx._outputs import ATTRIBUTE, add
 
 OBSERVED = "jaxreg_observed"
 

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxreg._config import get
-from jaxreg.nnx import _observe, _parameters
-from jaxreg.nnx._parameters import SUFFIX
+from jaxreg._rules.identifiers import get
+from jaxreg.nnx import _observe, _weights
 from jaxreg.nnx._shapes import SHAPES
+from jaxreg.nnx._weights import SUFFIX
 
 
-class Regularized(_parameters.Declaring):
+class Regularized(_weights.Declaring):
     """Penalize the parameters and the output of a module; a mixin that comes first in the bases.
 
         class Linear(jaxreg.nnx.Regularized, nnx.Linear): ...
@@ -88,10 +88,10 @@ class Regularized(_parameters.Declaring):
             value = value.metadata["nnx_value"]
         regularizer = get(value)
         if regularizer is not None:
-            _parameters.to_regularizer(f"{type(self).__name__}({name}=...)", regularizer)
+            _weights.to_regularizer(f"{type(self).__name__}({name}=...)", regularizer)
         has_arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(regularizer))
         if regularizer is not None and SHAPES in vars(self):
-            _parameters.check_name(self, name, regularizer)
+            _weights.check_name(self, name, regularizer)
         super().__setattr__(name, nnx.data(regularizer) if has_arrays else nnx.static(regularizer))
 
 
@@ -124,7 +124,7 @@ def _accepting(init: Callable[..., None]) -> Callable[..., None]:
         for name, value in given.items():
             setattr(self, name, value)
         if outermost:
-            _parameters.finish(self)
+            _weights.finish(self)
 
     return accepting_init
 

@@ -1,9 +1,9 @@
 """The penalties, one final class a file, in one explicit tuple. A new one is its file, its line here, its test case."""
 
-from jaxreg._regularizer import Function as Function
-from jaxreg._regularizer import Regularizer as Regularizer
-from jaxreg._regularizer import Scaled as Scaled
-from jaxreg._regularizer import Sum as Sum
+from jaxreg._core.regularizer import Function as Function
+from jaxreg._core.regularizer import Regularizer as Regularizer
+from jaxreg._core.regularizer import Scaled as Scaled
+from jaxreg._core.regularizer import Sum as Sum
 from jaxreg.penalties.anchored import Anchored as Anchored
 from jaxreg.penalties.box import Box as Box
 from jaxreg.penalties.difference import Difference as Difference

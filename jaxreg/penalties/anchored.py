@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _json
-from jaxreg._elementwise import Elementwise, weighted_sum
-from jaxreg._regularizer import Regularizer, as_regularizer
+from jaxreg._core import checks, codec
+from jaxreg._core.elementwise import weighted_sum
+from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._core.structure import Reach
 
 
 @final
@@ -59,8 +60,8 @@ class Anchored(Regularizer):
         for name in ("reference", "weights"):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, bool, list, tuple, dict)) or (value is None and name == "reference"):
-                raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {_checks.short(value)}.")
-        if self.weights is not None and not isinstance(self.penalty, Elementwise):
+                raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {checks.short(value)}.")
+        if self.weights is not None and self.penalty.scalar() is None:
             raise TypeError(
                 f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as "
                 "L1 or L2; leave them out, or anchor a sum term by term."
@@ -71,8 +72,7 @@ class Anchored(Regularizer):
         difference = x - self._like("reference", x)
         if self.weights is None:
             return self.penalty(difference)
-        assert isinstance(self.penalty, Elementwise)
-        return weighted_sum(self.penalty, jnp.real(self._like("weights", x)), difference)
+        return weighted_sum(self.penalty.scalar(), jnp.real(self._like("weights", x)), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
@@ -83,10 +83,14 @@ class Anchored(Regularizer):
         moved = self.penalty.prox(difference, step)
         return jnp.where(moved == difference, z, reference + moved)  # reference + (z − reference) need not be z
 
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        reference = self._like("reference", z)
+        return reference + self.penalty.approximate_prox(p - reference, z - reference, step, count)
+
     def get_config(self) -> dict[str, Any]:
         """Return the config, in which the arrays stand with their shapes, dtypes and digests."""
         return {
-            "penalty": _json.encode(self.penalty),
+            "penalty": codec.encode(self.penalty),
             "reference": _describe(self.reference),
             "weights": None if self.weights is None else _describe(self.weights),
         }
@@ -102,20 +106,21 @@ class Anchored(Regularizer):
         """
         if not isinstance(config, Mapping) or set(config) != {"penalty", "reference", "weights"}:
             raise ValueError(
-                f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {_checks.short(config)}."
+                f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {checks.short(config)}."
             )
         arrays = {"reference": reference, "weights": weights}
         for name, given in arrays.items():
             described = config[name]
             if described is not None and (given is None or _describe(given) != described):
                 raise ValueError(
-                    f"The config of `Anchored` describes the {name} {_checks.short(described)} but does not hold it: "
+                    f"The config of `Anchored` describes the {name} {checks.short(described)} but does not hold it: "
                     f"call `jaxreg.Anchored.from_config(config, {name}=array)` with that array."
                 )
-        return cls(_json.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
+        return cls(codec.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
 
-    def _is_separable(self) -> bool:
-        return self.penalty._is_separable()
+    @property
+    def reach(self) -> Reach:
+        return self.penalty.reach if self.penalty.reach is Reach.ENTRY else Reach.ARRAY
 
     def _like(self, name: str, x: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))

@@ -1,18 +1,19 @@
 """Box: every entry between two bounds."""
 
 import math
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _constraint
+from jaxreg._core import checks, constraint
+from jaxreg._core.structure import Parts, Reach
 
 
 @final
-class Box(_constraint.Constraint):
+class Box(constraint.Constraint):
     """Keep every entry between two bounds.
 
         {w : lower ≤ w_i ≤ upper}
@@ -45,6 +46,8 @@ class Box(_constraint.Constraint):
         Parikh and Boyd, *Proximal algorithms*, Foundations and Trends in Optimization, 2014, section 6.2.
     """
 
+    reach: ClassVar[Reach] = Reach.ENTRY
+
     lower: ArrayLike | None = None
     upper: ArrayLike | None = None
 
@@ -54,8 +57,8 @@ class Box(_constraint.Constraint):
         lower, upper = self.lower, self.upper
         if _is_concrete(lower) and _is_concrete(upper) and np.any(np.asarray(lower) > np.asarray(upper)):
             raise ValueError(
-                f"`Box(lower=..., upper=...)` must have lower ≤ upper, got {_checks.short(lower)} and "
-                f"{_checks.short(upper)}."
+                f"`Box(lower=..., upper=...)` must have lower ≤ upper, got {checks.short(lower)} and "
+                f"{checks.short(upper)}."
             )
 
     def __repr__(self) -> str:
@@ -69,7 +72,7 @@ class Box(_constraint.Constraint):
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         del step
         z = jnp.asarray(z)
-        _constraint.refuse_complex("Box", z)
+        checks.real_only("Box", z)
         lower, upper = (jnp.asarray(bound, z.dtype) for bound in (self.lower, self.upper))
         for name, bound in (("lower", lower), ("upper", upper)):
             if bound.shape not in ((), z.shape):
@@ -79,8 +82,9 @@ class Box(_constraint.Constraint):
                 )
         return jnp.where(z < lower, lower, jnp.where(z > upper, upper, z))
 
-    def _is_separable(self) -> bool:
-        return True
+    def parts(self) -> Parts:
+        only_below = isinstance(self.lower, float) and self.lower == 0 and _is_infinite(self.upper)
+        return Parts(nonnegative=True) if only_below else super().parts()
 
 
 def _bound(call: str, value: Any, none: float) -> Any:
@@ -91,9 +95,9 @@ def _bound(call: str, value: Any, none: float) -> Any:
         return none
     if isinstance(value, (np.ndarray, jax.Array)) and _is_concrete(value) and jnp.issubdtype(value.dtype, jnp.floating):
         finite = np.where(np.isinf(value), 0, value)
-        _checks.number(call, finite, above=-math.inf)
+        checks.number(call, finite, above=-math.inf)
         return float(value) if isinstance(value, np.ndarray) and value.ndim == 0 else value
-    return _checks.number(call, value, above=-math.inf)
+    return checks.number(call, value, above=-math.inf)
 
 
 def _is_concrete(bound: Any) -> bool:

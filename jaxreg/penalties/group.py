@@ -1,16 +1,18 @@
 """Group: a penalty of the Euclidean norms of groups."""
 
 import math
-from typing import final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _numerics
-from jaxreg._pytree import static
-from jaxreg._regularizer import Regularizer, as_elementwise
-from jaxreg._secular import secular_prox
+from jaxreg._core import numerics
+from jaxreg._core.regularizer import Regularizer, as_elementwise
+from jaxreg._core.struct import static
+from jaxreg._core.structure import Reach
+from jaxreg.penalties import _axes
+from jaxreg.penalties._group_metric import secular_prox
 
 
 @final
@@ -54,6 +56,8 @@ class Group(Regularizer):
         *Learning structured sparsity in deep neural networks*, arXiv:1608.03665.
     """
 
+    reach: ClassVar[Reach] = Reach.GROUP
+
     penalty: Regularizer
     axis: int | tuple[int, ...] | None = static(0)
     weight: str = static("none", choices=("none", "sqrt_size"))
@@ -69,13 +73,13 @@ class Group(Regularizer):
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
         x = jnp.asarray(x)
-        return _numerics.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
+        return numerics.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group."""
         x = jnp.asarray(x)
         size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
-        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, _numerics.real_dtype(x))
+        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, numerics.real_dtype(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
@@ -89,16 +93,13 @@ class Group(Regularizer):
         return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
 
     def _metric_prox(self, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-        elastic = self.penalty._elastic()
-        if elastic is None:
+        parts = self.penalty.parts()
+        if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
                 "all entries (`metric=None`), or `Group` of L1, L2 or L1L2."
             )
-        l1, l2 = elastic
+        l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
-            z, step = z / (1 + 2 * _numerics.threshold(step, l2)), _numerics.shrunk_step(step, l2)
+            z, step = z / (1 + 2 * numerics.threshold(step, l2)), numerics.shrunk_step(step, l2)
         return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
-
-    def _follows_thresholds(self) -> bool:
-        return True

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
+from jaxreg._core import numerics
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -43,7 +43,7 @@ class HoyerSquare(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        y, _ = _numerics.normalized(x, None)  # scale-free, so the scale may be held constant
-        a, q = jnp.sum(_numerics.absolute(y)), jnp.sum(_numerics.real_product(y, y))
-        strength = jnp.asarray(self.strength, _numerics.real_dtype(x))
+        y, _ = numerics.normalized(x, None)  # scale-free, so the scale may be held constant
+        a, q = jnp.sum(numerics.absolute(y)), jnp.sum(numerics.real_product(y, y))
+        strength = jnp.asarray(self.strength, numerics.real_dtype(x))
         return strength * a * (a / jnp.where(q == 0, 1, q))

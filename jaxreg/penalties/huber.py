@@ -1,14 +1,14 @@
 """Huber: the smoothed absolute value."""
 
-from typing import final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -44,6 +44,8 @@ class Huber(Elementwise):
     strength: ArrayLike = coefficient(0.01)
     delta: ArrayLike = coefficient(1.0, above=0.0)
 
+    convex: ClassVar[bool] = True
+
     def profile(self, a: jax.Array) -> jax.Array:
         strength, delta = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.delta, a.dtype)
         inner = jnp.minimum(a, delta)
@@ -52,7 +54,7 @@ class Huber(Elementwise):
     def slope(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.strength, a.dtype) * jnp.minimum(a / jnp.asarray(self.delta, a.dtype), 1)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        u, delta = _numerics.threshold(step, self.strength), jnp.asarray(self.delta, a.dtype)
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        u, delta = numerics.threshold(step, self.strength), jnp.asarray(self.delta, a.dtype)
         parabola = a * (delta / (u + delta))  # both branches are finite for an infinite u
         return jnp.where(a <= u + delta, parabola, a - jnp.where(jnp.isfinite(u), u, 0))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -52,8 +52,8 @@ class L0(Elementwise):
         _warn_once()
         return jnp.zeros_like(a)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        return jnp.where(a <= jnp.sqrt(2 * _numerics.threshold(step, self.l0)), 0, a)
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.where(a <= jnp.sqrt(2 * numerics.threshold(step, self.l0)), 0, a)
 
 
 @functools.cache

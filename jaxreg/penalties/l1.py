@@ -1,14 +1,15 @@
 """L1: the sum of absolute values."""
 
-from typing import Any, final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics, sums
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
+from jaxreg._core.structure import Parts
 
 
 @final
@@ -46,7 +47,9 @@ class L1(Elementwise):
     l1: ArrayLike = coefficient(0.01)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _numerics.scaled_l1(self.l1, jnp.asarray(x))
+        return sums.scaled_l1(self.l1, jnp.asarray(x))
+
+    convex: ClassVar[bool] = True
 
     def profile(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.l1, a.dtype) * a
@@ -54,11 +57,11 @@ class L1(Elementwise):
     def slope(self, a: jax.Array) -> jax.Array:
         return jnp.full_like(a, jnp.asarray(self.l1, a.dtype))
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        return jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.maximum(a - numerics.threshold(step, self.l1), 0)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return _numerics.soft_threshold(jnp.asarray(z), _numerics.threshold(jnp.asarray(step), self.l1))
+        return numerics.soft_threshold(jnp.asarray(z), numerics.threshold(jnp.asarray(step), self.l1))
 
-    def _elastic(self) -> tuple[Any, Any] | None:
-        return self.l1, None
+    def parts(self) -> Parts:
+        return Parts(l1=self.l1)

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _constraint, _numerics
-from jaxreg._pytree import coefficient, static
+from jaxreg._core import constraint, numerics
+from jaxreg._core.struct import coefficient, static
+from jaxreg.penalties import _axes
+from jaxreg.penalties._simplex import onto_simplex
 
 
 @final
-class L1Ball(_constraint.Constraint):
+class L1Ball(constraint.Constraint):
     """Keep the sum of absolute values at a radius or below: many entries become exactly zero, as by L1.
 
         {w : Σ_i |w_i| ≤ radius}
@@ -50,10 +52,10 @@ class L1Ball(_constraint.Constraint):
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
         axes = _axes.axes_of("L1Ball", self.axis, z.ndim)
-        size = _numerics.absolute(z)
+        size = numerics.absolute(z)
         radius = jnp.asarray(self.radius, size.dtype)
-        flat, back = _constraint.as_last_axis(size, axes)
-        metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
-        shrunk = back(_constraint.onto_simplex(flat, metric, radius))
+        flat, back = _axes.as_last_axis(size, axes)
+        metric = _axes.as_last_axis(step, axes)[0] if step.ndim else step
+        shrunk = back(onto_simplex(flat, metric, radius))
         outside = jnp.sum(size, axis=axes, keepdims=True) > radius
-        return jnp.where(outside, _numerics.with_modulus(z, size, shrunk), z)
+        return jnp.where(outside, numerics.with_modulus(z, size, shrunk), z)

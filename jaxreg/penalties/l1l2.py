@@ -1,14 +1,15 @@
 """L1L2: the elastic net."""
 
-from typing import Any, final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics, sums
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
+from jaxreg._core.structure import Parts
 
 
 @final
@@ -49,7 +50,9 @@ class L1L2(Elementwise):
     l2: ArrayLike = coefficient(0.0)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _numerics.scaled_l1l2(self.l1, self.l2, jnp.asarray(x))
+        return sums.scaled_l1l2(self.l1, self.l2, jnp.asarray(x))
+
+    convex: ClassVar[bool] = True
 
     def profile(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.l1, a.dtype) * a + jnp.asarray(self.l2, a.dtype) * a**2
@@ -57,14 +60,14 @@ class L1L2(Elementwise):
     def slope(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.l1, a.dtype) + 2 * jnp.asarray(self.l2, a.dtype) * a
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        r = jnp.maximum(a - _numerics.threshold(step, self.l1), 0)
-        return r / (1 + 2 * _numerics.threshold(step, self.l2))
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        r = jnp.maximum(a - numerics.threshold(step, self.l1), 0)
+        return r / (1 + 2 * numerics.threshold(step, self.l2))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        shrunk = _numerics.soft_threshold(z, _numerics.threshold(step, self.l1))
-        return shrunk / (1 + 2 * _numerics.threshold(step, self.l2))
+        shrunk = numerics.soft_threshold(z, numerics.threshold(step, self.l1))
+        return shrunk / (1 + 2 * numerics.threshold(step, self.l2))
 
-    def _elastic(self) -> tuple[Any, Any] | None:
-        return self.l1, self.l2
+    def parts(self) -> Parts:
+        return Parts(self.l1, self.l2)

@@ -1,14 +1,15 @@
 """L2: the sum of squares."""
 
-from typing import Any, Self, final
+from typing import ClassVar, Self, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics, sums
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
+from jaxreg._core.structure import Parts
 
 
 @final
@@ -57,7 +58,9 @@ class L2(Elementwise):
         return cls(cls(weight_decay).l2 / 2)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _numerics.scaled_l2(self.l2, jnp.asarray(x))
+        return sums.scaled_l2(self.l2, jnp.asarray(x))
+
+    convex: ClassVar[bool] = True
 
     def profile(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.l2, a.dtype) * a**2
@@ -65,11 +68,11 @@ class L2(Elementwise):
     def slope(self, a: jax.Array) -> jax.Array:
         return 2 * jnp.asarray(self.l2, a.dtype) * a
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        return a / (1 + 2 * _numerics.threshold(step, self.l2))
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return a / (1 + 2 * numerics.threshold(step, self.l2))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return jnp.asarray(z) / (1 + 2 * _numerics.threshold(jnp.asarray(step), self.l2))
+        return jnp.asarray(z) / (1 + 2 * numerics.threshold(jnp.asarray(step), self.l2))
 
-    def _elastic(self) -> tuple[Any, Any] | None:
-        return None, self.l2
+    def parts(self) -> Parts:
+        return Parts(l2=self.l2)

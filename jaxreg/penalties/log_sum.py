@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -51,8 +51,8 @@ class LogSum(Elementwise):
     def slope(self, a: jax.Array) -> jax.Array:
         return jnp.asarray(self.strength, a.dtype) / (jnp.asarray(self.eps, a.dtype) + a)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        u, eps = _numerics.threshold(step, self.strength), jnp.asarray(self.eps, a.dtype)
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        u, eps = numerics.threshold(step, self.strength), jnp.asarray(self.eps, a.dtype)
         under = 1 - 4 * (u / (a + eps)) / (a + eps)
         real = under > 0
         root = (a - eps + (a + eps) * jnp.sqrt(jnp.where(real, under, 1))) / 2

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient, static
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient, static
 
 _NEWTON_STEPS = 8  # float64 accuracy for q from 0.1 to 0.97
 
@@ -65,8 +65,8 @@ class Lq(Elementwise):
         floor = float(jnp.finfo(a.dtype).tiny) ** 0.25
         return jnp.asarray(self.lq, a.dtype) * self.q * jnp.maximum(a, floor) ** (self.q - 1)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        u = jnp.broadcast_to(_numerics.threshold(step, self.lq), a.shape)
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        u = jnp.broadcast_to(numerics.threshold(step, self.lq), a.shape)
         free, q = u == 0, self.q
         least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _constraint, _numerics
-from jaxreg._pytree import coefficient, static
+from jaxreg._core import constraint, numerics
+from jaxreg._core.struct import coefficient, static
+from jaxreg.penalties import _axes
 
 
 @final
-class MaxNorm(_constraint.Constraint):
+class MaxNorm(constraint.Constraint):
     """Keep the Euclidean norm of every group at a radius or below (the L2 ball).
 
         {w : ‖w_g‖₂ ≤ radius for every group g}
@@ -56,10 +57,10 @@ class MaxNorm(_constraint.Constraint):
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
         axes = _axes.axes_of("MaxNorm", self.axis, z.ndim)
-        radius = jnp.asarray(self.radius, _numerics.real_dtype(z))
-        outside = _numerics.norms(z, axes) > radius
+        radius = jnp.asarray(self.radius, numerics.real_dtype(z))
+        outside = numerics.norms(z, axes) > radius
         w = _shrink(z, step, radius, outside, axes) if step.ndim else z
-        return jnp.where(outside, radius * _numerics.unit_vectors(w, axes), z)
+        return jnp.where(outside, radius * numerics.unit_vectors(w, axes), z)
 
 
 def _shrink(z: jax.Array, step: jax.Array, radius: jax.Array, outside: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -68,13 +69,13 @@ def _shrink(z: jax.Array, step: jax.Array, radius: jax.Array, outside: jax.Array
     scale = jnp.where(largest == 0, 1, largest)
     z = jnp.where(outside, z / scale, jnp.ones_like(z))
     r = jnp.maximum(radius / scale, float(jnp.finfo(radius.dtype).tiny) ** 0.5)
-    s = _constraint.relative_steps(step, axes)
+    s = numerics.relative_steps(step, axes)
 
     def newton(z: jax.Array, s: jax.Array, r: jax.Array, shift: jax.Array) -> jax.Array:
         w = z / (1 + shift * s)
-        unit = _numerics.unit_vectors(w, axes)
-        slope = jnp.sum(_numerics.real_product(unit, unit) * s / (1 + shift * s), axis=axes, keepdims=True)
-        move = (_numerics.norms(w, axes) / r - 1) / jnp.where(slope > 0, slope, 1)
+        unit = numerics.unit_vectors(w, axes)
+        slope = jnp.sum(numerics.real_product(unit, unit) * s / (1 + shift * s), axis=axes, keepdims=True)
+        move = (numerics.norms(w, axes) / r - 1) / jnp.where(slope > 0, slope, 1)
         return jnp.maximum(jnp.where(outside, shift + move, 0), 0)
 
     constants = jax.lax.stop_gradient((z, s, r))

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -56,11 +56,11 @@ class MCP(Elementwise):
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)
         return jnp.maximum(strength - a / gamma, 0)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)
         convex = step < gamma
         u = jnp.where(convex, step, 0)
         firm = jnp.where(a <= u * strength, 0, (a - u * strength) / (1 - u / gamma))
         firm = jnp.where(a > gamma * strength, a, firm)
-        jump = _numerics.threshold(jnp.sqrt(step) * jnp.sqrt(gamma), strength)
+        jump = numerics.threshold(jnp.sqrt(step) * jnp.sqrt(gamma), strength)
         return jnp.where(convex, firm, jnp.where(a <= jump, 0, a))

@@ -1,16 +1,17 @@
 """NonNegative: no entry below zero."""
 
-from typing import final
+from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _constraint
+from jaxreg._core import checks, constraint
+from jaxreg._core.structure import Parts, Reach
 
 
 @final
-class NonNegative(_constraint.Constraint):
+class NonNegative(constraint.Constraint):
     """Keep every entry at zero or above.
 
         {w : w_i ≥ 0}
@@ -34,14 +35,13 @@ class NonNegative(_constraint.Constraint):
         Parikh and Boyd, *Proximal algorithms*, Foundations and Trends in Optimization, 2014, section 6.2.
     """
 
+    reach: ClassVar[Reach] = Reach.ENTRY
+
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         del step
         z = jnp.asarray(z)
-        _constraint.refuse_complex("NonNegative", z)
+        checks.real_only("NonNegative", z)
         return jnp.where(z <= 0, 0, z)
 
-    def _is_separable(self) -> bool:
-        return True
-
-    def _is_nonnegativity(self) -> bool:
-        return True
+    def parts(self) -> Parts:
+        return Parts(nonnegative=True)

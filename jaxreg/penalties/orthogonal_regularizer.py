@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._pytree import coefficient, static
-from jaxreg._regularizer import Regularizer
+from jaxreg._core import numerics
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import coefficient, static
 
 
 @final
@@ -58,10 +58,10 @@ class OrthogonalRegularizer(Regularizer):
             )
         rows = x if self.mode == "rows" else x.T
         n = rows.shape[0]
-        factor = jnp.asarray(self.factor, _numerics.real_dtype(x))
+        factor = jnp.asarray(self.factor, numerics.real_dtype(x))
         if n < 2:
             return jnp.zeros_like(factor)
-        units = _numerics.unit_vectors(rows, axis=1)
-        cosines = _numerics.gram(units)
-        off_diagonal = jnp.where(jnp.eye(n, dtype=bool), 0, _numerics.absolute(cosines))
+        units = numerics.unit_vectors(rows, axis=1)
+        cosines = numerics.gram(units)
+        off_diagonal = jnp.where(jnp.eye(n, dtype=bool), 0, numerics.absolute(cosines))
         return factor * (jnp.sum(off_diagonal) / (n * (n - 1)))

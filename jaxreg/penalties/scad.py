@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _numerics
-from jaxreg._elementwise import Elementwise
-from jaxreg._pytree import coefficient
+from jaxreg._core import numerics
+from jaxreg._core.elementwise import Elementwise
+from jaxreg._core.struct import coefficient
 
 
 @final
@@ -57,7 +57,7 @@ class SCAD(Elementwise):
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
         return jnp.clip((bend * strength - a) / (bend - 1), 0, strength)
 
-    def shrink(self, a: jax.Array, step: jax.Array) -> jax.Array:
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
         convex = step < bend - 1
         u = jnp.where(convex, step, 0)
@@ -65,7 +65,7 @@ class SCAD(Elementwise):
         r = jnp.where(
             a <= strength * (1 + u), jnp.maximum(a - u * strength, 0), jnp.where(a <= bend * strength, middle, a)
         )
-        soft = jnp.minimum(jnp.maximum(a - _numerics.threshold(step, strength), 0), strength)
+        soft = jnp.minimum(jnp.maximum(a - numerics.threshold(step, strength), 0), strength)
         finite = jnp.where(jnp.isfinite(step), step, 1)
         worse = finite * self.profile(soft) + (soft - a) ** 2 / 2 > finite * self.profile(a)
         jump = jnp.where((worse & jnp.isfinite(step)) | (strength == 0), a, soft)

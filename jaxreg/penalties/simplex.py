@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _constraint, _sharding
-from jaxreg._pytree import coefficient, static
+from jaxreg._core import checks, compiler, constraint
+from jaxreg._core.struct import coefficient, static
+from jaxreg.penalties import _axes
+from jaxreg.penalties._simplex import onto_simplex
 
 
 @final
-class Simplex(_constraint.Constraint):
+class Simplex(constraint.Constraint):
     """Keep entries non-negative with a given sum along an axis: mixture weights, rows of a stochastic matrix.
 
         {w : w_i ≥ 0, Σ_i w_i = total}                                                 along `axis`, the last by default
@@ -51,9 +53,9 @@ class Simplex(_constraint.Constraint):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        _constraint.refuse_complex("Simplex", z)
+        checks.real_only("Simplex", z)
         axes = _axes.axes_of("Simplex", self.axis, z.ndim)
-        flat, back = _constraint.as_last_axis(z, axes)
-        metric = _constraint.as_last_axis(step, axes)[0] if step.ndim else step
-        w = back(_constraint.onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))
-        return _sharding.placed_like(z, w)
+        flat, back = _axes.as_last_axis(z, axes)
+        metric = _axes.as_last_axis(step, axes)[0] if step.ndim else step
+        w = back(onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))
+        return compiler.placed_like(z, w)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _numerics, _spectrum
-from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
+from jaxreg._core import checks, numerics, sums
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import coefficient
+from jaxreg.penalties import _singular_values
 
 _NEWTON_STEPS = 30  # from the right of the root, where the cubic is convex: quadratic in the end, ⅔ a step far away
 
@@ -54,19 +55,19 @@ class SoftOrthogonal(Regularizer):
     def __call__(self, x: ArrayLike) -> jax.Array:
         w = _as_matrix("SoftOrthogonal", x)
         if w.size == 0:
-            return jnp.zeros((), _numerics.real_dtype(w))
+            return jnp.zeros((), numerics.real_dtype(w))
         m, n = w.shape
         short = w if m < n else jnp.conj(w).T
-        gram = _numerics.gram(short)
+        gram = numerics.gram(short)
         rest = gram - jnp.eye(min(m, n), dtype=w.dtype)
-        factor = jnp.asarray(self.factor, _numerics.real_dtype(w))
-        return _numerics.scaled_l2(factor, rest) + factor * max(n - m, 0)
+        factor = jnp.asarray(self.factor, numerics.real_dtype(w))
+        return sums.scaled_l2(factor, rest) + factor * max(n - m, 0)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         w, step = _as_matrix("SoftOrthogonal.prox", z), jnp.asarray(step)
-        _spectrum.refuse_metric("SoftOrthogonal", step)
-        u = _numerics.threshold(step, self.factor)
-        return _spectrum.spectral_map(_largest_root, u, w).reshape(jnp.shape(z)) if w.size else jnp.asarray(z)
+        checks.scalar_step("SoftOrthogonal(...)", step, _singular_values.SCALAR_STEP)
+        u = numerics.threshold(step, self.factor)
+        return _singular_values.spectral_map(_largest_root, u, w).reshape(jnp.shape(z)) if w.size else jnp.asarray(z)
 
 
 def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -80,5 +81,5 @@ def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def _as_matrix(call: str, x: ArrayLike) -> jax.Array:
-    x = _checks.matrix(call, jnp.asarray(x))
+    x = checks.matrix(call, jnp.asarray(x))
     return x.reshape(-1, x.shape[-1]) if x.size else x.reshape(x.size, x.shape[-1])

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _numerics, _spectrum
-from jaxreg._pytree import static
-from jaxreg._regularizer import Regularizer, as_elementwise
+from jaxreg._core import checks, numerics
+from jaxreg._core.regularizer import Regularizer, as_elementwise
+from jaxreg._core.struct import static
+from jaxreg.penalties import _polar, _singular_values
 
 _POLAR_FROM = 256  # the smaller side from which matrix products beat a decomposition off the CPU
 
@@ -59,26 +60,26 @@ class Spectral(Regularizer):
         object.__setattr__(self, "penalty", as_elementwise("Spectral", self.penalty))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = _checks.matrix("Spectral", jnp.asarray(x))
+        x = checks.matrix("Spectral", jnp.asarray(x))
         if x.size == 0:
-            return jnp.zeros((), _numerics.real_dtype(x))
+            return jnp.zeros((), numerics.real_dtype(x))
         if self._uses_polar(x):
             l1 = jnp.asarray(self._l1(), x.dtype)
-            return l1 * _spectrum.nuclear_norm_polar(x)
-        return _spectrum.spectral_sum(_total, _slopes, self.penalty, x)
+            return l1 * _polar.nuclear_norm_polar(x)
+        return _singular_values.spectral_sum(_total, _slopes, self.penalty, x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, step = _checks.matrix("Spectral.prox", jnp.asarray(z)), jnp.asarray(step)
-        _spectrum.refuse_metric("Spectral", step)
+        z, step = checks.matrix("Spectral.prox", jnp.asarray(z)), jnp.asarray(step)
+        checks.scalar_step("Spectral(...)", step, _singular_values.SCALAR_STEP)
         if z.size == 0:
             return z
         if self._uses_polar(z):
-            return _spectrum.singular_value_threshold_polar(z, _numerics.threshold(step, self._l1()))
-        return _spectrum.spectral_map(_prox, (self.penalty, step), z)
+            return _polar.singular_value_threshold_polar(z, numerics.threshold(step, self._l1()))
+        return _singular_values.spectral_map(_prox, (self.penalty, step), z)
 
     def _l1(self) -> Any:
-        l1, l2 = self.penalty._elastic() or (None, None)
-        return l1 if l2 is None else None
+        parts = self.penalty.parts()
+        return parts.l1 if parts.is_elastic and parts.l2 is None else None
 
     def _uses_polar(self, x: jax.Array) -> bool:
         possible = self._l1() is not None and not jnp.iscomplexobj(x)

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _constraint, _numerics, _spectrum
-from jaxreg._pytree import coefficient
+from jaxreg._core import checks, constraint, numerics
+from jaxreg._core.struct import coefficient
+from jaxreg.penalties import _singular_values
 
 
 @final
-class SpectralBall(_constraint.Constraint):
+class SpectralBall(constraint.Constraint):
     """Keep the largest singular value of a matrix at a radius or below, so that the linear map is Lipschitz.
 
         {W : σ_max(W) ≤ radius}
@@ -46,10 +47,10 @@ class SpectralBall(_constraint.Constraint):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
-        _constraint.refuse_metric("SpectralBall", jnp.asarray(step))
-        _checks.matrix("SpectralBall", z)
+        checks.scalar_step("SpectralBall", jnp.asarray(step), constraint.SCALAR_STEP)
+        checks.matrix("SpectralBall", z)
         if z.size == 0:
             return z
-        radius = jnp.asarray(self.radius, _numerics.real_dtype(z))
-        inside = jnp.max(_spectrum.singular_values(z), axis=-1)[..., None, None] <= radius
-        return jnp.where(inside, z, _spectrum.spectral_map(_spectrum.clip, radius, z))
+        radius = jnp.asarray(self.radius, numerics.real_dtype(z))
+        inside = jnp.max(_singular_values.singular_values(z), axis=-1)[..., None, None] <= radius
+        return jnp.where(inside, z, _singular_values.spectral_map(_singular_values.clip, radius, z))

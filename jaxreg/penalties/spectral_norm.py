@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _checks, _numerics, _spectrum
-from jaxreg._pytree import coefficient
-from jaxreg._regularizer import Regularizer
+from jaxreg._core import checks, numerics
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import coefficient
+from jaxreg.penalties import _singular_values
 
 
 @final
@@ -46,17 +47,17 @@ class SpectralNorm(Regularizer):
     strength: ArrayLike = coefficient(0.01)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = _checks.matrix("SpectralNorm", jnp.asarray(x))
-        strength = jnp.asarray(self.strength, _numerics.real_dtype(x))
-        return strength * _spectrum.spectral_sum(_largest, _share_of_largest, (), x) if x.size else 0 * strength
+        x = checks.matrix("SpectralNorm", jnp.asarray(x))
+        strength = jnp.asarray(self.strength, numerics.real_dtype(x))
+        return strength * _singular_values.spectral_sum(_largest, _share_of_largest, (), x) if x.size else 0 * strength
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, step = _checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
-        _spectrum.refuse_metric("SpectralNorm", step)
+        z, step = checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
+        checks.scalar_step("SpectralNorm(...)", step, _singular_values.SCALAR_STEP)
         if z.size == 0:
             return z
-        bound = _clip_level(_spectrum.singular_values(z), _numerics.threshold(step, self.strength))
-        return _spectrum.spectral_map(_spectrum.clip, bound, z)
+        bound = _clip_level(_singular_values.singular_values(z), numerics.threshold(step, self.strength))
+        return _singular_values.spectral_map(_singular_values.clip, bound, z)
 
 
 def _largest(params: Any, s: jax.Array) -> jax.Array:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._pytree import static
-from jaxreg._regularizer import Regularizer, as_regularizer
+from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._core.struct import static
+from jaxreg._core.structure import Reach
 
 
 @final
@@ -52,8 +53,9 @@ class Stacked(Regularizer):
         new = jax.vmap(self.penalty.prox, in_axes=(0, in_axis))(layers, steps) if len(layers) else layers
         return jnp.moveaxis(new.reshape(*stack, *layers.shape[1:]), tuple(range(len(stack))), self.axes)
 
-    def _is_separable(self) -> bool:
-        return self.penalty._is_separable()
+    @property
+    def reach(self) -> Reach:
+        return self.penalty.reach
 
     def _layers(self, x: Any) -> tuple[jax.Array, tuple[int, ...]]:
         if any(not -x.ndim <= axis < x.ndim for axis in self.axes):

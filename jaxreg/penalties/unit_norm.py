@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg import _axes, _constraint, _numerics
-from jaxreg._pytree import static
+from jaxreg._core import checks, constraint, numerics
+from jaxreg._core.struct import static
+from jaxreg.penalties import _axes
 
 
 @final
-class UnitNorm(_constraint.Constraint):
+class UnitNorm(constraint.Constraint):
     """Keep the Euclidean norm of every group at one (the sphere).
 
         {w : ‖w_g‖₂ = 1 for every group g}
@@ -50,8 +51,8 @@ class UnitNorm(_constraint.Constraint):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
-        _constraint.refuse_metric("UnitNorm", jnp.asarray(step))
+        checks.scalar_step("UnitNorm", jnp.asarray(step), constraint.SCALAR_STEP)
         axes = _axes.axes_of("UnitNorm", self.axis, z.ndim)
         n = math.prod(z.shape[i] for i in axes)
         zero = jnp.all(z == 0, axis=axes, keepdims=True)
-        return jnp.where(zero, 1 / math.sqrt(max(n, 1)), _numerics.unit_vectors(z, axes))
+        return jnp.where(zero, 1 / math.sqrt(max(n, 1)), numerics.unit_vectors(z, axes))

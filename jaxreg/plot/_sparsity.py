@@ -4,9 +4,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from jaxreg._sparsity import Sparsity, Zeros
-from jaxreg._sparsity import sparsity as count
-from jaxreg._table import merged
+from jaxreg._reports.sparsity import Sparsity, Zeros
+from jaxreg._reports.sparsity import sparsity as count
+from jaxreg._reports.table import merged
 from jaxreg.plot import _style
 
 

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxreg import _paths
-from jaxreg._tree import is_inexact
+from jaxreg._rules.paths import flatten_with_paths, is_inexact
 from jaxreg.plot import _style
 
 
@@ -33,7 +32,7 @@ def spectrum(params: Any, axes: Axes | None = None) -> Axes:
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['after, rank 1 of 2', 'before, rank 2 of 2']
     """
-    paths, leaves, _ = _paths.flatten(params)
+    paths, leaves, _ = flatten_with_paths(params)
     pairs = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if is_inexact(leaf) and np.ndim(leaf) >= 2]
     matrices = {path: np.asarray(leaf).reshape(-1, leaf.shape[-1]) for path, leaf in pairs if leaf.size}
     if not matrices:

@@ -7,9 +7,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from jaxreg import _paths
-from jaxreg._table import share
-from jaxreg._tree import is_inexact
+from jaxreg._reports.table import share
+from jaxreg._rules.paths import flatten_with_paths, is_inexact
 from jaxreg.plot import _style
 
 
@@ -66,6 +65,6 @@ def weights(before: Any, after: Any, axes: Any = None) -> NDArray[np.object_]:
 
 
 def _matrices(params: Any) -> dict[str, NDArray[Any]]:
-    paths, leaves, _ = _paths.flatten(params)
+    paths, leaves, _ = flatten_with_paths(params)
     pairs = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if is_inexact(leaf) and np.ndim(leaf) >= 2]
     return {path: np.asarray(leaf).reshape(-1, leaf.shape[-1]) for path, leaf in pairs if leaf.size}

@@ -1,0 +1,152 @@
+"""Checkpoint files to `{path: array}`; told apart by what is in them, not by their names. Nothing is unpickled."""
+
+import contextlib
+import logging
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxreg._commands import cli
+from jaxreg._commands.checkpoints import keras_file
+from jaxreg._rules.paths import flatten_with_paths
+
+Arrays = dict[str, Any]
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def read(path: Path) -> Arrays:
+    """Return the arrays of a checkpoint by their paths.
+
+    Args:
+        path: a file of NumPy (`.npz`), safetensors, Flax (msgpack) or Keras (`.keras`, `.weights.h5`), or an Orbax
+            directory.
+
+    Raises:
+        UserError: it is none of these, or damaged.
+    """
+    with one_line(path):
+        arrays = _reader(path)(path)
+    if not arrays:
+        raise cli.UserError(f"{path}: holds no arrays")
+    return arrays
+
+
+def is_keras(path: Path) -> bool:
+    """Whether it is a `.keras` archive."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "config.json" in archive.namelist()
+
+
+@contextlib.contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn whatever a library says of a damaged file into one line."""
+    try:
+        yield
+    except (cli.UserError, KeyboardInterrupt):
+        raise
+    except OSError as error:
+        raise cli.UserError(f"{path}: cannot read it ({error.strerror or _first_line(error)})") from None
+    except Exception as error:  # the libraries that read these formats raise anything on damaged ones
+        raise cli.UserError(f"{path}: damaged, or not what it seems ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+
+
+def _reader(path: Path) -> Callable[[Path], Arrays]:
+    if path.is_dir():
+        return _orbax
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_reader(path)
+    if head.startswith(_HDF5):
+        return keras_file.read_h5
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return _safetensors
+    if head[:1] and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):  # a msgpack map that is not empty
+        return _msgpack
+    pickled = head.startswith(b"\x80")
+    raise cli.UserError(f"{path}: {_PICKLE if pickled else _UNKNOWN}")
+
+
+_UNKNOWN = "none of .npz, .safetensors, Flax msgpack, .keras, .weights.h5, Orbax directory"
+_PICKLE = "a pickle, which can run code when it is read; save the arrays as .npz or .safetensors"
+
+
+def _zip_reader(path: Path) -> Callable[[Path], Arrays]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if "config.json" in names:
+        return keras_file.read_keras
+    if any(name.endswith(".npy") for name in names):
+        return _npz
+    pickled = any(name.endswith(".pkl") for name in names)
+    raise cli.UserError(f"{path}: {_PICKLE if pickled else _UNKNOWN}")
+
+
+def _npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {_slashes(name): arrays[name] for name in arrays.files}
+
+
+def _safetensors(path: Path) -> Arrays:
+    cli.require("inspect", {"safetensors": "safetensors"})
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        return {_slashes(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+
+
+def _msgpack(path: Path) -> Arrays:
+    cli.require("inspect", {"flax": "flax"})
+    from flax.serialization import msgpack_restore
+
+    return _flat(msgpack_restore(path.read_bytes()))
+
+
+def _orbax(path: Path) -> Arrays:
+    item = _orbax_item(path)
+    cli.require("inspect", {"orbax.checkpoint": "orbax-checkpoint"})
+    import jax
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns that no shardings are given: NumPy needs none
+    checkpointer = ocp.PyTreeCheckpointer()
+    tree = checkpointer.metadata(item.absolute()).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return _flat(checkpointer.restore(item.absolute(), restore_args=as_numpy))
+
+
+def _orbax_item(path: Path) -> Path:
+    """The directory of arrays in a checkpoint, or in the last step of a manager's directory."""
+    if (path / "_METADATA").is_file():
+        return path
+    inside = [entry for entry in path.iterdir() if entry.is_dir()]
+    items = sorted(entry for entry in inside if (entry / "_METADATA").is_file())
+    steps = [entry for entry in inside if entry.name.isdecimal() and entry not in items]
+    if len(items) == 1:
+        return items[0]
+    if items:
+        raise cli.UserError(f"{path}: holds {', '.join(entry.name for entry in items)}; name one, as {items[0]}")
+    if steps:
+        return _orbax_item(max(steps, key=lambda entry: int(entry.name)))
+    raise cli.UserError(f"{path}: no Orbax checkpoint (no _METADATA in it)")
+
+
+def _flat(tree: Any) -> Arrays:
+    """Paths as of parameters: the `value` under which NNX states and boxes store an array is no part of one."""
+    paths, leaves, _ = flatten_with_paths(tree)
+    pairs = zip(paths, leaves, strict=True)
+    return {path.removesuffix("/value"): leaf for path, leaf in pairs if isinstance(leaf, (np.ndarray, np.generic))}
+
+
+def _slashes(name: str) -> str:
+    """`layers.0.weight` as a path."""
+    return name if "/" in name else name.replace(".", "/")

@@ -1,0 +1,83 @@
+"""Keras' files: a `.keras` archive and the HDF5 weights in it, read as data; no Keras, no code of the model."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jaxreg._commands import cli
+from jaxreg._commands.checkpoints import keras_layers
+
+_LARGEST_RATIO = 2000  # of an array's size to its bytes in the file: beyond it the file only claims to hold an array
+
+
+def read_config(path: Path) -> Any:
+    """Return the config of the model in a `.keras` archive, or in a JSON file as `model.to_json()` writes it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" not in archive.namelist():
+                raise cli.UserError(f"{path}: no .keras archive (no config.json in it)")
+            return json.loads(archive.read("config.json"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise cli.UserError(f"{path}: neither a .keras archive nor JSON") from None
+
+
+def read_keras(path: Path) -> dict[str, Any]:
+    """Return the variables of a `.keras` archive, named as Keras names them: `dense/kernel`."""
+    config = read_config(path)
+    layers = keras_layers.walk(config) if keras_layers.are_in(config) else ()
+    classes = {layer.path: layer for layer in layers}
+    with zipfile.ZipFile(path) as archive:
+        if "model.weights.h5" not in archive.namelist():
+            raise cli.UserError(f"{path}: has no model.weights.h5")
+        return _arrays(path, io.BytesIO(archive.read("model.weights.h5")), classes)
+
+
+def read_h5(path: Path) -> dict[str, Any]:
+    """Return the variables of a `.weights.h5` file; it does not name them, so by number: `dense/0`."""
+    with path.open("rb") as file:
+        return _arrays(path, file, {})
+
+
+def _arrays(path: Path, file: BinaryIO, classes: dict[tuple[str, ...], keras_layers.Layer]) -> dict[str, Any]:
+    cli.require("inspect", {"h5py": "h5py"})
+    import h5py
+
+    found: dict[str, Any] = {}
+
+    def visit(group: Any, names: tuple[str, ...]) -> None:
+        for key in sorted(group, key=lambda key: (len(key), key)):
+            link = group.get(key, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise cli.UserError(f"{path}: {group.name}/{key} is a link to elsewhere; such files are not read")
+            child = group[key]
+            if isinstance(child, h5py.Dataset):
+                variable = keras_layers.variable_name(names, key, classes)
+                found["/".join((*names, variable))] = _value(path, child)
+            elif key == "vars":
+                visit(child, names)
+            elif not (key == "optimizer" and not names):
+                visit(child, (*names, *_name(child, key)))
+
+    with h5py.File(file, "r") as h5:
+        visit(h5, ())
+    return found
+
+
+def _name(group: Any, key: str) -> tuple[str, ...]:
+    """The name of the layer in a group; a group that only lists layers has none."""
+    variables = group.get("vars")
+    if variables is None:
+        return () if key in {"layers", "cells"} else (key,)
+    name = variables.attrs.get("name", key)
+    return (name if isinstance(name, str) else key,)
+
+
+def _value(path: Path, dataset: Any) -> Any:
+    stored = dataset.id.get_storage_size()
+    if dataset.external or dataset.is_virtual or dataset.nbytes > _LARGEST_RATIO * max(stored, 1):
+        raise cli.UserError(f"{path}: {dataset.name} of shape {dataset.shape} is not stored in the file")
+    return dataset[()]

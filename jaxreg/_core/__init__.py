@@ -1,0 +1,1 @@
+"""What a regularizer is; needs JAX and NumPy only."""

@@ -1,0 +1,175 @@
+"""Argument checks with one style of message: the call, the rule, the value received, the way out."""
+
+import dataclasses
+import math
+import numbers
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"<int of {x.bit_length()} bits>"
+
+
+_SHORT = _Short()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 120, 40
+_MODES = (str, bool, tuple, list, dict)
+_NOT_NUMBERS = (str, bytes, bool, np.bool_, complex, type(None), list, tuple, set, frozenset, Mapping)
+
+
+def short(value: Any) -> str:
+    """A repr of bounded length and depth, safe on hostile input."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def field_declaration(owner: str, field: dataclasses.Field[Any]) -> None:
+    """Refuse a mode that is not declared static: as a leaf it would reach the compiler as a string or a tuple."""
+    name = field.type if isinstance(field.type, str) else next((t.__name__ for t in _MODES if t is field.type), "")
+    if name in {t.__name__ for t in _MODES} and not field.metadata.get("static"):
+        raise TypeError(
+            f"`{owner}.{field.name}: {name}` is a mode, not a number: declare it "
+            f"`{field.name}: {name} = jaxreg.static(...)`."
+        )
+
+
+def field_value(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the value that the field stores: floats for numbers, tuples for static lists."""
+    if field.metadata.get("static"):
+        return _static_value(f"{owner}({field.name}=...)", value, field.metadata["choices"])
+    if field.metadata.get("coefficient"):
+        return number(f"{owner}({field.name}=...)", value, above=field.metadata["above"])
+    if field.type in (float, "float"):
+        return number(f"{owner}({field.name}=...)", value, above=-math.inf)
+    return value
+
+
+def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    value = as_tuple(value)
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"`{call}` is static and must hash, got {short(value)}.") from None
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"`{call}` is static and must equal itself, got nan.")
+    if choices and value not in choices:
+        raise ValueError(
+            f"Invalid value for argument `{call}`. Expected one of {set(choices)}. Received: {short(value)}."
+        )
+    return value
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists become tuples, at every depth."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+
+def number(call: str, value: Any, *, above: float | None) -> Any:
+    """Return `value` as a float if it is a number, as it is if it is an array, a tracer or a placeholder.
+
+    It must be greater than `above`; None stands for non-negative.
+    """
+    bound = " greater than {above}" if above is not None and above > -math.inf else ""
+    rule = (
+        "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
+    )
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return _array(call, value, rule, above)
+    if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
+        raise TypeError(f"`{call}` must be {rule}, got {short(value)} of type {type(value).__name__}.")
+    if not isinstance(value, numbers.Real):
+        if callable(value):
+            raise TypeError(f"`{call}` must be {rule}, got {short(value)}.")
+        return value  # a pytree placeholder: object(), ShapeDtypeStruct, PartitionSpec
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result) or not (result >= 0 if above is None else result > above):
+        raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
+    return result
+
+
+def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
+    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+        raise TypeError(f"`{call}` must be {rule}, got an array of dtype {value.dtype}.")
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return value
+    numbers_ = np.asarray(value, dtype=np.float64)
+    if not np.isfinite(numbers_).all() or not (numbers_ >= 0 if above is None else numbers_ > above).all():
+        raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
+    return float(numbers_) if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def unstacked(call: str, owner: Any, fields: tuple[dataclasses.Field[Any], ...]) -> None:
+    """Raise if a coefficient is an array: the penalty would broadcast against it instead of being one number."""
+    for field in fields:
+        shape = np.shape(getattr(owner, field.name)) if field.metadata.get("coefficient") else ()
+        if shape:
+            raise ValueError(
+                f"`{call}` has a coefficient `{field.name}` of shape {shape}. Map over stacked regularizers: "
+                "`jax.vmap(lambda reg: reg(x))(regs)`."
+            )
+
+
+def array(call: str, x: Any, way_out: str = "") -> Any:
+    """Return `x` as something that `jax.jit` takes as one numeric array; unwrap Keras and NNX variables."""
+    if not isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        unwrap = getattr(x, "__jax_array__", None)
+        if unwrap is None or isinstance(x, type):
+            raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
+        x = unwrap()
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise TypeError(f"`{call}` takes an array of numbers, got dtype {dtype}.")
+    return x
+
+
+def matrix(call: str, x: jax.Array) -> jax.Array:
+    """Return `x` if its last two axes are a matrix."""
+    if x.ndim < 2:
+        raise ValueError(f"`{call}` takes a matrix (its last two axes), got shape {x.shape}.")
+    return x
+
+
+def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return a step that is a non-negative number or an array of shape () or `shape`."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if value.shape not in ((), shape):
+            raise ValueError(
+                f"`{call}` takes a scalar step or one of the shape {shape} of `z`, got shape {value.shape}."
+            )
+        if isinstance(value, jax.core.Tracer):
+            return value
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
+            raise TypeError(f"`{call}` takes a real step, got an array of dtype {value.dtype}.")
+        if value.ndim == 0:
+            value = value.item()
+    elif isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{call}` takes a number or an array as step, got {short(value)}.")
+    if isinstance(value, numbers.Real) and not float(value) >= 0:
+        raise ValueError(f"`{call}` takes a non-negative step, got {short(value)}.")
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def real_only(owner: str, x: jax.Array) -> None:
+    """Raise for an array of a dtype that has no order."""
+    if jnp.iscomplexobj(x):
+        raise TypeError(f"`{owner}` takes real numbers, got dtype {x.dtype}.")
+
+
+def scalar_step(owner: str, step: jax.Array, way_out: str) -> None:
+    """Raise for a step of the shape of `z`, where only a scalar one has a closed form."""
+    if step.ndim:
+        raise NotImplementedError(
+            f"`{owner}.prox` has no closed form in a diagonal metric (a step of the shape of `z`). {way_out}"
+        )

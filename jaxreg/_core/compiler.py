@@ -1,0 +1,58 @@
+"""All that is written for the compiler and not for the mathematics; every function names the test that needs it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+T = TypeVar("T")
+
+
+def automatic(function: Callable[..., Any], x: jax.Array, *, replicated: bool) -> Callable[..., Any]:
+    """Return `function` with the Explicit axes of the mesh of `x` made Auto inside; the result is typed as outside.
+
+    Explicit axes want an output sharding for a Gram product and refuse the SVD or the sort of a sharded axis.
+
+    Args:
+        function: of arrays, `x` among them.
+        x: the array whose mesh it is.
+        replicated: True: the result is replicated on every device. False: it has shape and sharding of `x`.
+    """
+    sharding = jax.typeof(x).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return function
+    out = NamedSharding(sharding.mesh, PartitionSpec()) if replicated else sharding
+    return jax.sharding.auto_axes(function, out_sharding=out)
+
+
+def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:
+    """Give `result` the sharding of `x` also on Auto axes, which types do not carry; nan where `x` is nan.
+
+    An operation that takes both arrays entry by entry is what hands an Auto sharding on.
+    """
+    return jnp.where(jnp.isnan(x), x, result)
+
+
+def unshared(operands: T) -> T:
+    """A barrier: stops XLA from keeping one broadcast coefficient in memory for all leaves of a shape."""
+    return jax.lax.optimization_barrier(operands)
+
+
+def only_after(value: jax.Array | None, arrays: T) -> T:
+    """Make `arrays` depend on `value`: XLA computes it before it reads them.
+
+    The leaves of a tree take turns in one memory (`proximal`), and a sum over donated parameters needs no copy of them
+    (`add_regularization(track=True)`), because it comes before they are overwritten.
+    """
+    if value is None:
+        return arrays
+    never = jnp.max(jnp.abs(value), initial=0) < -jnp.inf
+    return jax.tree.map(lambda x: jnp.where(never, 0, x), arrays)
+
+
+def rounded(x: jax.Array, dtype: Any) -> jax.Array:
+    """Round `x` to the values of `dtype`. XLA may drop a cast to it and back, and with it the rounding."""
+    info = jnp.finfo(dtype)
+    return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)

@@ -1,0 +1,82 @@
+"""Constraint: a set as a penalty, 0 inside and infinite outside, whose proximal operator is the projection."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg._core import checks, compiler, numerics
+from jaxreg._core.entry import TREES
+from jaxreg._core.regularizer import Regularizer
+
+SCALAR_STEP = (
+    "Give a scalar step: the Euclidean projection, which for a constraint does not depend on the step; or use a "
+    "constraint that has one: NonNegative, Box, MaxNorm, L1Ball, Simplex."
+)
+_ROUNDING = 16  # units in the last place of ‖x‖₂ that a projection may be off after it was rounded to the dtype of x
+
+
+class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype of x before it is promoted
+    """Keep an array in a set: the base class of the constraints. A subclass gives `prox`, the rest follows.
+
+        R(x) = 0 in the set, +∞ outside, with gradient 0 everywhere: in a loss it changes nothing
+        prox(z, τ) = argmin over w in the set of ‖w − z‖²                for a scalar τ, which does not matter
+        prox(z, τ) = argmin over w in the set of Σ_i (w_i − z_i)²/τ_i    for a τ of the shape of z
+
+    A point counts as inside if its violation is at most 16·ε·‖x‖₂, with ε the machine epsilon of the dtype of x: what
+    a projection is off by rounding. `nan` in, `nan` out.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> class ZeroMean(jaxreg.Constraint):                       # the rows sum to 0
+        ...     def prox(self, z, step=1.0):
+        ...         del step                                         # the nearest point is the same for every step
+        ...         return z - jnp.mean(z, axis=-1, keepdims=True)
+        >>> x = jnp.array([[1.0, 3.0]])
+        >>> ZeroMean().prox(x)
+        Array([[-1.,  1.]], dtype=float32)
+        >>> float(ZeroMean()(x)), ZeroMean().violation(x).round(4)   # 2·√2
+        (inf, Array(2.8284, dtype=float32))
+    """
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        return _indicator(self, checks.array(type(self).__name__, x, TREES))
+
+    def violation(self, x: ArrayLike) -> jax.Array:
+        """Return how far `x` is outside: its Euclidean distance to the set, a scalar, 0 inside. Differentiable."""
+        return _violation(self, checks.array(f"{type(self).__name__}.violation", x, TREES))
+
+
+@jax.jit
+def _violation(constraint: Constraint, x: Any) -> jax.Array:
+    x = numerics.promote(x)
+    return compiler.automatic(_distance, x, replicated=True)(constraint, x)
+
+
+def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
+    nearest = constraint.prox(x)
+    outside = jnp.where(x == nearest, jnp.zeros_like(x), x - nearest)  # 0 at an infinity that is inside
+    return numerics.norms(outside, tuple(range(x.ndim))).reshape(())
+
+
+@jax.jit
+def _indicator(constraint: Constraint, x: Any) -> jax.Array:
+    constraint, x = jax.lax.stop_gradient((constraint, jnp.asarray(x)))
+    return compiler.automatic(_inside_or_infinite, x, replicated=True)(constraint, x)
+
+
+def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:
+    wide = numerics.promote(x)
+    epsilon = float(jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else wide.dtype).eps)
+    distance = _distance(constraint, wide)
+    tolerance = _ROUNDING * epsilon * numerics.norms(wide, tuple(range(x.ndim))).reshape(())
+    inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
+    value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
+    return jnp.where(jnp.isnan(distance), distance, value)
+
+
+# ------------------------------------------------------------------------------------------------------ arguments
+
+
+# --------------------------------------------------------------------------------------------- metrics and simplices

@@ -1,0 +1,79 @@
+"""What becomes of the `__call__` and `prox` that a class writes plainly: checked, promoted and jitted ones."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg._core import checks, compiler, numerics
+from jaxreg._core.struct import Struct
+
+TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
+
+
+def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return a `__call__` that checks its array, promotes it, and runs `method` jitted."""
+
+    def penalty(self: Any, x: Any) -> jax.Array:
+        checks.unstacked(type(self).__name__, self, dataclasses.fields(self))
+        x = numerics.promote(checks.array(type(self).__name__, x))
+        return compiler.automatic(value, x, replicated=True)(self, x)
+
+    def value(self: Any, x: jax.Array) -> jax.Array:
+        result = method(self, x)
+        if result is None or jnp.shape(result) != ():
+            got = None if result is None else f"shape {jnp.shape(result)}"
+            raise ValueError(f"`{type(self).__name__}.__call__` must return a scalar, got {got}.")
+        if jnp.iscomplexobj(result):
+            dtype = jnp.result_type(result)
+            raise TypeError(f"`{type(self).__name__}.__call__` must return a real number, got dtype {dtype}.")
+        return jnp.asarray(result)
+
+    penalty.__name__ = penalty.__qualname__ = cls.__name__
+    compiled = _jit_when_called(penalty)
+
+    @functools.wraps(method)
+    def __call__(self: Any, x: ArrayLike) -> jax.Array:
+        if not isinstance(x, jax.Array):  # those are checked once a trace: an eager call on a small one would notice
+            x = checks.array(type(self).__name__, x, TREES)
+        return compiled()(self, x)
+
+    return __call__
+
+
+def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
+    """Return a `prox` that checks array and step, promotes them, runs `method` jitted, and casts back."""
+
+    def prox(self: Any, z: Any, step: Any) -> jax.Array:
+        checks.unstacked(f"{type(self).__name__}.prox", self, dataclasses.fields(self))
+        z = jnp.asarray(z)
+        return compiler.automatic(minimizer, z, replicated=False)(self, z, step)
+
+    def minimizer(self: Any, z: jax.Array, step: Any) -> jax.Array:
+        promoted = numerics.promote(z)
+        w = method(self, promoted, jnp.asarray(step, numerics.real_dtype(promoted)))
+        if jnp.shape(w) != z.shape:
+            raise ValueError(
+                f"`{type(self).__name__}.prox` must return the shape {z.shape} of `z`, got {jnp.shape(w)}."
+            )
+        return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
+
+    prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"
+    compiled = _jit_when_called(prox)
+
+    @functools.wraps(method)
+    def wrapper(self: Any, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        call = f"{type(self).__name__}.prox"
+        z = checks.array(call, z, TREES)
+        return compiled()(self, z, checks.step(call, step, jnp.shape(z)))
+
+    return wrapper
+
+
+def _jit_when_called(function: Callable[..., Any]) -> Callable[[], Any]:
+    """`jax.jit` inspects the signature: work that `import jaxreg` need not wait for."""
+    return functools.cache(lambda: jax.jit(function))

@@ -1,0 +1,151 @@
+"""|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreg._core import compiler
+
+
+def promote(x: Any) -> jax.Array:
+    """Cast to the dtype in which penalties are summed: float32 for float16, bfloat16, float8, integers and bool.
+
+    float32, float64 and complex stay. With x64 enabled, integers and bool become float64.
+    """
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x.astype(jnp.result_type(float))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def real_dtype(x: jax.Array) -> Any:
+    """The dtype of |x|: the one of a penalty of `x` and of its coefficients."""
+    return jnp.finfo(x.dtype).dtype
+
+
+@jax.custom_jvp
+def absolute(x: jax.Array) -> jax.Array:
+    """|x| with derivative sign(x) = x/|x|, which is 0 at 0, where that of `jnp.abs` is +1."""
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return absolute(x), real_product(jnp.sign(x), dx)
+
+
+def real_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Re(conj(a)·b): the real inner product, element by element."""
+    return jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) or jnp.iscomplexobj(b) else a * b
+
+
+def threshold(step: jax.Array, c: Any) -> jax.Array:
+    """step·c, and 0 where c is 0 even for an infinite step."""
+    c = jnp.asarray(c, step.dtype)
+    return jnp.where(c == 0, jnp.zeros_like(step), step * c)
+
+
+def shrunk_step(step: jax.Array, l2: Any) -> jax.Array:
+    """step/(1 + 2·step·l2), also for an infinite step."""
+    positive = step > 0
+    inverse = 1 / jnp.where(positive, step, 1) + 2 * jnp.asarray(l2, step.dtype)
+    return jnp.where(positive, 1 / inverse, 0)
+
+
+def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
+    """argmin_w u|w| + ½|w − z|²; +0.0 inside the threshold, where sign(z)·max(|z| − u, 0) gives −0.0 too."""
+    size = jnp.abs(z)
+    if not jnp.iscomplexobj(z):
+        return jnp.where(size <= u, 0, jnp.sign(z) * (size - u))  # less work than a clip
+    outside = size > u
+    return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
+
+
+def unit_vectors(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """x/‖x‖₂ along `axis`, and 0 with derivative 0 where ‖x‖ = 0; entries of 1e±30 neither overflow nor vanish."""
+    y, largest = normalized(x, axis)
+    zero = largest == 0
+    square = jnp.sum(real_product(y, y), axis=axis, keepdims=True)
+    return jnp.where(zero, jnp.zeros_like(y), y * jax.lax.rsqrt(jnp.where(zero, 1, square)))
+
+
+def normalized(x: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Array, jax.Array]:
+    """(x/m, m) with m = max|x| along `axis`, held constant: for functions in which the scale cancels."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
+    # The compiler multiplies by 1/m, which would be subnormal, and flushed to 0, near the end of the range.
+    down = jnp.where(largest > 1, 2.0**-16, 1).astype(largest.dtype)
+    y = (x * down) / jnp.where(largest == 0, 1, largest * down)
+    return (y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(x), jnp.sign(x), y)), largest  # inf/inf would be nan
+
+
+def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:
+    """The number of the sign (or phase) of z and of modulus r, where a = |z|; z itself where r = a."""
+    if not jnp.iscomplexobj(z):
+        return jnp.where(r == 0, 0, jnp.sign(z) * r)
+    positive = a > 0
+    return z * jnp.where(positive, r / jnp.where(positive, a, 1), 0)
+
+
+def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """‖x‖₂ over `axes`, kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
+    return _norms(axes, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
+    scale = _largest(x, axes)
+    return scale * jnp.sqrt(_square(x, 1 / scale, axes))
+
+
+@_norms.defjvp
+def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    down = 1 / _largest(x, axes)
+    square = _square(x, down, axes)
+    y = x * compiler.unshared(down)  # what is inside `square` stays inside its sum, which is faster
+    y = y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(y), jnp.sign(x), y)  # beside inf, all else counts nothing
+    unit = y * jax.lax.rsqrt(jnp.where((square > 0) & (square < jnp.inf), square, 1))
+    return norms(x, axes), jnp.sum(real_product(unit, dx), axis=axes, keepdims=True)
+
+
+def _square(x: jax.Array, down: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    y = x * down
+    return jnp.sum(real_product(y, y), axis=axes, keepdims=True)
+
+
+def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """max|x| over `axes`, held constant, within the range where it and its reciprocal are normal numbers."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
+    info = jnp.finfo(largest.dtype)
+    return jnp.clip(largest, info.tiny, 2.0 ** (info.maxexp - 2))
+
+
+@jax.custom_jvp
+def gram(x: jax.Array) -> jax.Array:
+    """X Xᴴ. Its derivative M + Mᴴ takes one product, M = dX Xᴴ, and so does its transpose: (G + Gᴴ) X."""
+    return _times_adjoint(x, x)
+
+
+@gram.defjvp
+def _gram_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    m = _times_adjoint(dx, x)
+    return gram(x), m + jnp.conj(m).T
+
+
+def _times_adjoint(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, jnp.conj(b).T, precision=jax.lax.Precision.HIGHEST)
+
+
+def relative_steps(step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Steps divided by the largest of their group: projections depend on no more. 0 and inf become finite ratios."""
+    info = jnp.finfo(step.dtype)
+    step = jnp.minimum(step, info.max)
+    largest = jax.lax.stop_gradient(jnp.max(step, axis=axes, keepdims=True, initial=0))
+    ratio = step / jnp.where(largest == 0, 1, largest)
+    return jnp.where(largest == 0, 1, jnp.maximum(ratio, float(info.tiny) ** 0.375))

@@ -1,0 +1,317 @@
+"""Regularizer: the penalty of an array, its subgradient, its proximal operator, its config; sums and multiples."""
+
+import abc
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, Self, final
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxreg._core import checks, codec, numerics, sums
+from jaxreg._core.entry import compiled_penalty, compiled_prox
+from jaxreg._core.struct import Struct, coefficient, static
+from jaxreg._core.structure import Parts, Reach, Scalar, ScalarSum
+
+
+class Regularizer(Struct, abc.ABC):
+    """Penalize an array: the base class of every regularizer, and of your own.
+
+    Subclassing is enough: annotated fields become the constructor, the pytree and the config; `__call__` and `prox`
+    are jitted. A field is a leaf (a number that is traced, differentiated, stacked) unless it is declared by
+    `jaxreg.static`. Classes are immutable: write no `__init__`.
+
+    `__call__` sees its array in the dtype of accumulation (float32 for float16, bfloat16, float8, integers and bool;
+    float32, float64 and complex as they are) and returns a scalar; gradients come back in the dtype of the argument.
+
+    Raises:
+        TypeError: the argument is not one numeric array, or a coefficient is not a number.
+        ValueError: the result is not a scalar, or a coefficient is negative, nan or inf.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxreg
+        >>> class Quartic(jaxreg.Regularizer):
+        ...     strength: float = 0.1
+        ...
+        ...     def __call__(self, x):
+        ...         return self.strength * jnp.sum(x**4)
+        >>> Quartic(0.5)
+        Quartic(strength=0.5)
+        >>> float(Quartic(0.5)(jnp.ones((2, 3))))
+        3.0
+        >>> jax.tree.leaves(Quartic(0.5))
+        [0.5]
+    """
+
+    def __init_subclass__(cls, compiled: bool = True, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if compiled and "__call__" in cls.__dict__:
+            cls.__call__ = compiled_penalty(cls, cls.__call__)  # type: ignore[method-assign]
+            owner = next(base for base in cls.__mro__ if "prox" in base.__dict__)
+            if owner is not cls and not inspect.isabstract(owner):
+                cls.prox = Regularizer.prox  # type: ignore[method-assign]  # a parent's is that of another penalty
+        if "prox" in cls.__dict__ and cls.prox is not Regularizer.prox:
+            cls.prox = compiled_prox(cls, cls.prox)  # type: ignore[method-assign]
+
+    @abc.abstractmethod
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        """Return the penalty of `x`, a scalar."""
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        """Return the proximal operator at `z`.
+
+            argmin_w step·R(w) + ½‖w − z‖²                          for a scalar step
+            argmin_w R(w) + ½ Σ_i (w_i − z_i)²/step_i               for a step of the shape of z
+
+        Args:
+            z: an array of any floating dtype; the result has the same.
+            step: a non-negative number, or an array of the shape of `z` (a diagonal metric).
+
+        Raises:
+            NotImplementedError: there is no exact answer; the message says what to use instead.
+        """
+        del z, step
+        raise NotImplementedError(
+            f"`{self!r}` has no proximal operator in closed form. Put its gradient into the loss or into "
+            "`jaxreg.add_regularization`, or give your class a `prox(self, z, step)` method."
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields as plain numbers, strings and lists, fit for JSON."""
+        return {field.name: codec.encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return the regularizer whose `get_config` gave `config`."""
+        codec.check_fields(cls, config, dataclasses.fields(cls))
+        return cls(**codec.decode(dict(config), {}))
+
+    def __add__(self, other: Any) -> "Regularizer":
+        if isinstance(other, (int, float)) and other == 0:  # so that the built-in `sum` works
+            return self
+        if not callable(other) or isinstance(other, type):
+            return NotImplemented
+        return Sum((*_terms(self), *_terms(as_regularizer(other))))
+
+    def __radd__(self, other: Any) -> "Regularizer":
+        if isinstance(other, (int, float)) and other == 0:
+            return self
+        return as_regularizer(other) + self if callable(other) and not isinstance(other, type) else NotImplemented
+
+    def __mul__(self, factor: Any) -> "Regularizer":
+        return NotImplemented if callable(factor) else Scaled(factor, self)
+
+    __rmul__ = __mul__
+
+    @property
+    def reach(self) -> Reach:
+        """Which entries the proximal operator looks at together."""
+        return Reach.ARRAY
+
+    def parts(self) -> Parts:
+        """Return what of it merges in closed form with other terms."""
+        return Parts(rest=(self,))
+
+    def scalar(self) -> Scalar | None:
+        """Return ρ if R(w) = Σ ρ(|w_i|), None if it is of another form."""
+        return None
+
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        """Return the result of `count` steps from p towards argmin_w R(w) + ½ Σ (w_i − z_i)²/τ_i.
+
+        w ← prox_{γR}(w + (γ/τ)(z − w)), γ = min τ: each step minimizes R + a scalar majorizer of the quadratic. Begun
+        at p, the point is p exactly where prox_{γR}(p − γm) = p for z = p − τm: the fixed points are those of the
+        problem for any number of steps.
+        """
+        step = jnp.broadcast_to(step, z.shape)
+        gamma = jnp.min(step, initial=jnp.inf)
+        ratio = jnp.where(step > 0, gamma / jnp.where(step > 0, step, 1), 0)
+        return jax.lax.fori_loop(0, count, lambda _, w: self.prox(w + ratio * (z - w), gamma), p)
+
+
+def _terms(reg: Regularizer) -> tuple[Regularizer, ...]:
+    return reg.terms if isinstance(reg, Sum) else (reg,)
+
+
+def as_regularizer(value: Any) -> Regularizer:
+    """Return a regularizer for a regularizer or for a plain function `array -> scalar`."""
+    if isinstance(value, Regularizer):
+        return value
+    if callable(value) and not isinstance(value, (type, Struct)):
+        return Function(value)
+    raise TypeError(f"A regularizer or a function `array -> scalar` is wanted, got {checks.short(value)}.")
+
+
+def as_elementwise(call: str, penalty: Any) -> Regularizer:
+    """Return an elementwise penalty, the kind that can act on norms and singular values."""
+    penalty = as_regularizer(penalty)
+    if penalty.scalar() is None:
+        raise TypeError(
+            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, "
+            f"got {type(penalty).__name__}."
+        )
+    return penalty
+
+
+def has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
+    """Whether `reg.prox(z, step)` has a closed form; traces it and computes nothing."""
+    try:
+        jax.eval_shape(reg.prox, z, step)
+    except NotImplementedError:
+        return False
+    return True
+
+
+@final
+class Sum(Regularizer):
+    """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.
+
+    `prox` is there exactly where it is exact: any mix of L1, L2 and L1L2; L2 plus anything that has a prox R, by
+    prox_τR(z/(1 + 2·step·l2)) with τ = step/(1 + 2·step·l2); L1 and non-negativity before a `Group` of any penalty (the
+    sparse group lasso: soft threshold, then the group); non-negativity before any elementwise penalty. In general, one
+    proximal operator after the other is not that of the sum, so everything else raises.
+
+    Args:
+        terms: the penalties (children of the pytree).
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.L1(0.1) + jaxreg.L2(0.2)
+        Sum(terms=(L1(l1=0.1), L2(l2=0.2)))
+        >>> (jaxreg.L1(1.0) + jaxreg.L2(0.5)).prox(3.0).item()
+        1.0
+    """
+
+    terms: tuple[Regularizer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.terms, (list, tuple)):
+            raise TypeError(f"`Sum(terms=...)` takes regularizers, got {checks.short(self.terms)}.")
+        object.__setattr__(self, "terms", tuple(map(as_regularizer, self.terms)))
+
+    @property
+    def reach(self) -> Reach:
+        return max((term.reach for term in self.terms), default=Reach.ENTRY)
+
+    def parts(self) -> Parts:
+        return sum((term.parts() for term in self.terms), start=Parts())
+
+    def scalar(self) -> Scalar | None:
+        scalars = [term.scalar() for term in self.terms]
+        return None if None in scalars else ScalarSum(tuple((1.0, rho) for rho in scalars))
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        parts = self.parts()
+        if parts.is_elastic and parts.l1 is not None and parts.l2 is not None:
+            return sums.scaled_l1l2(parts.l1, parts.l2, jnp.asarray(x))
+        return sum((term(x) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(jnp.asarray(x))))
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        w, step = jnp.asarray(z), jnp.asarray(step)
+        parts = self.parts()
+        if not all(_may_follow(parts, term) for term in parts.rest) or len(parts.rest) > 1:
+            raise self._no_prox()
+        if parts.nonnegative:
+            w = jnp.maximum(w, 0)
+        if parts.l1 is not None:
+            w = numerics.soft_threshold(w, numerics.threshold(step, parts.l1))
+        if parts.l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
+            w, step = w / (1 + 2 * numerics.threshold(step, parts.l2)), numerics.shrunk_step(step, parts.l2)
+        return parts.rest[0].prox(w, step) if parts.rest else w
+
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        parts = self.parts()
+        if parts.l1 is None and not parts.nonnegative and len(parts.rest) == 1:
+            z, step = z / (1 + 2 * numerics.threshold(step, parts.l2)), numerics.shrunk_step(step, parts.l2)
+            return parts.rest[0].approximate_prox(p, z, step, count)
+        return super().approximate_prox(p, z, step, count)
+
+    def _no_prox(self) -> NotImplementedError:
+        names = " + ".join(type(term).__name__ for term in self.terms)
+        return NotImplementedError(
+            f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
+            "after the other, are not that of their sum. Put all terms but one into the loss or into "
+            "`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`."
+        )
+
+
+def _may_follow(parts: Parts, term: Regularizer) -> bool:
+    """Whether the prox of the sum is that of `term` after the soft threshold and the sign of the other parts."""
+    if term.reach is Reach.GROUP:
+        return True
+    return parts.l1 is None and (not parts.nonnegative or term.scalar() is not None)
+
+
+@final
+class Scaled(Regularizer):
+    """Multiply a penalty: R(x) = factor·P(x). Written `factor * penalty`; the factor is a leaf.
+
+    Args:
+        factor: real, finite, non-negative.
+        penalty: a regularizer.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> reg = 2.0 * jaxreg.L1(0.5)
+        >>> reg
+        Scaled(factor=2.0, penalty=L1(l1=0.5))
+        >>> float(reg(jnp.ones(3)))
+        3.0
+    """
+
+    factor: ArrayLike = coefficient()
+    penalty: Regularizer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "penalty", as_regularizer(self.penalty))
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        value = self.penalty(x)
+        factor = jnp.asarray(self.factor, value.dtype)
+        return jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value)
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        return self.penalty.prox(z, numerics.threshold(jnp.asarray(step), self.factor))
+
+    @property
+    def reach(self) -> Reach:
+        return self.penalty.reach
+
+    def parts(self) -> Parts:
+        inside = self.penalty.parts()
+        return self.penalty.parts() * self.factor if inside.rest != (self.penalty,) else Parts(rest=(self,))
+
+    def scalar(self) -> Scalar | None:
+        rho = self.penalty.scalar()
+        return None if rho is None else ScalarSum(((self.factor, rho),))
+
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        return self.penalty.approximate_prox(p, z, numerics.threshold(step, self.factor), count)
+
+
+@final
+class Function(Regularizer):
+    """Penalize by a plain function `array -> scalar`, so that it can stand in sums and trees.
+
+    Args:
+        function: static; two functions are equal if they are the same object. It goes into a config if it is
+            registered with `jaxreg.register`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> reg = jaxreg.L1(1.0) + (lambda x: jnp.max(x))
+        >>> float(reg(jnp.array([1.0, -3.0])))
+        5.0
+    """
+
+    function: Callable[[jax.Array], Any] = static()
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"`Function(function=...)` takes a function, got {checks.short(self.function)}.")
+
+    def __call__(self, x: ArrayLike) -> jax.Array:
+        return self.function(jnp.asarray(x))

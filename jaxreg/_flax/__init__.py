@@ -1,0 +1,1 @@
+"""What Linen and NNX share."""

@@ -1,0 +1,100 @@
+"""optax: the gradient of a penalty as a link of a chain, its proximal operator as a wrapper around an optimizer."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreg._core import numerics
+from jaxreg._core.struct import stable_name
+from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
+
+
+@stable_name
+class AddRegularizationState(NamedTuple):
+    """State of `add_regularization`."""
+
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
+    penalty: jax.Array | None  # shape (): the penalty at the parameters of the last update; None unless track=True
+
+
+def add_regularization(
+    reg: RegOrSchedule, *, track: bool = False, cautious: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Add the gradient of a penalty to the updates.
+
+        u ← u + ∇R(params)                              (the minimum-norm subgradient; for L2(l2): u + 2·l2·params)
+
+    Its place in a chain decides what it means. Before an adaptive optimizer it is the coupled penalty, the same as a
+    penalty in the loss. Between `optax.scale_by_adam` and the learning rate it is decoupled: there `L2(wd/2)`, which is
+    `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`. The updates keep their dtype, and leaves whose update
+    is `None` or masked stay as they are. No temporary of the size of a leaf is made in a compiled, donated step (with
+    `cautious=True` the compiler may keep one); with `track=True` the parameters are read once more.
+
+    Args:
+        reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
+            returns one of them (a schedule; it is traced, so it does not compile again). A penalty written as a plain
+            function goes in through a `TreeRegularizer`.
+        cautious: add the gradient only to entries where it has the sign of the update, u·∇R ≥ 0: decay only what the
+            optimizer moves towards the penalty's minimum too (with decoupled L2: cautious weight decay). For a place
+            before the learning rate, where updates are gradients and not yet turned round.
+        track: keep the value of the penalty in the state, for logging: `optax.tree.get(state, "penalty")`.
+
+    Raises:
+        ValueError: `update` was called without `params`, or a pattern matches no leaf.
+        TypeError: `reg` is none of these. Under `optax.inject_hyperparams` every callable argument is taken for a
+            schedule, a regularizer too: inject numbers and build the regularizer in the factory.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg, optax
+        >>> params = {"kernel": jnp.array([1.0, -2.0])}
+        >>> tx = optax.chain(jaxreg.add_regularization(jaxreg.L2(0.5)), optax.sgd(0.1))
+        >>> updates, _ = tx.update({"kernel": jnp.zeros(2)}, tx.init(params), params)
+        >>> updates["kernel"]
+        Array([-0.1,  0.2], dtype=float32)
+
+        Schedules of the strength are functions of the step, and those of optax do: a warm-up; the cubic ramp of gradual
+        pruning; a strength that follows the learning rate.
+
+        >>> warm_up = optax.linear_schedule(0.0, 1.0, 1000)
+        >>> cubic = optax.polynomial_schedule(0.0, 1.0, power=3, transition_steps=9000, transition_begin=1000)
+        >>> rate = optax.cosine_decay_schedule(1e-3, 10_000)
+        >>> tx = optax.chain(
+        ...     jaxreg.add_regularization(lambda step: warm_up(step) * jaxreg.L1(0.1), track=True), optax.adam(rate)
+        ... )
+        >>> tx = jaxreg.proximal_adam(rate, lambda step: cubic(step) * jaxreg.L1(1e-4))
+        >>> tx = jaxreg.proximal_adam(rate, lambda step: rate(step) / rate(0) * jaxreg.L1(1e-4))
+
+    References:
+        Loshchilov and Hutter, *Decoupled weight decay regularization*, ICLR 2019. *Cautious weight decay*,
+        arXiv:2510.12402. Zhu and Gupta, *To prune, or not to prune* (the cubic ramp), arXiv:1710.01878.
+    """
+    reg_at = regularizer_at("add_regularization", reg)
+
+    def init(params: Any) -> AddRegularizationState:
+        del params
+        return AddRegularizationState(jnp.zeros([], jnp.int32), jnp.zeros([], float) if track else None)
+
+    def update(updates: Any, state: AddRegularizationState, params: Any = None, **extra_args: Any) -> Any:
+        del extra_args
+        rows, treedef = side_by_side("add_regularization", updates, params, reg_at(state.count))
+        new, penalty = [], jnp.zeros([], float)
+        for update_leaf, leaf, regularizer in rows:
+            if regularizer is None:
+                new.append(update_leaf)
+                continue
+            promoted = numerics.promote(leaf)
+            if track:
+                value = regularizer(promoted)
+                penalty += value.astype(penalty.dtype)
+                # Never so, but then the sum has to come before the donated parameters are written: it needs no copy.
+                promoted = jnp.where(value < -jnp.inf, 0, promoted)
+            slope = jax.grad(regularizer)(promoted)
+            if cautious:
+                slope = jnp.where(numerics.real_product(jnp.asarray(update_leaf), slope) >= 0, slope, 0)
+            new.append(update_leaf + slope.astype(jnp.asarray(update_leaf).dtype))
+        state = AddRegularizationState(optax.safe_increment(state.count), penalty if track else None)
+        return treedef.unflatten(new), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,62 @@
+"""Updates, parameters and regularizers side by side: what both links to optax begin with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxreg._core import checks
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._rules.paths import flatten_with_paths, is_hidden
+from jaxreg._rules.tree import TreeRegularizer, as_tree
+
+Reg = Regularizer | TreeRegularizer
+RegOrSchedule = Reg | Callable[[jax.Array], Reg]
+
+
+class Row(NamedTuple):
+    update: Any
+    param: Any
+    regularizer: Regularizer | None
+
+
+class Rows(NamedTuple):
+    leaves: list[Row]
+    treedef: Any
+
+
+def side_by_side(call: str, updates: Any, params: Any, reg: TreeRegularizer) -> Rows:
+    """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
+    if params is None:
+        raise ValueError(f"`{call}` needs the parameters: call `tx.update(grads, state, params)`.")
+    paths, update_leaves, treedef = flatten_with_paths(updates)
+    param_leaves = [
+        None if is_hidden(update) else param
+        for update, param in zip(update_leaves, treedef.flatten_up_to(params), strict=True)
+    ]
+    shown = [update if is_hidden(update) else p for update, p in zip(update_leaves, param_leaves, strict=True)]
+    assigned = reg.assign(paths, shown)
+    return Rows(list(map(Row, update_leaves, param_leaves, assigned)), treedef)
+
+
+def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreeRegularizer]:
+    if isinstance(reg, (Regularizer, TreeRegularizer)):
+        tree = as_tree(reg)
+        return lambda count: tree
+    if not callable(reg) or isinstance(reg, type):
+        raise TypeError(
+            f"`{call}` takes a regularizer, a `TreeRegularizer` or a function of the step that returns one, got "
+            f"{checks.short(reg)}. Under `optax.inject_hyperparams` inject numbers and build the regularizer inside: "
+            f"`optax.inject_hyperparams(lambda strength: jaxreg.{call}(jaxreg.L1(strength), ...))(strength=0.1)`."
+        )
+
+    def at(count: jax.Array) -> TreeRegularizer:
+        value = reg(count)
+        if not isinstance(value, (Regularizer, TreeRegularizer)):
+            raise TypeError(
+                f"`{call}`: a function is a schedule of the step and must return a regularizer, got "
+                f"{checks.short(value)}. A penalty function goes in as `TreeRegularizer({{'**': function}})`."
+            )
+        return as_tree(value)
+
+    return at

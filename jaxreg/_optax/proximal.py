@@ -1,0 +1,250 @@
+"""optax: the proximal operator of a penalty as a wrapper around an optimizer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreg._core import checks, numerics
+from jaxreg._core.compiler import only_after
+from jaxreg._core.regularizer import Regularizer, has_prox
+from jaxreg._core.struct import stable_name
+from jaxreg._core.structure import Reach
+from jaxreg._optax import half_precision
+from jaxreg._optax.learning_rate import learning_rate_at
+from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
+from jaxreg._optax.metrics import Metric, adam_metric, as_metric, find_states
+from jaxreg._rules.paths import is_hidden
+
+
+@stable_name
+class ProximalState(NamedTuple):
+    """State of `proximal`."""
+
+    inner: Any  # the state of the wrapped optimizer
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
+    residual: Any = None  # float32, what float16 and bfloat16 parameters could not hold; None where there are none
+
+
+def proximal(
+    inner: optax.GradientTransformation,
+    reg: RegOrSchedule,
+    learning_rate: Any = None,
+    metric: Metric | Callable[[Any, Any], Any] | None = None,
+    *,
+    momentum: Any = 0.0,
+    max_step: Any = None,
+    inner_steps: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap an optimizer so that every step ends with the proximal operator of a penalty: zeros are exact.
+
+        u ← argmin_w { R(w) + ½ Σ_i (w_i − z_i)²/τ_i } − params,   z = params + u,   u the update of `inner`
+
+    `params + u` is then that minimum up to rounding, and exactly 0 wherever the proximal operator gives 0. τ is the
+    step size of each coordinate: `learning_rate` for plain gradient descent, and `learning_rate/(√v̂ + eps)` in Adam's
+    metric. With the τ that the optimizer itself took, a point at rest is a stationary point of loss + R, whatever the
+    metric; with another τ the zeros are exact too, but the strength means something else than in the loss
+    (`metric=None` around Adam is the decoupled penalty, as AdamW's decay is).
+
+    The penalty must not also be in the loss. The wrapper must be outermost: no later link may change the update;
+    wrappers that pass updates through whole (`optax.MultiSteps`, `optax.apply_if_finite`, `optax.masked`,
+    `optax.partition`, `optax.inject_hyperparams`) may stand outside. `optax.lookahead` takes it inside, as its fast
+    optimizer; `optax.flatten` hides the paths, so rules cannot match there; `optax.contrib.schedule_free` moves the
+    zeros away.
+
+    Frozen leaves are not shrunk if they are frozen outside (`optax.partition`, `optax.masked`), if their rule is
+    `None`, or if the optimizer of the metric does not step them (masked inside). float16 and bfloat16 parameters keep
+    what they cannot hold in a float32 residual in the state, so that thresholds of less than half an ulp add up.
+
+    Args:
+        inner: the optimizer.
+        reg: a regularizer, a `TreeRegularizer`, or a function of the step count, from 0, that returns one of them; a
+            schedule times a regularizer is one: `lambda step: ramp(step) * reg`. It does not compile again.
+        learning_rate: η, a number, a schedule of the step count, or `None` to read it from the state of an
+            `optax.inject_hyperparams` inside `inner` that holds exactly one `learning_rate`.
+        metric: `None`, one step size for all coordinates (gradient descent; also Lion, whose steps are all η); or
+            `jaxreg.adam_metric(...)` and its like; or a function `(state of inner, params) -> tree of step sizes` for a
+            learning rate of 1, like the parameters, with scalars for leaves of one step and `None` for leaves at rest.
+        momentum: of `optax.sgd(learning_rate, momentum)`, heavy-ball or Nesterov: τ is η/(1 − momentum), which is what
+            a constant gradient is multiplied with in the long run. Not for Adam, whose momentum is an average.
+        max_step: the largest τ_i. A coordinate that has had no gradient yet has τ = η/eps in Adam's metric, and its
+            weight would vanish at once (unused embeddings, all that lies below a zero-initialised head). `None` bounds
+            the pull of the penalty instead: τ_i·|∂R/∂w_i| ≤ 4·η at z. At rest that bound is not active, because
+            |∂R/∂w_i| = |gradient_i| ≤ √v̂_i for a weight that is not 0, and it takes no zero away. It needs a slope, so
+            give L0, and MCP and SCAD beyond their slope, a number; `math.inf` for no bound. Functions,
+            `adabelief_metric` and `metric=None` have no bound unless it is given.
+        inner_steps: for penalties without a closed form in the metric (`Spectral` and its like; `Group` of MCP) or at
+            all (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
+            step with the smallest τ of the leaf: the right fixed points at the pace of the slowest coordinate; K steps
+            come nearer to the metric's own step and cost K proximal operators (K singular value decompositions). For
+            `Difference`, K accelerated steps on the dual problem, each two passes over the leaf, and the fixed point is
+            as near as they come (error O(1/K²)). Penalties with a closed form are not affected.
+
+    Raises:
+        ValueError: no `params` in `update`, no single `learning_rate` or metric in the state, a pattern that matches no
+            leaf, a wrapper inside that skips steps (it must stand outside).
+        TypeError: an argument is none of these.
+        NotImplementedError: a penalty has no proximal operator, or none in the metric and `inner_steps` is not given.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg, optax
+        >>> params = jnp.array([1.0, 0.05])
+        >>> tx = jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), learning_rate=0.1)
+        >>> updates, _ = tx.update(jnp.zeros(2), tx.init(params), params)
+        >>> optax.apply_updates(params, updates)
+        Array([0.9, 0. ], dtype=float32)
+
+    References:
+        Parikh and Boyd, *Proximal algorithms*, Foundations and Trends in Optimization, 2014. Yun, Lozano and Yang,
+        *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
+    """
+    reg_at = regularizer_at("proximal", reg)
+    step_at = learning_rate_at(learning_rate, momentum)
+    leaf_prox = _leaf_prox(inner_steps)
+    metric = as_metric(metric)
+    step_sizes = _step_sizes(metric, max_step)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> ProximalState:
+        state = inner.init(params)
+        _refuse_skipped_steps(state)
+        count = jnp.zeros([], jnp.int32)
+        has_half = any(map(half_precision.is_half, jax.tree.leaves(params)))
+        rows = side_by_side("proximal", params, params, reg_at(count)) if has_half else None
+        return ProximalState(state, count, None if rows is None else half_precision.residuals(rows))
+
+    def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
+        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
+        rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
+        eta = step_at(state.count, inner_state)
+        metric_leaves = metric.leaves(inner_state, params, treedef)
+        residuals = treedef.flatten_up_to(state.residual) if state.residual is not None else [None] * len(rows)
+        new, before = [], None
+        for (leaf_update, param, regularizer), metric_leaf, residual in zip(
+            rows, metric_leaves, residuals, strict=True
+        ):
+            if regularizer is None or is_hidden(metric_leaf):
+                new.append((leaf_update, residual))
+                continue
+            p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
+            if regularizer.reach is not Reach.ENTRY:
+                p, metric_leaf = only_after(before, (p, metric_leaf))
+            z = p + jnp.asarray(leaf_update, p.dtype)
+            w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
+            before = before if regularizer.reach is Reach.ENTRY else w
+            new.append(half_precision.as_update(w, leaf_update, param, residual))
+        residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
+        state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
+        return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def proximal_adam(
+    learning_rate: Any,
+    reg: RegOrSchedule,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    eps_root: Any = 0.0,
+    max_step: Any = None,
+    *,
+    inner_steps: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Minimize loss + R by Adam, with exact zeros: `optax.adam` and the proximal step in its own metric.
+
+        m, v, m̂, v̂ as in `optax.adam`, of the gradient of the loss alone;   τ_i = η/(√(v̂_i + eps_root) + eps)
+        w ← argmin_w { R(w) + ½ Σ_i (w_i − z_i)²/τ_i },   z = w − τ·m̂
+
+    The penalty must not also be in the loss; gradients of it would enter m and v. The same as
+    `proximal(optax.adam(...), reg, learning_rate, adam_metric(...))`, where everything is explained; other chains with
+    Adam inside are written so.
+
+    Args:
+        learning_rate: η, a number, a schedule of the step count, or a traced value.
+        reg: a regularizer, a `TreeRegularizer`, or a function of the step count that returns one of them.
+        b1: as in `optax.adam`; likewise `b2`, `eps` and `eps_root`.
+        max_step: the largest τ_i; `None` bounds the pull of the penalty on a coordinate by 4·η instead.
+        inner_steps: for penalties without a closed form in this metric, the number of inner steps.
+
+    Raises:
+        As `proximal`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxreg, optax
+        >>> def loss(w):
+        ...     return jnp.sum((w - jnp.array([3.0, 0.5])) ** 2)
+        >>> tx = jaxreg.proximal_adam(optax.exponential_decay(0.1, 100, 0.5), jaxreg.L1(2.0))
+        >>> w = jnp.ones(2)
+        >>> state = tx.init(w)
+        >>> for _ in range(1000):
+        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+        ...     w = optax.apply_updates(w, updates)
+        >>> w.round(3)                                                        # 3 − 2/2, and 0 because 2·0.5 < 2
+        Array([2., 0.], dtype=float32)
+
+    References:
+        Yun, Lozano and Yang, *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS
+        2021.
+    """
+    adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    metric = adam_metric(b2, eps, eps_root)
+    return proximal(adam, reg, learning_rate, metric, max_step=max_step, inner_steps=inner_steps)
+
+
+def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
+    if inner_steps is not None and (type(inner_steps) is not int or inner_steps < 1):
+        raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {checks.short(inner_steps)}.")
+
+    def prox(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
+        if inner_steps is not None and not has_prox(regularizer, z, step):
+            return regularizer.approximate_prox(p, z, step, inner_steps)
+        try:
+            return regularizer.prox(z, step)
+        except NotImplementedError as error:
+            more = (
+                " `inner_steps` of `proximal` would do for `Difference`, and where one step for all has a closed form."
+            )
+            raise NotImplementedError(f"{error}{more if inner_steps is None else ''}") from None
+
+    return prox
+
+
+def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
+    """Return (regularizer, z, η, leaf of the metric) -> τ."""
+    if max_step is not None:
+        max_step = checks.step("proximal(max_step=...)", max_step, ())
+
+    def step_sizes(regularizer: Regularizer, z: jax.Array, eta: Any, leaf: Any) -> jax.Array:
+        eta = jnp.asarray(eta, numerics.real_dtype(z))
+
+        def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
+            return _slope(regularizer, z) if has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
+
+        tau = metric.step(eta, leaf, slope if max_step is None else None)
+        if tau.shape not in ((), z.shape):
+            raise ValueError(
+                f"`proximal(metric=...)`: the step sizes of a leaf of shape {z.shape} have that shape or (), "
+                f"got {tau.shape}."
+            )
+        return tau if max_step is None else jnp.minimum(tau, jnp.asarray(max_step, tau.dtype))
+
+    return step_sizes
+
+
+def _slope(regularizer: Regularizer, z: jax.Array) -> jax.Array:
+    """|∂R/∂z_i|. At z_i = 0 the value does not matter: the prox of 0 is 0 for every step."""
+    if (rho := regularizer.scalar()) is not None:
+        return rho.slope(jnp.abs(z))  # without the signs that it would lose here again
+    return jnp.abs(jax.grad(regularizer)(z))
+
+
+def _refuse_skipped_steps(state: Any) -> None:
+    if skipping := find_states(state, (optax.MultiStepsState, optax.ApplyIfFiniteState)):
+        name = type(skipping[0]).__name__.removesuffix("State")
+        raise ValueError(
+            f"`proximal`: the optimizer inside skips steps ({name}), and the penalty would not. Put that wrapper "
+            "outside, as in `optax.MultiSteps(jaxreg.proximal(...), 4)`."
+        )

@@ -1,0 +1,1 @@
+"""Tables of what a tree of parameters is and costs."""

@@ -1,0 +1,141 @@
+"""Exact zeros and dead units of parameters."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreg._core.checks import short
+from jaxreg._core.struct import stable_name
+from jaxreg._reports.table import Report, Table, count, leaves, merged, share
+from jaxreg._rules.paths import flatten_with_paths, is_inexact
+
+
+@stable_name
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """Count the exact zeros and the dead units of one leaf, or of all together."""
+
+    size: int
+    zeros: int
+    inputs: int = 0
+    dead_inputs: int = 0
+    outputs: int = 0
+    dead_outputs: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of the entries that are exactly 0, between 0 and 1; 0 if there are no entries."""
+        return self.zeros / self.size if self.size else 0.0
+
+    def __add__(self, other: "Zeros") -> "Zeros":
+        return Zeros(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+
+@stable_name
+class Sparsity(Report, Mapping[str, Zeros]):
+    """Map each leaf's path to its `Zeros`; `total` adds them up; prints as a table."""
+
+    def __init__(self, found: dict[str, Zeros]) -> None:
+        self._found = found
+        self.total = sum(found.values(), start=Zeros(0, 0))
+
+    def __getitem__(self, path: str) -> Zeros:
+        return self._found[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def _table(self) -> Table:
+        header = ("path", "entries", "zeros", "share", "dead inputs", "dead outputs")
+        found = list(self.values())
+        kinds = [(path, (zeros.size, zeros.inputs, zeros.outputs)) for path, zeros in self.items()]
+        rows = [(path, *_cells(sum((found[i] for i in alike), Zeros(0, 0)))) for path, alike in merged(kinds)]
+        return Table(header, rows, (leaves(len(self)), *_cells(self.total)))
+
+    def _notes(self) -> list[str]:
+        return []
+
+
+def _cells(zeros: Zeros) -> tuple[str, ...]:
+    dead = [
+        f"{dead} of {units}" if units else "-"
+        for dead, units in ((zeros.dead_inputs, zeros.inputs), (zeros.dead_outputs, zeros.outputs))
+    ]
+    return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *dead
+
+
+def sparsity(params: Any) -> Sparsity:
+    """Count the entries that are exactly 0, and the units that are dead, in each leaf of a tree.
+
+        zeros        = #{i : w_i = 0}                      (-0.0 counts, nan does not)
+        dead inputs  = #{j : w[..., j, :] = 0 everywhere}  of a leaf with two axes or more
+        dead outputs = #{k : w[..., :, k] = 0 everywhere}
+
+    The convention is that of Flax and Keras: the last axis of a kernel are its outputs, the one before its inputs, so
+    (inputs, outputs) for a dense kernel, (height, width, inputs, outputs) for a convolution, (tokens, features) for an
+    embedding, where a dead input is a row of zeros. A leaf of one axis has entries only. Each leaf is reported by
+    itself: a dead output unit of a kernel whose bias is not 0 still gives that constant.
+
+    The arrays are read on the host, without compiling anything; sharded ones are gathered leaf by leaf.
+
+    Args:
+        params: any tree of arrays. Integers, bools and keys are left out; tied leaves count once, at their first path.
+
+    Returns:
+        a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`, and
+        their sum as `total`. It prints as a table, in which, from 40 leaves on, those that differ only in
+        numbers share a row.
+
+    Raises:
+        TypeError: a leaf is traced or a placeholder; there is nothing to count.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> params = {"Dense_0": {"kernel": jnp.array([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]]), "bias": jnp.zeros(3)}}
+        >>> s = jaxreg.sparsity(params)
+        >>> s["Dense_0/kernel"].zeros, s["Dense_0/kernel"].dead_inputs, s["Dense_0/kernel"].dead_outputs
+        (4, 1, 1)
+        >>> print(s)
+        path            entries  zeros  share  dead inputs  dead outputs
+        ────────────────────────────────────────────────────────────────
+        Dense_0/bias          3      3   100%            -             -
+        Dense_0/kernel        6      4  66.7%       1 of 2        1 of 3
+        ────────────────────────────────────────────────────────────────
+        2 leaves              9      7  77.8%       1 of 2        1 of 3
+    """
+    paths, arrays, _ = flatten_with_paths(params)
+    found: dict[str, Zeros] = {}
+    seen: set[int] = set()
+    for path, leaf in zip(paths, arrays, strict=True):
+        if not is_inexact(leaf) or id(leaf) in seen:
+            continue
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            seen.add(id(leaf))
+        zeros = count_zeros("sparsity", path, leaf)
+        found[path] = found[path] + zeros if path in found else zeros
+    return Sparsity(found)
+
+
+def count_zeros(call: str, path: str, leaf: Any) -> Zeros:
+    """Count in one leaf, for `jaxreg.<call>`."""
+    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)):
+        raise TypeError(
+            f"`jaxreg.{call}` counts in arrays that have values, got {short(leaf)} at {short(path)}; call it outside "
+            "`jit`, `grad` and `vmap`, on the parameters themselves."
+        )
+    is_zero = np.asarray(leaf) == 0
+    zeros = int(np.count_nonzero(is_zero))
+    if is_zero.ndim < 2:
+        return Zeros(is_zero.size, zeros)
+    *_, inputs, outputs = is_zero.shape
+    if not zeros or not is_zero.size:
+        return Zeros(is_zero.size, zeros, inputs, 0, outputs, 0)
+    matrix = is_zero.all(axis=tuple(range(is_zero.ndim - 2)))
+    dead_inputs, dead_outputs = (int(np.count_nonzero(matrix.all(axis=axis))) for axis in (1, 0))
+    return Zeros(is_zero.size, zeros, inputs, dead_inputs, outputs, dead_outputs)

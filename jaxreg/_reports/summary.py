@@ -1,0 +1,127 @@
+"""What a regularizer does to a tree of parameters, leaf by leaf."""
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg._core import numerics
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._reports.sparsity import count_zeros
+from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
+from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.patterns import Rule
+from jaxreg._rules.tree import TreeRegularizer, as_tree
+
+
+def summary(reg: Any, params: Any) -> Summary:
+    """Show what a regularizer does to each leaf of a tree: which one it has, and what comes of it.
+
+    For each leaf: path, shape, dtype, the regularizer that the rules assign, its penalty R(leaf) and share of the
+    tree's, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's gradient. Below the
+    totals stand the rules, also those that match no leaf (where `reg(params)` raises), and what is left out and why.
+    In print, from 40 leaves on, those that differ only in numbers (`layers_0`, `layers_1`) share a row.
+
+    Args:
+        reg: a `TreeRegularizer`, or one regularizer for all floating leaves.
+        params: any tree of arrays.
+
+    Returns:
+        a `Summary`: plain text of 80 columns by `print`, HTML in a notebook, in colours by `rich.print`; in code
+        `leaves`, `penalty`, `gradient_norm`, `size`, `zeros`, `unmatched`, and `as_dict()` for JSON.
+
+    Raises:
+        TypeError: a leaf is traced or a placeholder.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> params = {"first": {"bias": jnp.zeros(2), "kernel": jnp.array([[3.0, 0.0], [0.0, 4.0]])}, "step": 7}
+        >>> reg = jaxreg.TreeRegularizer({"**/kernel": jaxreg.L2(0.5), "**/scale": jaxreg.L1(0.1)})
+        >>> print(jaxreg.summary(reg, params))
+        path          shape   dtype  regularizer  penalty  share  zeros  ‖∇R‖
+        ─────────────────────────────────────────────────────────────────────
+        first/bias    2       f32    -                  -      -   100%     -
+        first/kernel  2×2     f32    L2(0.5)         12.5   100%  50.0%     5
+        step          scalar  int    -                  -      -      -     -
+        ─────────────────────────────────────────────────────────────────────
+        3 leaves      6                              12.5         66.7%     5
+        <BLANKLINE>
+        rule '**/kernel', L2(l2=0.5): 1 leaf, penalty 12.5
+        rule '**/scale', L1(l1=0.1): NO LEAF MATCHES
+        left out, no rule matches: first/bias
+        left out, not a float or complex array: step
+        >>> jaxreg.summary(reg, params).unmatched
+        ('**/scale',)
+    """
+    tree: TreeRegularizer = as_tree(reg)
+    paths, arrays, _ = flatten_with_paths(params)
+    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if _is_number(leaf)]
+    deciding, idle = tree.decide([path for path, _ in shown], [leaf for _, leaf in shown])
+    first_path: dict[int, str] = {}
+    found = []
+    for (path, leaf), rule in zip(shown, deciding, strict=True):
+        reason = _why_left_out(leaf, rule, first_path.get(id(leaf), ""))
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            first_path.setdefault(id(leaf), path)
+        found.append((path, leaf, reason, None if reason or rule is None else rule.regularizer))
+    zeros = [count_zeros("summary", path, leaf).zeros if is_inexact(leaf) else None for path, leaf, _, _ in found]
+    measured = _measure([(regularizer, leaf) for _, leaf, _, regularizer in found])
+    rows = [
+        Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
+        for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
+    ]
+    return Summary(tuple(_use(rule, idle, deciding, rows) for rule in tree._rules), tuple(rows))
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether it is an array or a number: not a function of a module, nor where an optax wrapper took a leaf away."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))
+
+
+def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
+    if not is_inexact(leaf):
+        return "not a float or complex array"
+    if first_path:
+        return f"the same array as {first_path}"
+    if rule is None:
+        return "no rule matches"
+    return f"{BY_RULE}{_text(rule)!r}" if rule.regularizer is None else ""
+
+
+def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
+    """Penalty and gradient norm of each leaf."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The gradient of")
+        values = [(None, None) if reg is None else _penalty_and_norm(reg, _padded(reg, leaf)) for reg, leaf in pairs]
+    return [(None, None) if a is None else (float(a), float(b)) for a, b in jax.device_get(values)]
+
+
+def _padded(regularizer: Regularizer, leaf: Any) -> Any:
+    """The leaf, or where only its entries count, these and zeros up to a power of two: one program for many shapes."""
+    if regularizer.scalar() is None:
+        return leaf
+    entries = np.asarray(leaf).ravel()
+    return np.pad(entries, (0, max(1024, 1 << (entries.size - 1).bit_length()) - entries.size))
+
+
+@jax.jit
+def _penalty_and_norm(regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, jax.Array]:
+    penalty, gradient = jax.value_and_grad(regularizer)(leaf)
+    return penalty, jnp.linalg.norm(numerics.promote(gradient).ravel())
+
+
+def _use(rule: Rule, idle: Sequence[Rule], deciding: Sequence[Rule | None], rows: Iterable[Leaf]) -> RuleUse:
+    of = (row for by, row in zip(deciding, rows, strict=True) if by is rule)
+    paths = tuple(row.path for row in of if not row.left_out or row.left_out.startswith(BY_RULE))
+    return RuleUse(_text(rule), without_arrays(rule.regularizer), paths, all(rule is not one for one in idle))
+
+
+def _text(rule: Rule) -> str:
+    pattern = rule.pattern
+    return (
+        pattern if isinstance(pattern, str) else getattr(pattern, "pattern", getattr(pattern, "__name__", "function"))
+    )

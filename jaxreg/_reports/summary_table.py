@@ -1,0 +1,175 @@
+"""The summary as data, and in words."""
+
+import dataclasses
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import stable_name
+from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
+
+BY_RULE = "by the rule "
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One leaf: what it is, its regularizer and what comes of it, or why it has none."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    size: int
+    regularizer: Regularizer | None
+    penalty: float | None  # None where there is no regularizer, as the gradient norm
+    gradient_norm: float | None  # of the penalty
+    zeros: int | None  # entries that are exactly 0; None where there are no floats to count
+    left_out: str  # why it has no regularizer; "" if it has one
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleUse:
+    """One rule: its pattern, its regularizer in words, the leaves that it decides over, whether any leaf matches."""
+
+    pattern: str
+    regularizer: str
+    paths: tuple[str, ...]
+    matches: bool
+
+
+@stable_name
+@dataclasses.dataclass(frozen=True, repr=False)
+class Summary(Report):
+    """Hold the leaves, the totals and the rules that match nothing; print as a table."""
+
+    rules: tuple[RuleUse, ...]
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the tree."""
+        return math.fsum(leaf.penalty for leaf in self.leaves if leaf.penalty is not None)
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of the penalty's gradient with respect to all leaves."""
+        return math.hypot(*(leaf.gradient_norm for leaf in self.leaves if leaf.gradient_norm is not None))
+
+    @property
+    def size(self) -> int:
+        """The number of floating and complex entries."""
+        return sum(leaf.size for leaf in self.leaves if leaf.zeros is not None)
+
+    @property
+    def zeros(self) -> int:
+        """The number of these that are exactly 0."""
+        return sum(leaf.zeros for leaf in self.leaves if leaf.zeros is not None)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The patterns that match no leaf."""
+        return tuple(rule.pattern for rule in self.rules if not rule.matches)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain numbers, strings and lists, fit for JSON; regularizers by their repr."""
+        every = [
+            {**{f.name: getattr(leaf, f.name) for f in dataclasses.fields(leaf)}, "regularizer": _repr(leaf)}
+            for leaf in self.leaves
+        ]
+        total = {name: getattr(self, name) for name in ("size", "penalty", "gradient_norm", "zeros")}
+        rules = [{"pattern": r.pattern, "regularizer": r.regularizer, "leaves": len(r.paths)} for r in self.rules]
+        return {"leaves": every, "total": total, "rules": rules, "unmatched": list(self.unmatched)}
+
+    def _table(self) -> Table:
+        header = ("path", "shape", "dtype", "regularizer", "penalty", "share", "zeros", "‖∇R‖")
+        penalty = self.penalty
+        kinds = [(leaf.path, (leaf.shape, leaf.dtype, _repr(leaf), leaf.left_out)) for leaf in self.leaves]
+        rows = [(path, *_cells([self.leaves[i] for i in alike], penalty)) for path, alike in merged(kinds)]
+        total = (leaves(len(self.leaves)), count(self.size), "", "", _number(penalty), "")
+        return Table(header, rows, (*total, share(self.zeros, self.size), _number(self.gradient_norm)), (0, 1, 2, 3))
+
+    def _notes(self) -> list[str]:
+        of: dict[str, list[str]] = {}
+        for leaf in self.leaves:
+            if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and self.rules:
+                of.setdefault(leaf.left_out, []).append(leaf.path)
+        penalties = {leaf.path: leaf.penalty or 0.0 for leaf in self.leaves}
+        notes = [_rule_note(rule, math.fsum(map(penalties.__getitem__, rule.paths))) for rule in self.rules]
+        notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
+        return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="    ")]
+
+
+def _repr(leaf: Leaf) -> str | None:
+    return None if leaf.regularizer is None else without_arrays(leaf.regularizer)
+
+
+class _Array(NamedTuple):
+    """Stands where a regularizer has an array, such as the reference of `Anchored`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __repr__(self) -> str:
+        return f"<{'×'.join(map(str, self.shape))} {self.dtype}>"
+
+
+def without_arrays(regularizer: Regularizer | None) -> str:
+    """The repr, with arrays by their shapes."""
+    return repr(jax.tree.map(lambda c: _Array(np.shape(c), dtype_name(c)) if np.ndim(c) else c, regularizer))
+
+
+def _positional(text: str) -> str:
+    """`L1(0.1)` for `L1(l1=0.10000000149)`."""
+    positional = re.sub(r"(?<=[(\s])\w+=", "", text)
+    return re.sub(r"\d+\.\d{7,}(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", positional)
+
+
+def _cells(alike: Sequence[Leaf], total: float) -> tuple[str, ...]:
+    """The row of one leaf, or of some that are alike, after its path."""
+    one = alike[0]
+    shape = "×".join(map(str, one.shape)) or "scalar"
+    zeros = "-" if one.zeros is None else share(sum(leaf.zeros or 0 for leaf in alike), one.size * len(alike))
+    if one.penalty is None:
+        return shape, one.dtype, "-", "-", "-", zeros, "-"
+    penalty = math.fsum(leaf.penalty or 0.0 for leaf in alike)
+    norm = math.hypot(*(leaf.gradient_norm or 0.0 for leaf in alike))
+    return (
+        shape,
+        one.dtype,
+        _positional(_repr(one) or ""),
+        _number(penalty),
+        share(penalty, total),
+        zeros,
+        _number(norm),
+    )
+
+
+def _number(x: float) -> str:
+    return f"{x:.3g}"
+
+
+def _rule_note(rule: RuleUse, penalty: float) -> str:
+    name = f"rule {rule.pattern!r}, {rule.regularizer}"
+    if not rule.matches:
+        return f"{name}: NO LEAF MATCHES"
+    if not rule.paths:
+        return f"{name}: decides over no leaf, rules before it do"
+    if rule.regularizer == "None":
+        return f"{name}, leaves out {leaves(len(rule.paths))}"
+    return f"{name}: {leaves(len(rule.paths))}, penalty {_number(penalty)}"
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {count(len(paths) - 4)} more" if len(paths) > 5 else ""
+    return ", ".join(paths[: 4 if more else 5]) + more
+
+
+def dtype_name(leaf: Any) -> str:
+    """`f32`, `bf16`, `i8`, ...; the type of what has no dtype."""
+    name = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+    return re.sub(r"^(bf|[fcui])[a-z]*(?=\d)", r"\1", name)

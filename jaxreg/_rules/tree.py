@@ -1,0 +1,259 @@
+"""TreeRegularizer: path rules that give each leaf of a parameter tree its penalty."""
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, cast, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxreg._core import checks, codec, names
+from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._core.struct import Struct, named
+from jaxreg._rules.identifiers import get
+from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.patterns import (
+    Pattern,
+    Rule,
+    check_pattern,
+    decode_pattern,
+    encode_pattern,
+    is_weight,
+    matches_nothing,
+)
+from jaxreg.penalties import Anchored
+
+
+@final
+class TreeRegularizer(Struct):
+    """Penalize the leaves of a parameter tree by rules on their paths.
+
+        R(params) = Σ over leaves of R_rule(leaf),   rule = the first one whose pattern matches the leaf's path
+
+    A leaf that no rule matches, or whose rule has `None`, is left alone; so are integers, bools, PRNG keys and whatever
+    is not an array. Paths are the keys joined by `/`, as in `params/Dense_0/kernel`, for dicts, lists, dataclasses,
+    Flax Linen parameters, NNX states, Haiku parameters and Equinox modules; the `value` that NNX and partitioned Linen
+    parameters add is left out. An array that stands in two places (tied weights) counts once, at its first path;
+    inside `jit` JAX has split such arrays in two already, so tie them in the model there.
+
+    Sharded parameters need nothing: call it under `jit`, on Auto and on Explicit mesh axes. Inside `jax.shard_map` a
+    penalty in the loss of each device counts once a device as soon as gradients are summed: add it after the mean,
+    `jax.lax.pmean(loss, axis_name) + reg(params)`, or outside, or in the optimizer. There each device sees its part of
+    a sharded leaf, and norms and spectra of a part are not those of the whole: penalize such leaves outside.
+
+    Patterns:
+        a string: a glob on the whole path; `*` and `?` within a segment, `**` across segments (`**/kernel`);
+        a compiled `re` pattern: searched in the path;
+        a function `(path, leaf) -> bool`, for example `jaxreg.is_weight`.
+
+    Args:
+        rules: a mapping or a sequence of `(pattern, regularizer)`; a regularizer is anything that `jaxreg.get` takes.
+            The coefficients are leaves, the patterns are static.
+
+    Raises:
+        ValueError: a pattern matches no leaf (with the paths that come close). Not inside optax wrappers that show a
+            part of a tree, nor for trees of placeholders.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxreg
+        >>> params = {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        >>> reg = jaxreg.TreeRegularizer({"**/bias": None, "**": jaxreg.L2(0.5)})
+        >>> float(reg(params))
+        3.0
+        >>> reg.assignment(params)
+        {'Dense_0/kernel': L2(l2=0.5)}
+        >>> jax.tree.map(float, reg.breakdown(params))
+        {'Dense_0/kernel': 3.0}
+    """
+
+    rules: Mapping[Any, Any] | Iterable[tuple[Pattern, Any] | Rule] = ()
+
+    def __post_init__(self) -> None:
+        rules = self.rules.items() if isinstance(self.rules, Mapping) else self.rules
+        if isinstance(rules, (str, bytes)) or not isinstance(rules, Iterable):
+            raise TypeError(
+                "`TreeRegularizer(rules)` takes a mapping or a sequence of (pattern, regularizer), got "
+                f"{checks.short(self.rules)}."
+            )
+        object.__setattr__(self, "rules", tuple(map(_rule, rules)))
+
+    @property
+    def _rules(self) -> tuple[Rule, ...]:
+        """The rules as the constructor stored them."""
+        return cast(tuple[Rule, ...], self.rules)
+
+    @classmethod
+    def for_weights(cls, regularizer: Any) -> Self:
+        """Return the commonest rule set: weights and embeddings, no bias, no norm scale (see `jaxreg.is_weight`).
+
+        Coming from an optimizer's `weight_decay`, give `jaxreg.L2.from_weight_decay(weight_decay)`: the penalty
+        l2·Σw² has the gradient 2·l2·w, so l2 is half the weight decay.
+
+        Example:
+            >>> import jaxreg
+            >>> reg = jaxreg.TreeRegularizer.for_weights(jaxreg.L2.from_weight_decay(1e-4))
+            >>> reg.rules[0].regularizer
+            L2(l2=5e-05)
+        """
+        return cls(((is_weight, regularizer),))
+
+    def __call__(self, params: Any) -> jax.Array:
+        """Return the penalty of the tree, a scalar."""
+        penalties = list(self._penalties(params).values())
+        return _add(penalties)
+
+    def breakdown(self, params: Any) -> dict[str, jax.Array]:
+        """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree."""
+        return self._penalties(params)
+
+    def assignment(self, params: Any) -> dict[str, Regularizer]:
+        """Return `{path: regularizer}` for the penalized leaves; computes nothing, so shapes alone will do."""
+        return {path: regularizer for path, _, regularizer in self._penalized(params)}
+
+    def prox(self, params: Any, step: Any = 1.0) -> Any:
+        """Return the tree with the proximal operator of its rule applied to each leaf, the others unchanged.
+
+        Args:
+            params: the tree.
+            step: a non-negative number, or a tree like `params` of numbers and arrays (see `Regularizer.prox`).
+        """
+        paths, leaves, treedef = flatten_with_paths(params)
+        one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
+        steps = [step] * len(leaves) if one_step else treedef.flatten_up_to(step)
+        assigned = self.assign(paths, leaves)
+        new = [
+            leaf if regularizer is None else regularizer.prox(leaf, leaf_step)
+            for leaf, leaf_step, regularizer in zip(leaves, steps, assigned, strict=True)
+        ]
+        return treedef.unflatten(new)
+
+    def anchored(self, reference: Any) -> "TreeRegularizer":
+        """Return rules that penalize the distance of each leaf from the same leaf of a reference tree.
+
+        Each penalized leaf gets `Anchored(its regularizer, its reference leaf)`: L2-SP and FedProx for L2.
+
+        Args:
+            reference: a tree like the parameters, for example the pretrained ones.
+
+        Example:
+            >>> import jax.numpy as jnp, jaxreg
+            >>> pretrained = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
+            >>> reg = jaxreg.TreeRegularizer({"kernel": jaxreg.L2(0.5)}).anchored(pretrained)
+            >>> float(reg({"kernel": 3 * jnp.ones((2, 2)), "bias": jnp.ones(2)}))
+            8.0
+        """
+        penalized = self._penalized(reference)
+        return TreeRegularizer([(glob.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
+
+    def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
+        """Return the regularizer of each leaf, None for those left alone."""
+        deciding, idle = self.decide(paths, leaves)
+        if idle and not _shows_a_part(leaves):
+            raise ValueError(f"`TreeRegularizer`: {matches_nothing(idle[0].pattern, paths)}")
+        return [
+            rule.regularizer if rule is not None and is_inexact(leaf) else None
+            for rule, leaf in zip(deciding, leaves, strict=True)
+        ]
+
+    def decide(self, paths: Sequence[str], leaves: Sequence[Any]) -> tuple[list[Rule | None], list[Rule]]:
+        """Return the rule that decides over each leaf, and the rules whose pattern matches no leaf."""
+        used = [False] * len(self._rules)
+        deciding = [self._decide(path, leaf, used) for path, leaf in zip(paths, leaves, strict=True)]
+        idle = [rule for rule, was_used in zip(self._rules, used, strict=True) if not was_used and rule.pattern != "**"]
+        return deciding, idle
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the rules as plain lists and dicts, fit for JSON; functions must be registered."""
+        return {"rules": [[encode_pattern(rule.pattern), codec.encode(rule.regularizer)] for rule in self._rules]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return the regularizer whose `get_config` gave `config`."""
+        rules = config.get("rules") if isinstance(config, Mapping) and set(config) == {"rules"} else None
+        if not isinstance(rules, (list, tuple)):
+            raise ValueError(f"`TreeRegularizer.from_config` takes {{'rules': [...]}}, got {checks.short(config)}.")
+        pairs = [_pair(rule) for rule in rules]
+        return cls([(decode_pattern(pattern), codec.decode(reg, {})) for pattern, reg in pairs])
+
+    def __mul__(self, factor: Any) -> "TreeRegularizer":
+        if callable(factor):
+            return NotImplemented
+        scaled = ((r.pattern, None if r.regularizer is None else factor * r.regularizer) for r in self._rules)
+        return TreeRegularizer(tuple(scaled))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        rules = (f"({named(rule.pattern)}, {rule.regularizer!r})" for rule in self._rules)
+        return f"TreeRegularizer([{', '.join(rules)}])"
+
+    def _decide(self, path: str, leaf: Any, used: list[bool]) -> Rule | None:
+        decision: Rule | None = None
+        for i, rule in enumerate(self._rules):
+            if (decision is None or not used[i]) and rule.matches(path, leaf):
+                used[i] = True
+                decision = decision or rule
+        return decision
+
+    def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
+        paths, leaves, _ = flatten_with_paths(params)
+        seen: set[int] = set()
+        found = []
+        for path, leaf, regularizer in zip(paths, leaves, self.assign(paths, leaves), strict=True):
+            if regularizer is None or id(leaf) in seen:
+                continue
+            if isinstance(leaf, (jax.Array, np.ndarray)):
+                seen.add(id(leaf))
+            found.append((path, leaf, regularizer))
+        return found
+
+    def _penalties(self, params: Any) -> dict[str, jax.Array]:
+        penalized = self._penalized(params)
+        values = _evaluate([reg for _, _, reg in penalized], [leaf for _, leaf, _ in penalized])
+        result: dict[str, jax.Array] = {}
+        for (path, _, _), value in zip(penalized, values, strict=True):
+            result[path] = result[path] + value if path in result else value  # keys that contain "/" may coincide
+        return result
+
+
+@jax.jit
+def _evaluate(regularizers: list[Regularizer], leaves: list[Any]) -> list[jax.Array]:
+    return [regularizer(leaf) for regularizer, leaf in zip(regularizers, leaves, strict=True)]
+
+
+@jax.jit
+def _add(penalties: list[jax.Array]) -> jax.Array:
+    dtypes = [penalty.dtype for penalty in penalties]
+    dtype = np.result_type(np.float32, *dtypes)
+    return sum((penalty.astype(dtype) for penalty in penalties), start=jnp.zeros((), dtype))
+
+
+def as_tree(reg: Any) -> TreeRegularizer:
+    """Return rules for a whole tree: a plain regularizer goes to all floating leaves."""
+    return reg if isinstance(reg, TreeRegularizer) else TreeRegularizer((("**", reg),))
+
+
+def _pair(rule: Any) -> tuple[Any, Any]:
+    if isinstance(rule, Rule):
+        return rule.pattern, rule.regularizer
+    if not isinstance(rule, (list, tuple)) or len(rule) != 2:
+        raise TypeError(f"`TreeRegularizer`: a rule is a pair (pattern, regularizer), got {checks.short(rule)}.")
+    return rule[0], rule[1]
+
+
+def _rule(rule: Any) -> Rule:
+    pattern, identifier = _pair(rule)
+    check_pattern(pattern)
+    regularizer = get(identifier)
+    return Rule(pattern, None if regularizer is None else as_regularizer(regularizer))
+
+
+def _shows_a_part(leaves: Sequence[Any]) -> bool:
+    """Whether an optax wrapper took leaves away, or the tree has placeholders in place of arrays."""
+    arrays = any(hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex)) for leaf in leaves)
+    return any(isinstance(leaf, optax.MaskedNode) for leaf in leaves) or (bool(leaves) and not arrays)
+
+
+names.add_builtin(TreeRegularizer)

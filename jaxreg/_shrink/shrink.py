@@ -1,0 +1,188 @@
+"""shrink: remove the units of a network that contribute nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxreg._core import checks
+from jaxreg._rules.paths import flatten_with_paths, is_hidden
+from jaxreg._shrink.layer import Layer, Mask
+
+Activation = Callable[[Any], Any]
+
+
+def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activation | None = None) -> Any:
+    """Remove the units that contribute nothing; the function computed stays the same, to rounding.
+
+    A unit (an output of a dense layer, a channel of a convolution) goes if, for every layer that reads it,
+
+    - all weights of that layer for it are exactly 0, or
+    - it is always 0: its incoming weights and its bias are exactly 0 (in a batch normalization: scale and bias, or all
+      before it with mean and bias), and the activation of 0 is 0. Without `activation` that is assumed: it holds for
+      relu, gelu, silu, tanh, not for sigmoid and softplus; or
+    - `activation` is given, the unit has no incoming weights, and its constant output activation(bias) is 0, or can be
+      added to the bias of the dense layers that read it (from dense to dense layers only: zero padding at borders makes
+      a constant channel of a convolution no constant).
+
+    Any other unit with a constant output stays. Removing units can leave others without readers, so this is repeated
+    until nothing goes; the last unit of a layer always stays.
+
+    The layers of a network of these sizes are built with the widths of the new arrays: Linen modules with smaller
+    `features`; for NNX construct the smaller model and `nnx.update(model, smaller_state)`.
+
+    Args:
+        params: Linen parameters, or all variables with their collections (`{"params": ..., "batch_stats": ...}`); an
+            NNX state; any tree with leaves called kernel, bias, scale, embedding, mean, var at the paths of modules.
+        graph: pairs (producer, consumer) of module paths, such as `("Dense_0", "Dense_1")`: who reads whose units.
+            A batch normalization stands between: `("Conv_0", "BatchNorm_0"), ("BatchNorm_0", "Conv_1")`. Producers with
+            a common consumer are added up before it (residual connections) and shrink together. A dense layer may read
+            a flattened convolution (channels last, as in Flax). Name all that write and all that read a unit; units
+            that are added to the input or are the output of the network must not be named as those of a producer.
+        activation: the function between producers and consumers, elementwise.
+
+    Raises:
+        ValueError: there is no such module, or numbers of units do not fit, or a layer cannot shrink: one with several
+            feature axes, stacked layers, a norm over the units (LayerNorm, GroupNorm, RMSNorm), a grouped convolution
+            behind a producer (name none as the first producer either: its arrays do not tell the groups).
+        TypeError: `graph` is no sequence of pairs of paths, or `params` holds tracers.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> params = {
+        ...     "Dense_0": {"kernel": jnp.array([[1.0, 0.0, 3.0]]), "bias": jnp.zeros(3)},
+        ...     "Dense_1": {"kernel": jnp.array([[4.0], [5.0], [0.0]]), "bias": jnp.ones(1)},
+        ... }
+        >>> smaller = jaxreg.shrink(params, [("Dense_0", "Dense_1")])
+        >>> smaller["Dense_0"]["kernel"], smaller["Dense_1"]["kernel"]
+        (Array([[1.]], dtype=float32), Array([[4.]], dtype=float32))
+    """
+    edges = _edges(graph)
+    paths, leaves, treedef = flatten_with_paths(params)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise TypeError("`shrink` needs numbers, for they decide the new shapes: call it outside of `jax.jit`.")
+    by_path = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if not is_hidden(leaf)}
+    if len(by_path) < sum(not is_hidden(leaf) for leaf in leaves):
+        raise ValueError("`shrink`: two leaves have the same path; no key may contain '/'.")
+    layers = {name: Layer(name, by_path) for edge in edges for name in edge}
+    spaces = _spaces(edges, layers)
+    while any(space.remove(activation) for space in spaces):
+        pass
+    smaller = {path: layer.arrays[key] for layer in layers.values() for key, path in layer.paths.items()}
+    return treedef.unflatten([_like(leaf, smaller.get(path)) for path, leaf in zip(paths, leaves, strict=True)])
+
+
+class _Space:
+    """Units that shrink together: the layers that have them, and the layers that read them."""
+
+    def __init__(self, members: list[Layer], readers: list[Layer], before: dict[str, list[Layer]]) -> None:
+        self.members, self.readers, self.before = members, readers, before
+        if not readers:
+            raise ValueError(f"`shrink(graph=...)` does not say which layer reads the units of {members[0].name!r}.")
+        for member in members:
+            if member.units != self.units:
+                raise ValueError(
+                    f"`shrink(graph=...)`: {members[0].name!r} has {self.units} units and {member.name!r} "
+                    f"{member.units}, but they are read, or normalized, together; concatenation cannot shrink."
+                )
+            if member.is_norm and member.name not in before:
+                raise ValueError(f"`shrink(graph=...)` does not say whose units {member.name!r} normalizes.")
+        for reader in readers:
+            reader.check_inputs(self.units, members[0].name)
+
+    @property
+    def units(self) -> int:
+        return self.members[0].units
+
+    def remove(self, activation: Activation | None) -> bool:
+        """Remove what contributes nothing; return whether there was any."""
+        dead, folded = np.full(self.units, True), []
+        for reader in self.readers:
+            writers = self.before[reader.name]
+            gone = reader.ignores(self.units) | self._is_zero(writers, activation)
+            constant, output = self._constant_output(reader, writers, activation)
+            folded.append((reader, constant & ~gone, output))
+            dead &= gone | constant
+        if dead.all():
+            dead[np.flatnonzero(dead)[0]] = False
+        for reader, constant, output in folded:
+            if (constant & dead).any():
+                reader.add_to_bias(constant & dead, output)
+        for member in self.members:
+            member.drop(~dead)
+        for reader in self.readers:
+            reader.drop_inputs(~dead)
+        return bool(dead.any())
+
+    def _is_zero(self, writers: list[Layer], activation: Activation | None) -> Mask:
+        """Which units are always 0, wherever the activation stands."""
+        if activation is not None and np.any(_apply(activation, np.zeros(1, np.float32))):
+            return np.full(self.units, False)
+        zero = np.full(self.units, True)
+        for writer in writers:
+            constant, value = writer.constant()
+            always = constant & (value == 0)
+            if writer.is_norm:
+                always |= writer.keeps_zero() & self._is_zero(self.before[writer.name], activation)
+            zero &= always
+        return zero
+
+    def _constant_output(
+        self, reader: Layer, writers: list[Layer], activation: Activation | None
+    ) -> tuple[Mask, NDArray[Any]]:
+        """Which units reach a reader with a constant that is 0 or can go into its bias, and the constant."""
+        if activation is None or len(writers) > 1:  # of a sum it is not known whether the activation is before or after
+            return np.full(self.units, False), np.zeros(self.units)
+        constant, value = writers[0].constant()
+        output = _apply(activation, value)
+        dense = all(member.is_norm or member.arrays[str(member.weights)].ndim == 2 for member in self.members)
+        into_bias = dense and "bias" in reader.arrays and reader.reads_each_once(self.units)
+        return constant & np.isfinite(output) & (into_bias | (output == 0)), output
+
+
+def _edges(graph: Any) -> list[tuple[str, str]]:
+    edges = [tuple(edge) if isinstance(edge, (tuple, list)) else edge for edge in _sequence(graph)]
+    for edge in edges:
+        if not isinstance(edge, tuple) or len(edge) != 2 or not all(isinstance(name, str) for name in edge):
+            raise TypeError(f"`shrink(graph=...)`: an edge is a pair of module paths, got {checks.short(edge)}.")
+    return list(dict.fromkeys(edges))
+
+
+def _sequence(graph: Any) -> Sequence[Any]:
+    if not isinstance(graph, (tuple, list)) or not graph:
+        raise TypeError(f"`shrink(graph=...)` takes a list of (producer, consumer), got {checks.short(graph)}.")
+    return graph
+
+
+def _spaces(edges: list[tuple[str, str]], layers: dict[str, Layer]) -> list[_Space]:
+    before: dict[str, list[str]] = {}
+    for producer, consumer in edges:
+        before.setdefault(consumer, []).append(producer)
+    group = {name: {name} for name in layers}
+    for consumer, producers in before.items():
+        together = producers + [consumer] * layers[consumer].is_norm
+        union = set().union(*(group[name] for name in together))
+        group |= dict.fromkeys(union, union)
+    writers = {consumer: [layers[name] for name in producers] for consumer, producers in before.items()}
+    spaces = {id(group[producer]): group[producer] for producer, _ in edges}
+    return [
+        _Space(
+            [layers[name] for name in layers if name in space],
+            [layers[c] for c in before if not layers[c].is_norm and before[c][0] in space],
+            writers,
+        )
+        for space in spaces.values()
+    ]
+
+
+def _apply(activation: Activation, values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(activation(jnp.asarray(values)))
+
+
+def _like(leaf: Any, smaller: NDArray[Any] | None) -> Any:
+    if smaller is None:
+        return leaf
+    return jnp.asarray(smaller) if isinstance(leaf, jax.Array) else smaller

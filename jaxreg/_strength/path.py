@@ -1,0 +1,201 @@
+"""path: train at every strength of a penalty at once, and find the strength to keep."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from jaxreg._core import checks
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import stable_name
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg._rules.tree import TreeRegularizer, as_tree
+from jaxreg._strength.runs import run
+
+Reg = Regularizer | TreeRegularizer
+Floats = NDArray[np.floating[Any]]
+
+
+@stable_name
+@dataclasses.dataclass(frozen=True)
+class RegularizationPath:
+    """What `jaxreg.path` returns: one entry for each of the n coefficients, in their order; NumPy throughout."""
+
+    coefficients: Floats  # (n,)
+    losses: Floats  # (n,): mean over the keys
+    scores: Floats  # (n,): mean over the keys, higher is better
+    zeros: Floats  # (n,): share of the penalized entries that are exactly 0, mean over the keys
+    fold_scores: Floats  # (n, k): one column for each key
+    params: Any  # the trees stacked on axis 0; with `keys` given, the keys on axis 1
+
+    @property
+    def standard_errors(self) -> Floats:
+        """Standard errors of `scores` over the keys, (n,); 0 for one key, which gives no estimate of it."""
+        k = self.fold_scores.shape[1]
+        return np.std(self.fold_scores, axis=1, ddof=1) / math.sqrt(k) if k > 1 else np.zeros(len(self.scores))
+
+    @property
+    def best(self) -> int:
+        """Index of the highest score, of equal ones that of the strongest penalty; nan (divergence) is the lowest."""
+        return self._strongest_above(float(np.max(_nan_lowest(self.scores))))
+
+    @property
+    def best_1se(self) -> int:
+        """Index of the strongest penalty whose score is within one standard error of the best one."""
+        best = self.best
+        return self._strongest_above(float(self.scores[best] - self.standard_errors[best]))
+
+    def at(self, index: int) -> Any:
+        """Return the parameters of one strength."""
+        return jax.tree.map(lambda leaf: leaf[index], self.params)
+
+    def _strongest_above(self, score: float) -> int:
+        if score == -math.inf:
+            raise ValueError("`path`: every score is nan or -inf, so none is the best; lower the learning rate.")
+        return int(np.argmax(np.where(_nan_lowest(self.scores) >= score, self.coefficients, -1.0)))
+
+
+def path(
+    train: Callable[[Any, Any], tuple[Any, Any, Any]],
+    regularizer: Reg | Callable[[jax.Array], Reg],
+    coefficients: ArrayLike,
+    *,
+    keys: Any = None,
+    chunk: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool = True,
+) -> RegularizationPath:
+    """Train at every strength of a penalty at once: one program, mapped over the stacked regularizer.
+
+    `train` is traced once and mapped by `jax.vmap`, so it must be a JAX function that runs the whole training, for
+    example with `jax.lax.scan`. With several keys every strength is trained with each of them: folds of a
+    cross-validation or seeds, from which the one-standard-error rule takes its errors.
+
+    As many trainings run at once as `chunk` says; by default all of them, or as many as the compiler's own estimate
+    says fit into nine tenths of the memory of the devices. Several devices share the trainings. A progress bar is
+    shown in a terminal if `rich` is there; it advances with the chunks.
+
+    Args:
+        train: `(regularizer, key) -> (params, loss, score)`: the trained tree and two scalars; a higher score is
+            better.
+        regularizer: is multiplied by each coefficient, so write it with the coefficient 1; or a function
+            `coefficient -> regularizer` such as `jaxreg.L1` or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a
+            `TreeRegularizer`.
+        coefficients: a sequence of n; or one number c, for 50 from c down to c/1000 in equal ratios, such as
+            `jaxreg.coefficient_max(regularizer, grads_at_zero)` (`numpy.geomspace` makes other grids).
+        keys: a tree whose leaves have a leading axis of length k: `jax.random.split(key, k)`, `jnp.arange(k)` for the
+            numbers of folds, masks of folds. By default `jax.random.key(0)`, and no axis for keys in the parameters.
+        chunk: the number of trainings at once.
+        devices: those to use, by default all.
+        progress: whether to show the bar.
+
+    Raises:
+        TypeError: `train` does not return a triple, or `regularizer` or `coefficients` is of another type.
+        ValueError: a coefficient is negative or not finite, the loss or score is no scalar, or keys have no axis.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg, numpy as np
+        >>> x, held_out = jnp.array([3.0, -1.0, 0.2]), jnp.array([2.5, 0.0, 0.0])
+        >>> def train(reg, key):
+        ...     w = reg.prox(x)                         # the minimum of ½‖w − x‖² + reg(w)
+        ...     return w, 0.5 * jnp.sum((w - x) ** 2), -jnp.sum((w - held_out) ** 2)
+        >>> result = jaxreg.path(train, jaxreg.L1(1.0), [4.0, 0.5, 0.1])
+        >>> result.params
+        array([[ 0. ,  0. ,  0. ],
+               [ 2.5, -0.5,  0. ],
+               [ 2.9, -0.9,  0.1]], dtype=float32)
+        >>> result.zeros.round(2), result.best
+        (array([1.  , 0.33, 0.  ]), 1)
+    """
+    grid = _grid(coefficients)
+    reg_at = _at(regularizer)
+    stacked_keys = jax.random.key(0)[None] if keys is None else keys
+    k = _number_of_keys(stacked_keys)
+
+    def one(coefficient: jax.Array, key: Any) -> Any:
+        reg = reg_at(coefficient)
+        params, loss, score = _triple(train(reg, key))
+        return params, loss, score, _zero_share(as_tree(reg), params)
+
+    def runs(start: int, size: int) -> tuple[Any, Any]:
+        index = np.minimum(np.arange(start, start + size), len(grid) * k - 1)  # the last one again fills up a chunk
+        return jnp.asarray(grid[index // k]), jax.tree.map(lambda leaf: leaf[index % k], stacked_keys)
+
+    params, *measured = run(one, runs, len(grid) * k, _chunk(chunk), devices, progress)
+    losses, scores, zeros = (np.asarray(values, float).reshape(len(grid), k) for values in measured)
+    shape = (len(grid),) if keys is None else (len(grid), k)
+    params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), params)
+    return RegularizationPath(grid, losses.mean(axis=1), scores.mean(axis=1), zeros.mean(axis=1), scores, params)
+
+
+def _grid(coefficients: Any) -> Floats:
+    if np.ndim(coefficients) == 0:
+        top = checks.number("path(coefficients=...)", coefficients, above=0.0)
+        return np.geomspace(top, top / 1000, 50)
+    grid = np.asarray([checks.number("path(coefficients=...)", c, above=None) for c in coefficients], float)
+    if grid.ndim != 1 or not len(grid):
+        raise ValueError(f"`path(coefficients=...)` takes a number or a sequence of numbers, got shape {grid.shape}.")
+    return grid
+
+
+def _at(regularizer: Any) -> Callable[[jax.Array], Reg]:
+    if isinstance(regularizer, (Regularizer, TreeRegularizer)):
+        return lambda coefficient: coefficient * regularizer
+    if not callable(regularizer):
+        raise TypeError(
+            "`path(regularizer=...)` takes a regularizer or a function `coefficient -> regularizer`, got "
+            f"{checks.short(regularizer)}."
+        )
+
+    def at(coefficient: jax.Array) -> Reg:
+        reg = regularizer(coefficient)
+        if not isinstance(reg, (Regularizer, TreeRegularizer)):
+            raise TypeError(
+                f"`path(regularizer=...)`: the function must return a regularizer, got {checks.short(reg)}."
+            )
+        return reg
+
+    return at
+
+
+def _number_of_keys(keys: Any) -> int:
+    lengths = {leaf.shape[0] if getattr(leaf, "shape", ()) else 0 for leaf in jax.tree.leaves(keys)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "`path(keys=...)` takes arrays with one common leading axis, such as `jax.random.split(key, 5)` or "
+            f"`jnp.arange(5)`, got {checks.short(jax.tree.map(jnp.shape, keys))} as shapes."
+        )
+    return int(lengths.pop())
+
+
+def _chunk(chunk: Any) -> int | None:
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"`path(chunk=...)` takes a whole number of at least 1 or None, got {checks.short(chunk)}.")
+    return chunk
+
+
+def _triple(result: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(result, tuple) or len(result) != 3:
+        raise TypeError(f"`path(train=...)` must return (params, loss, score), got {checks.short(result)}.")
+    for name, value in zip(("loss", "score"), result[1:], strict=True):
+        if jnp.shape(value) != ():
+            raise ValueError(f"`path(train=...)` must return a scalar {name}, got shape {jnp.shape(value)}.")
+    return result
+
+
+def _zero_share(reg: TreeRegularizer, params: Any) -> jax.Array:
+    paths, leaves, _ = flatten_with_paths(params)
+    assigned = reg.assign(paths, leaves)
+    penalized = [jnp.asarray(leaf) for leaf, r in zip(leaves, assigned, strict=True) if r is not None]
+    zeros = sum((jnp.sum(leaf == 0) for leaf in penalized), start=jnp.zeros((), int))
+    return zeros / max(1, sum(leaf.size for leaf in penalized))
+
+
+def _nan_lowest(scores: Floats) -> Floats:
+    return np.where(np.isnan(scores), -np.inf, scores)

@@ -1,0 +1,106 @@
+"""Penalties of outputs: their value, their place in the collection `losses`, and rules for modules one cannot edit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.outputs import output_penalty
+from jaxreg._rules.patterns import Rule
+from jaxreg.linen import _declarations
+
+ACTIVITY = "activity"
+
+
+def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
+    """Add the penalty of an output to the entry of the module in a mutable collection `losses`."""
+    if module.is_initializing():
+        return
+    root = _declarations.root_of(module)
+    if not module.is_mutable_collection(_declarations.LOSSES):
+        if _declarations.pass_of(module, root) is not None:
+            _raise_lost(module)
+        return
+    if isinstance(module, nn.RNNCellBase):
+        _, output = output  # the carry is the state, and often the output once more
+    value = output_penalty(regularizer, output)
+    before = _before(module, root)
+    if isinstance(before, Mapping):
+        raise ValueError(
+            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule of the name "
+            f"{ACTIVITY!r}, and the penalty would stand under the same name in 'losses'. Rename the submodule."
+        )
+    value = value if before is None else before + value
+    module.sow(_declarations.LOSSES, ACTIVITY, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def _raise_lost(module: nn.Module) -> None:
+    raise ValueError(
+        f"`with_losses`: the activity penalty of the module {'/'.join(module.path) or '(root)'} would be lost, because "
+        "a lifted transform around it (nn.scan, nn.vmap, nn.RNN) does not pass the collection 'losses' on. Give that "
+        "transform `variable_axes={..., 'losses': 0}`, or penalize the output of the transformed module instead."
+    )
+
+
+def _before(module: nn.Module, root: nn.Module) -> Any:
+    """The penalty of the earlier calls in this `apply`; None if there were none, whatever the caller passed in."""
+    assert module.scope is not None
+    old: Any = module.get_variable(_declarations.LOSSES, ACTIVITY)
+    if _declarations.pass_of(module, root) is not None:
+        return old  # `with_losses` passes no losses in
+    path = (*module.path, ACTIVITY)
+    outer: Any = root.variables.get(_declarations.LOSSES)
+    for name in path:
+        outer = outer.get(name) if isinstance(outer, Mapping) else None
+    first_calls = root.__dict__.setdefault("_jaxreg_first_calls", {})
+    if path not in first_calls:
+        first_calls[path] = (module.scope.root, outer)
+        return None
+    # A lifted transform may trace its body twice. The second trace starts from what the caller passed in, as the first
+    # did, unless a lifted call has returned in between and written its result to the outer scope.
+    scope, outer_at_first = first_calls[path]
+    retraced = scope is not module.scope.root and outer is not None and outer is outer_at_first
+    return None if retraced else old
+
+
+class Interceptor:
+    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = rules
+        self.used: set[int] = set()
+        self._running: set[str] = set()
+
+    def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or module.scope is None:
+            return call(*args, **kwargs)
+        path = "/".join(module.path)
+        current = _declarations.pass_of(module, _declarations.root_of(module))
+        if current is None or path in self._running:
+            return call(*args, **kwargs)
+        self._running.add(path)
+        try:
+            output = call(*args, **kwargs)
+        finally:
+            self._running.discard(path)
+        chosen = self.decide(path, output)
+        current.called[path] = chosen
+        _declarations.note(module, _declarations.CALLED, chosen)
+        regularizer = None if chosen is None else self.rules[chosen].regularizer
+        if regularizer is not None:
+            add(module, regularizer, output)
+        return output
+
+    def decide(self, path: str, output: Any) -> int | None:
+        """Return the number of the first rule that matches; note every rule that does."""
+        matching = [i for i, rule in enumerate(self.rules) if _matches(rule, path, output)]
+        self.used.update(matching)
+        return matching[0] if matching else None
+
+
+def _matches(rule: Rule, path: str, output: Any) -> bool:
+    if path == "" and isinstance(rule.pattern, str):
+        return rule.pattern in {"", "**"}  # `*` is a name, and the root has none
+    return rule.matches(path, output)

@@ -1,0 +1,114 @@
+"""One traced call of a model: its output, its state, and what its modules declare."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core.scope import DenyList, union_filters
+
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg._rules.patterns import Rule, matches_nothing
+from jaxreg.linen import _declarations, _outputs, _weights
+
+_trace_numbers = itertools.count()
+
+
+def run(
+    model: nn.Module, rules: tuple[Rule, ...], variables: Mapping[str, Any], args: Any, kwargs: Any, mutable: Any
+) -> tuple[Any, dict[str, Any], dict[str, _declarations.Declared]]:
+    """Apply the model; return its output, its state with the collection `losses`, and all that is declared."""
+    given = {
+        name: value for name, value in variables.items() if name not in {_declarations.LOSSES, _declarations.NOTES}
+    }
+    interceptor = _outputs.Interceptor(rules)
+    intercepting = nn.intercept_methods(interceptor) if rules else contextlib.nullcontext()
+    with _declarations.open_pass() as this_pass, intercepting:
+        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules))
+    state = dict(state)
+    notes = state.pop(_declarations.NOTES, {})
+    noted, called = _read_notes(notes, _declarations.DECLARED), _read_notes(notes, _declarations.CALLED)
+    if rules:
+        _check_rules(interceptor, {**this_pass.called, **called}, called)
+    params = given.get("params", {})
+    paths = set(flatten_with_paths(params)[0])
+    missing = [path for path in this_pass.declared if path not in paths]
+    if missing:
+        raise ValueError(
+            f"`with_losses`: a module has the regularized parameters {missing}, and `variables` has none of these "
+            "paths (does nn.map_variables rename them?). Penalize the stored ones by `jaxreg.TreeRegularizer`."
+        )
+    remembered = _declarations.recall(model) or {}
+    ran = this_pass.ran | set(noted)
+    declared = {path: one for path, one in remembered.items() if path in paths and one.module not in ran}
+    declared.update(this_pass.declared)
+    for module, content in noted.items():
+        declared.update(_declared(module, content))
+    _weights.check_jitted(params, declared)
+    return y, state, declared
+
+
+def _mutable(mutable: Any, rules: tuple[Rule, ...]) -> Any:
+    """The caller's filter with `losses` and the notes; `nn.jit` tells by it this trace from one of plain `apply`."""
+    tag = f"jaxreg {rules!r}"
+    if not all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
+        tag = f"jaxreg {next(_trace_numbers)}"  # arrays and traced values print alike: share no trace
+    if mutable is True or isinstance(mutable, DenyList):
+        denied: Any = () if mutable is True else mutable.deny
+        denied = {denied} if isinstance(denied, str) else set(denied)
+        return DenyList((*sorted(denied - {_declarations.LOSSES, _declarations.NOTES}), tag))
+    asked: Any = union_filters(mutable, (_declarations.LOSSES, _declarations.NOTES, tag))
+    return tuple(sorted(asked))
+
+
+def _read_notes(notes: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`{path of the module: content}` of the notes of that name."""
+    found = {"/".join(path): notes[name].content} if name in notes else {}
+    for key, below in notes.items():
+        if isinstance(below, Mapping):
+            found.update(_read_notes(below, name, (*path, key)))
+    return found
+
+
+def _declared(module: str, content: Any) -> dict[str, _declarations.Declared]:
+    return {
+        f"{module}/{path}".lstrip("/"): _declarations.Declared(regularizer, shape, module, None, axes)
+        for path, regularizer, shape, axes in content
+    }
+
+
+def _check_rules(interceptor: _outputs.Interceptor, called: Mapping[str, Any], noted: Iterable[str]) -> None:
+    """Raise if a pattern matches no module, or if `nn.jit` reused a trace where another rule applies."""
+    for path in noted:
+        pattern_only = all(not callable(rule.pattern) for rule in interceptor.rules)
+        if pattern_only and interceptor.decide(path, None) != called[path]:
+            raise ValueError(
+                f"`with_losses(activity=...)`: the rules tell {path} from an equal module, but `nn.jit` gives both one "
+                "trace. Match both alike, or penalize the output of the module around them."
+            )
+    used = interceptor.used | {rule for rule in called.values() if rule is not None}
+    for i, rule in enumerate(interceptor.rules):
+        if i not in used:
+            message = matches_nothing(rule.pattern, called).replace("No leaf", "no module that ran", 1)
+            raise ValueError(f"`with_losses(activity=...)`: {message}")
+
+
+def trace(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call a function on shapes, and return what it returns; strings, numbers and functions stay as they are."""
+    treedef: Any
+    leaves, treedef = jax.tree.flatten((args, kwargs))
+    traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))]
+    result: list[Any] = []
+
+    def call(arrays: list[Any]) -> None:
+        whole = list(leaves)
+        for i, array in zip(traced, arrays, strict=True):
+            whole[i] = array
+        new_args, new_kwargs = treedef.unflatten(whole)
+        result.append(function(*new_args, **new_kwargs))
+
+    jax.eval_shape(call, [leaves[i] for i in traced])
+    return result[0]

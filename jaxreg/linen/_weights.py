@@ -1,0 +1,143 @@
+"""From what modules declare to the penalties of the parameters as they are stored, stacks of layers included."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg.linen._declarations import Declared
+from jaxreg.penalties import Stacked
+
+Probe = Callable[[Any], dict[str, Declared]]
+
+
+def penalties(params: Any, declared: Mapping[str, Declared], probe: Probe) -> dict[str, jax.Array]:
+    """Return `{path: penalty}`."""
+    found = assign(params, declared, probe)
+    leaves = _by_path(params)
+    return _evaluate(found, {path: leaves[path] for path in found})
+
+
+@jax.jit
+def _evaluate(regularizers: dict[str, Regularizer], leaves: dict[str, Any]) -> dict[str, jax.Array]:
+    return {path: regularizers[path](leaf) for path, leaf in leaves.items()}
+
+
+def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -> dict[str, Regularizer]:
+    """Return `{path: regularizer}` for the parameters as they are stored; `probe` traces the model with given ones."""
+    leaves = _by_path(params)
+    found: dict[str, Regularizer] = {}
+    uncertain: list[str] = []
+    for path, one in declared.items():
+        if path not in leaves:
+            continue  # declared by another configuration that was traced, or computed from other parameters
+        if not jnp.issubdtype(leaves[path].dtype, jnp.inexact):
+            continue
+        shape, elementwise = tuple(leaves[path].shape), one.regularizer.scalar() is not None
+        stacks = [()] if elementwise else _stacks(shape, one.shape)
+        if len(stacks) == 1:
+            found[path] = Stacked(one.regularizer, stacks[0]) if stacks[0] else one.regularizer
+        elif stacks and probe is not None:
+            uncertain.append(path)
+        else:
+            raise _shape_error(path, one, shape, ambiguous=bool(stacks))
+    if uncertain and probe is not None:
+        probed = probe(_boxed(params))
+        for path in uncertain:
+            axes = probed[path].axes if path in probed else None
+            if not axes:
+                raise _shape_error(path, declared[path], leaves[path].shape, ambiguous=True)
+            found[path] = Stacked(declared[path].regularizer, axes)
+    return {path: found[path] for path in leaves if path in found}
+
+
+def check_jitted(params: Any, declared: Mapping[str, Declared]) -> None:
+    """Raise if `nn.jit` may have run a module again from its cache, so that nothing was noted at the second place."""
+    hidden = {path: one for path, one in declared.items() if one.jitted}  # what came by a note has no `jitted`
+    if not hidden:
+        return
+    modules: dict[str, dict[str, tuple[int, ...]]] = {}
+    for path, leaf in _by_path(params).items():
+        parts = path.split("/")
+        for depth in range(1, len(parts)):
+            modules.setdefault("/".join(parts[:depth]), {})["/".join(parts[depth:])] = tuple(leaf.shape)
+    for path, one in hidden.items():
+        inside = path.removeprefix(f"{one.jitted}/")
+        for module, shapes in modules.items():
+            twin = f"{module}/{inside}"
+            if shapes == modules.get(str(one.jitted)) and twin not in declared:
+                raise ValueError(
+                    f"`nn.jit` runs {one.jitted} and perhaps {module} from one trace, so that it is not known whether "
+                    f"{twin} is regularized as {path} is. Give example inputs: `regularizer(model, variables, x)`; "
+                    "with an `nn.scan`, `nn.vmap` or `nn.RNN` inside `nn.jit`, let it pass on `'jaxreg': 0` too."
+                )
+
+
+def removed_axes(params: Any) -> dict[str, tuple[int, ...]]:
+    """The axes that lifted transforms took from the parameters of a probed model; empty for any other."""
+    entries = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, _Probe))[0]
+    return {
+        jax.tree_util.keystr(keys, simple=True, separator="/"): probe.removed
+        for keys, probe in entries
+        if isinstance(probe, _Probe)
+    }
+
+
+def _by_path(params: Any) -> dict[str, Any]:
+    paths, leaves, _ = flatten_with_paths(params)
+    return dict(zip(paths, leaves, strict=True))
+
+
+def _stacks(shape: tuple[int, ...], seen: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The sets of axes without which `shape` is `seen`."""
+    candidates = itertools.combinations(range(len(shape)), max(len(shape) - len(seen), 0))
+    return [axes for axes in candidates if tuple(n for i, n in enumerate(shape) if i not in axes) == seen]
+
+
+def _shape_error(path: str, one: Declared, shape: tuple[int, ...], *, ambiguous: bool) -> ValueError:
+    reason = "stacked along an axis that the shapes do not tell" if ambiguous else "not a stack of that"
+    return ValueError(
+        f"The parameter {path} is stored with the shape {shape}, its module sees {one.shape}, and it is {reason}: "
+        f"{one.regularizer!r} of it is undefined. "
+        + ("Give example inputs: `regularizer(model, variables, x)`." if ambiguous else "Penalize it by a path rule.")
+    )
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class _Probe(meta.AxisMetadata[Any]):
+    """A box around a parameter that remembers which axes lifted transforms take away."""
+
+    value: Any
+    axes: tuple[int, ...]
+    removed: tuple[int, ...] = ()
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "_Probe":
+        return dataclasses.replace(self, value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "_Probe":
+        return self  # on the way out of a transform; only what a module sees is read
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "_Probe":
+        axis = self.axes[index]
+        return _Probe(self.value, tuple(a for a in self.axes if a != axis), (*self.removed, axis))
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        return ((jax.tree_util.GetAttrKey("value"), self.value),), (self.axes, self.removed)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, children: Any) -> "_Probe":
+        return cls(children[0], *aux)
+
+
+def _boxed(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: _Probe(leaf, tuple(range(len(leaf.shape)))), meta.unbox(params))

@@ -1,0 +1,113 @@
+"""with_losses: the penalties of one call of a model; regularizer: its weight penalties as rules for a tree."""
+
+import glob
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxreg._core import checks
+from jaxreg._rules.tree import TreeRegularizer
+from jaxreg.nnx import _weights
+from jaxreg.nnx._recording import Run
+
+
+def with_losses(
+    model: nnx.Module, activity: Any = (), *, method: str | Callable[..., Any] = "__call__"
+) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+    """Return a function that does what `model(...)` does and returns the penalties of the call too.
+
+        y, losses = with_losses(model)(x)                     losses = {path: scalar}
+        loss = task_loss(y) + sum(losses.values())
+
+    Paths are those of the parameters in `nnx.state(model, nnx.Param)` (`layer/kernel`) and of the modules
+    (`layer/activity`), without a prefix for the model itself. Weight penalties are of every regularized parameter of
+    the model, once for each, as it is before the call. Activity penalties are summed over the calls; a module that did
+    not run has 0. Changes that the call makes to the model (batch statistics, counts of random streams) stay; the
+    penalties leave nothing behind. Parameters are also penalized by metadata: `nnx.Param(value, regularizer=...)`,
+    `nnx.Linear(..., kernel_metadata={"regularizer": ...})`.
+
+    Works inside `nnx.jit`, `nnx.grad`, `jax.jit`, `jax.grad` with the model as argument (where JAX itself, unlike NNX,
+    takes parameters that are shared for two).
+
+    Args:
+        model: an NNX module; its modules that inherit `Regularized` are penalized.
+        activity: rules `(pattern, regularizer)` as `jaxreg.TreeRegularizer` takes them, for the outputs of modules one
+            cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
+            modules. A predicate is given the path and the module.
+        method: the name of the method to call, or a function that takes the module first.
+
+    Raises:
+        ValueError: a pattern matches no module; a regularizer fits no parameter; an activity penalty would be lost in
+            a transform that does not hand changes of the module back.
+        TypeError: the model is not an NNX module.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg.nnx
+        >>> from flax import nnx
+        >>> ones = nnx.initializers.ones
+        >>> dense = jaxreg.nnx.Linear(3, 2, kernel_init=ones, kernel_regularizer="l2", rngs=nnx.Rngs(0))
+        >>> model = nnx.Sequential(dense, nnx.relu)
+        >>> y, losses = jaxreg.nnx.with_losses(model, activity=[("", "l1")])(jnp.ones((4, 3)))
+        >>> {path: round(float(loss), 4) for path, loss in losses.items()}
+        {'activity': 0.06, 'layers/0/kernel': 0.06}
+    """
+    _check_model("with_losses", model)
+    rules: Any = TreeRegularizer(activity).rules
+    call = (
+        (lambda module, *args, **kwargs: getattr(module, method)(*args, **kwargs))
+        if isinstance(method, str)
+        else method
+    )
+
+    def call_with_losses(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, jax.Array]]:
+        found = _weights.declared(model)
+        run = Run(model, rules)
+        losses = _weights.penalties(
+            {path: one.regularizer for path, one in found.items()}, {path: one.value for path, one in found.items()}
+        )
+        closed_over = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
+        with run.recording((nnx.state(model), args, kwargs, closed_over)):
+            y = call(model, *args, **kwargs)
+            activities = run.losses()
+        for module, value in activities.items():
+            path = f"{module}/activity" if module else "activity"
+            if path in losses:
+                raise ValueError(
+                    f"`activity_regularizer`: the module {module or '(root)'} has a regularized parameter named "
+                    "'activity', and the penalty of its output would stand under the same path. Rename the parameter."
+                )
+            losses[path] = value
+        return y, {path: losses[path] for path in sorted(losses)}
+
+    return call_with_losses
+
+
+def regularizer(model: nnx.Module) -> TreeRegularizer:
+    """Return the weight penalties that a model declares, as rules on the paths of `nnx.state(model, nnx.Param)`.
+
+    For an optax chain: `jaxreg.add_regularization(regularizer(model))`, `jaxreg.proximal(...)`, in
+    `nnx.Optimizer(model, ..., wrt=nnx.Param)`. Penalties of outputs are not among them.
+
+    Args:
+        model: an NNX module.
+
+    Raises:
+        ValueError: a regularizer fits no parameter, or a parameter has two.
+        TypeError: the model is not an NNX module.
+
+    Example:
+        >>> from flax import nnx
+        >>> import jaxreg.nnx
+        >>> model = jaxreg.nnx.Linear(3, 2, kernel_regularizer=jaxreg.L1(0.1), rngs=nnx.Rngs(0))
+        >>> jaxreg.nnx.regularizer(model)
+        TreeRegularizer([('kernel', L1(l1=0.1))])
+    """
+    _check_model("regularizer", model)
+    return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in _weights.declared(model).items()])
+
+
+def _check_model(call: str, model: Any) -> None:
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"`{call}(model)` takes a Flax NNX module, got {checks.short(model)}.")

@@ -1,0 +1,38 @@
+"""Axes that form one group: static, and checked against the rank when an array is there."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg._core import checks
+
+
+def check_axis(owner: str, axis: Any) -> None:
+    """Raise unless `axis` is None, an int or a tuple of ints."""
+    for item in axis if isinstance(axis, tuple) else () if axis is None else (axis,):
+        if not isinstance(item, (int, np.integer)) or isinstance(item, bool):
+            raise TypeError(f"`{owner}(axis=...)` must be an int, a tuple of ints or None, got {checks.short(axis)}.")
+
+
+def axes_of(owner: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """The axes that form one group, counted from 0."""
+    given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(item + ndim if item < 0 else item for item in given)
+    if len(set(axes)) != len(axes) or not all(0 <= item < ndim for item in axes):
+        raise ValueError(
+            f"`{owner}(axis=...)` must name different axes of the array, here of rank {ndim}, got {checks.short(axis)}."
+        )
+    return axes
+
+
+def as_last_axis(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Return `x` with `axes` flattened into the last axis, and the way back."""
+    kept = tuple(i for i in range(x.ndim) if i not in axes)
+    order = (*kept, *axes)
+    moved = jnp.transpose(x, order)
+    flat = moved.reshape(*(x.shape[i] for i in kept), math.prod(x.shape[i] for i in axes))
+    return flat, lambda y: jnp.transpose(y.reshape(moved.shape), tuple(np.argsort(order).tolist()))
