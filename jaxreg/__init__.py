@@ -22,11 +22,8 @@ from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
 from jaxreg._optax.proximal import ProximalState as ProximalState
 from jaxreg._optax.proximal import proximal as proximal
 from jaxreg._optax.proximal import proximal_adam as proximal_adam
-from jaxreg._reports.sparsity import Sparsity as Sparsity
-from jaxreg._reports.sparsity import Zeros as Zeros
 from jaxreg._reports.sparsity import sparsity as sparsity
 from jaxreg._reports.summary import summary as summary
-from jaxreg._reports.summary_table import Summary as Summary
 from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
@@ -70,5 +67,5 @@ __version__ = "0.1.0"
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 
 # Pickles of version 0.1.0 look for our classes in these modules.
-for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path", "_sparsity", "_summary_table"):
+for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path"):
     sys.modules[f"{__name__}.{_module}"] = sys.modules[__name__]

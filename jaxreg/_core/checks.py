@@ -171,5 +171,5 @@ def scalar_step(owner: str, step: jax.Array, way_out: str) -> None:
     """Raise for a step of the shape of `z`, where only a scalar one has a closed form."""
     if step.ndim:
         raise NotImplementedError(
-            f"`{owner}.prox` has no closed form in a diagonal metric (a step of the shape of `z`). {way_out}"
+            f"`{owner}.prox` with an array step (a diagonal metric) has no closed form. {way_out}"
         )

@@ -8,12 +8,10 @@ import jax
 import numpy as np
 
 from jaxreg._core.checks import short
-from jaxreg._core.struct import stable_name
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
 from jaxreg._rules.paths import flatten_with_paths, is_inexact
 
 
-@stable_name
 @dataclasses.dataclass(frozen=True)
 class Zeros:
     """Count the exact zeros and the dead units of one leaf, or of all together."""
@@ -34,7 +32,6 @@ class Zeros:
         return Zeros(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-@stable_name
 class Sparsity(Report, Mapping[str, Zeros]):
     """Map each leaf's path to its `Zeros`; `total` adds them up; prints as a table."""
 

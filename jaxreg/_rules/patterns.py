@@ -35,7 +35,13 @@ def is_weight(path: str, leaf: Any) -> bool:
 
 
 class Rule(Struct):
-    """One rule of a tree: a pattern (static) and the regularizer of the leaves that it matches, or None."""
+    """Hold one rule of a tree: a pattern (static) and the regularizer of the leaves that it matches, or None.
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.TreeRegularizer({"**/bias": None, "**": jaxreg.L1(0.1)}).rules[1]
+        Rule(pattern='**', regularizer=L1(l1=0.1))
+    """
 
     pattern: Pattern = static()
     regularizer: Regularizer | None

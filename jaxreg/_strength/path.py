@@ -25,7 +25,17 @@ Floats = NDArray[np.floating[Any]]
 @stable_name
 @dataclasses.dataclass(frozen=True)
 class RegularizationPath:
-    """What `jaxreg.path` returns: one entry for each of the n coefficients, in their order; NumPy throughout."""
+    """Hold what `jaxreg.path` found: one entry for each of the n coefficients, in their order; NumPy throughout.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> def train(reg, key):
+        ...     w = reg.prox(jnp.array([3.0, -1.0]))
+        ...     return w, jnp.sum(w), -jnp.sum((w - 1) ** 2)
+        >>> result = jaxreg.path(train, jaxreg.L1(1.0), [2.0, 1.0])
+        >>> result.coefficients[result.best], result.at(result.best)
+        (np.float64(2.0), Array([1., 0.], dtype=float32))
+    """
 
     coefficients: Floats  # (n,)
     losses: Floats  # (n,): mean over the keys
