@@ -223,7 +223,7 @@ def test_the_map_of_the_house_is_that_of_the_code() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
     named = set(re.findall(r"^  (\w+(?:\.py)?)/? {2,}", text, re.MULTILINE))
     assert named == rooms
-    assert f"    {', '.join(layer for layer in LAYERS if layer != '__main__')}\n" in text
+    assert f"    {', '.join(layer for layer in ROOMS if layer != '__main__')}\n" in text
     for path in re.findall(r"`((?:jaxreg|tests)/[\w./]+)`", text):
         assert (ROOT / path).exists() or path == "jaxreg/penalties/tolerant.py", path
     for requirement in re.findall(r'^  "([a-z][\w-]*)[>=]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE):
