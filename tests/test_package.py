@@ -133,6 +133,21 @@ def test_each_penalty_is_one_final_class_a_file() -> None:
             assert file.stem.replace("_", "") == classes[0].name.lower()
 
 
+def test_what_is_written_for_the_compiler_names_the_test_that_needs_it() -> None:
+    """One file has all of it, and the tests that it names are there."""
+    text = (PACKAGE / "_core" / "compiler.py").read_text()
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", str(ast.get_docstring(function)))
+        assert named, function.name
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
+    others = [file for file in FILES if file.name != "compiler.py"]
+    assert not [
+        file for file in others if re.search("optimization_barrier|reduce_precision|auto_axes", file.read_text())
+    ]
+
+
 def test_every_public_name_is_documented_with_an_example() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
     for name, obj in vars(jaxreg).items():
