@@ -6,11 +6,10 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import ACTIVITY, applies, named
 from jaxreg._flax.outputs import output_penalty
 from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations
-
-ACTIVITY = "activity"
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -28,7 +27,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(
-            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule of the name "
+            f"`activity_regularizer`: the module {named('/'.join(module.path))} has a submodule of the name "
             f"{ACTIVITY!r}, and the penalty would stand under the same name in 'losses'. Rename the submodule."
         )
     value = value if before is None else before + value
@@ -37,7 +36,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
 
 def _raise_lost(module: nn.Module) -> None:
     raise ValueError(
-        f"`with_losses`: the activity penalty of the module {'/'.join(module.path) or '(root)'} would be lost, because "
+        f"`with_losses`: the activity penalty of the module {named('/'.join(module.path))} would be lost, because "
         "a lifted transform around it (nn.scan, nn.vmap, nn.RNN) does not pass the collection 'losses' on. Give that "
         "transform `variable_axes={..., 'losses': 0}`, or penalize the output of the transformed module instead."
     )
@@ -95,12 +94,6 @@ class Interceptor:
 
     def decide(self, path: str, output: Any) -> int | None:
         """Return the number of the first rule that matches; note every rule that does."""
-        matching = [i for i, rule in enumerate(self.rules) if _matches(rule, path, output)]
+        matching = [i for i, rule in enumerate(self.rules) if applies(rule, path, output)]
         self.used.update(matching)
         return matching[0] if matching else None
-
-
-def _matches(rule: Rule, path: str, output: Any) -> bool:
-    if path == "" and isinstance(rule.pattern, str):
-        return rule.pattern in {"", "**"}  # `*` is a name, and the root has none
-    return rule.matches(path, output)

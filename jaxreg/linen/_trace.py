@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax.core.scope import DenyList, union_filters
 
+from jaxreg._flax.declared import no_module_matches
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg._rules.patterns import Rule, matches_nothing
+from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations, _outputs, _weights
 
 _trace_numbers = itertools.count()
@@ -92,8 +93,7 @@ def _check_rules(interceptor: _outputs.Interceptor, called: Mapping[str, Any], n
     used = interceptor.used | {rule for rule in called.values() if rule is not None}
     for i, rule in enumerate(interceptor.rules):
         if i not in used:
-            message = matches_nothing(rule.pattern, called).replace("No leaf", "no module that ran", 1)
-            raise ValueError(f"`with_losses(activity=...)`: {message}")
+            raise no_module_matches(rule.pattern, called, "module that ran")
 
 
 def trace(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -1,7 +1,6 @@
 """From what modules declare to the penalties of the parameters as they are stored, stacks of layers included."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import evaluate, is_sum_over_entries, shown, stacked_axes
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.linen._declarations import Declared
 from jaxreg.penalties import Stacked
@@ -21,12 +21,7 @@ def penalties(params: Any, declared: Mapping[str, Declared], probe: Probe) -> di
     """Return `{path: penalty}`."""
     found = assign(params, declared, probe)
     leaves = _by_path(params)
-    return _evaluate(found, {path: leaves[path] for path in found})
-
-
-@jax.jit
-def _evaluate(regularizers: dict[str, Regularizer], leaves: dict[str, Any]) -> dict[str, jax.Array]:
-    return {path: regularizers[path](leaf) for path, leaf in leaves.items()}
+    return evaluate(found, {path: leaves[path] for path in found})
 
 
 def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -> dict[str, Regularizer]:
@@ -39,8 +34,8 @@ def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -
             continue  # declared by another configuration that was traced, or computed from other parameters
         if not jnp.issubdtype(leaves[path].dtype, jnp.inexact):
             continue
-        shape, elementwise = tuple(leaves[path].shape), one.regularizer.scalar() is not None
-        stacks = [()] if elementwise else _stacks(shape, one.shape)
+        shape = tuple(leaves[path].shape)
+        stacks = [()] if is_sum_over_entries(one.regularizer, shape) else stacked_axes(shape, one.shape)
         if len(stacks) == 1:
             found[path] = Stacked(one.regularizer, stacks[0]) if stacks[0] else one.regularizer
         elif stacks and probe is not None:
@@ -94,17 +89,11 @@ def _by_path(params: Any) -> dict[str, Any]:
     return dict(zip(paths, leaves, strict=True))
 
 
-def _stacks(shape: tuple[int, ...], seen: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sets of axes without which `shape` is `seen`."""
-    candidates = itertools.combinations(range(len(shape)), max(len(shape) - len(seen), 0))
-    return [axes for axes in candidates if tuple(n for i, n in enumerate(shape) if i not in axes) == seen]
-
-
 def _shape_error(path: str, one: Declared, shape: tuple[int, ...], *, ambiguous: bool) -> ValueError:
     reason = "stacked along an axis that the shapes do not tell" if ambiguous else "not a stack of that"
     return ValueError(
         f"The parameter {path} is stored with the shape {shape}, its module sees {one.shape}, and it is {reason}: "
-        f"{one.regularizer!r} of it is undefined. "
+        f"{shown(one.regularizer)} of it is undefined. "
         + ("Give example inputs: `regularizer(model, variables, x)`." if ambiguous else "Penalize it by a path rule.")
     )
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.core.scope import in_filter
 
-from jaxreg._core import checks
 from jaxreg._core.numerics import promote
+from jaxreg._flax.declared import shown
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.linen import _declarations, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
@@ -107,9 +107,7 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
     """
     _check_model("regularizer", model)
     if not isinstance(variables, Mapping):
-        raise TypeError(
-            f"`regularizer(model, variables)` takes what `model.init` returns, got {checks.short(variables)}."
-        )
+        raise TypeError(f"`regularizer(model, variables)` takes what `model.init` returns, got {shown(variables)}.")
     if "params" not in variables:
         variables = {"params": variables}
     probe: Callable[[Any], dict[str, _declarations.Declared]] | None = None
@@ -141,7 +139,7 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
 
 def _check_model(call: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`{call}(model)` takes a Flax Linen module, got {checks.short(model)}.")
+        raise TypeError(f"`{call}(model)` takes a Flax Linen module, got {shown(model)}.")
 
 
 def _sums(tree: Any, path: tuple[str, ...] = ()) -> dict[str, jax.Array]:
