@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from jaxreg._flax.declared import ACTIVITY, SUFFIX, module_regularizer, public_address
@@ -129,5 +130,5 @@ class Regularized(Declaring):
             parameter = name.removesuffix(SUFFIX)
             if parameter != ACTIVITY and SHAPES in vars(self):  # before, parameters may be missing
                 regularized(self, parameter, regularizer, parameters(self))
-        has_arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(regularizer))
+        has_arrays = any(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(regularizer))
         super().__setattr__(name, nnx.data(regularizer) if has_arrays else nnx.static(regularizer))
