@@ -94,9 +94,9 @@ class RMSNorm(Regularized, nn.RMSNorm):
 
 
 class WeightNorm(Regularized, nn.WeightNorm):
-    """`flax.linen.WeightNorm` with `scale_` (of the lengths it learns) and `activity_regularizer`.
+    """`flax.linen.WeightNorm` with `scale_regularizer`, of the lengths that it learns, and `activity_regularizer`.
 
-    A kernel regularizer belongs to the wrapped layer: `with_losses` applies it to the kernel before normalization.
+    Give a kernel regularizer to the layer inside: `with_losses` applies it to the kernel before normalization.
     """
 
     scale_regularizer: Any = regularizer_field()

@@ -1,4 +1,4 @@
-"""Penalties of outputs: their value, their place in the collection `losses`, and rules for modules one cannot edit."""
+"""Penalties of outputs in the collection `losses`: of modules that declare one, and of those that a rule is for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from jaxreg.linen import _declarations
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
-    """Add the penalty of an output to the entry of the module in a mutable collection `losses`."""
+    """Add the penalty of an output to the entry of the module in the collection `losses`, if that is mutable."""
     if module.is_initializing():
         return
     root = _declarations.root_of(module)
@@ -43,7 +43,7 @@ def _raise_lost(module: nn.Module) -> None:
 
 
 def _before(module: nn.Module, root: nn.Module) -> Any:
-    """The penalty of the earlier calls in this `apply`; None if there were none, whatever the caller passed in."""
+    """The penalty of the module's earlier calls in this `apply`, without losses passed in; None in the first call."""
     assert module.scope is not None
     old: Any = module.get_variable(_declarations.LOSSES, ACTIVITY)
     if _declarations.pass_of(module, root) is not None:
@@ -64,7 +64,7 @@ def _before(module: nn.Module, root: nn.Module) -> Any:
 
 
 class Interceptor:
-    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`."""
+    """Penalize the output of each module by the first rule that matches its path."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
@@ -93,7 +93,7 @@ class Interceptor:
         return output
 
     def decide(self, path: str, output: Any) -> int | None:
-        """Return the number of the first rule that matches; note every rule that does."""
+        """Return the number of the first rule that matches; mark every rule that does as used."""
         matching = [i for i, rule in enumerate(self.rules) if applies(rule, path, output)]
         self.used.update(matching)
         return matching[0] if matching else None

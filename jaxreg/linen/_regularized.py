@@ -20,7 +20,7 @@ _OBSERVED = "jaxreg_observed"
 
 
 def regularizer_field() -> Any:
-    """A field for a regularizer, by keyword only, so that the positional arguments of the layer stay as they are."""
+    """A field for a regularizer: by keyword only, so that the positional arguments stay those of Flax."""
     return dataclasses.field(default=None, kw_only=True)
 
 
@@ -75,7 +75,7 @@ class Regularized(nn.Module):
         super().__init_subclass__(**kwargs)
         public_address(cls)
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of the class below, and that one observes.
+        # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of this class, which is observed already.
         if call is not None and not hasattr(call, _OBSERVED):
             cls.__call__ = _observed(call)  # type: ignore[method-assign]
 
@@ -94,6 +94,8 @@ def _regularizer_fields(module: nn.Module) -> list[str]:
 
 
 def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A `__call__` after which the module declares its weights and adds the penalty of its output."""
+
     @functools.wraps(call)
     def observed_call(self: Regularized, *args: Any, **kwargs: Any) -> Any:
         outermost = "_jaxreg_running" not in self.__dict__  # `super().__call__` of the same module is no other call
@@ -115,8 +117,8 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def declare(module: Regularized) -> None:
-    """Note which parameter has which regularizer, and put the penalties into a mutable collection `losses`."""
-    found = _declared(module)
+    """Note which parameter has which regularizer. Under plain `apply`, put the penalties into `losses` if mutable."""
+    found = _regularized_parameters(module)
     jitted, root, own_path = _declarations.jitted(module), _declarations.root_of(module), "/".join(module.path)
     axes = _weights.removed_axes(module.variables["params"]) if found else {}
     declared = {
@@ -132,7 +134,7 @@ def declare(module: Regularized) -> None:
         current.declared.update(declared)
     if module.is_initializing():
         return
-    if current is not None:  # `with_losses` computes these from the parameters, where no lifted transform is in the way
+    if current is not None:  # `with_losses` computes the penalties from the stored parameters, after the call
         content = tuple((p, reg, leaf.shape, axes.get(p)) for p, (reg, leaf) in found.items())
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
@@ -142,7 +144,7 @@ def declare(module: Regularized) -> None:
             )
 
 
-def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
+def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
     """Return `{path inside the module: (regularizer, parameter)}`."""
     wanted = {
         field: getattr(module, field)

@@ -19,9 +19,10 @@ _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 @public_address
 class ActivityLoss(nnx.Variable[jax.Array]):
-    """The penalty of a module's outputs, while `with_losses` runs: name it in `nnx.StateAxes` if need be.
+    """The total of the penalties of a module's outputs, while `with_losses` runs.
 
-    The Variable is there only during the call. It holds one number, or one a layer of a stack of layers.
+    The Variable is there only during the call. It holds one number, or one for each layer of a stack of layers. Where
+    `nnx.StateAxes` lists the Variables of a module one by one, list it too.
 
     Example:
         >>> from flax import nnx

@@ -64,9 +64,9 @@ class Regularized(Declaring):
     gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties; a plain `model(x)` computes none and leaves nothing behind. The
-    attributes may be set on a finished module, and count from its next call; they are static, so that `nnx.jit` traces
-    again. A regularizer with array coefficients is stored as `nnx.data`: its arrays are then part of `nnx.state(model)`
-    (not of `nnx.state(model, nnx.Param)`), and a new value does not trace again.
+    attributes may be set on a finished module, and count from its next call. A regularizer of Python numbers is static:
+    `nnx.jit` compiles again for another one. A regularizer that holds arrays is stored as `nnx.data`: its arrays are
+    part of `nnx.state(model)` (not of `nnx.state(model, nnx.Param)`), and new values do not compile again.
 
     A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
     a class attribute `{"kernel": ("query/kernel", ...)}`.

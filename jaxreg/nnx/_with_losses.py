@@ -29,8 +29,8 @@ def with_losses(
     penalties leave nothing behind. Parameters are also penalized by metadata: `nnx.Param(value, regularizer=...)`,
     `nnx.Linear(..., kernel_metadata={"regularizer": ...})`.
 
-    Works inside `nnx.jit`, `nnx.grad`, `jax.jit`, `jax.grad` with the model as argument (where JAX itself, unlike NNX,
-    takes parameters that are shared for two).
+    Works inside `nnx.jit`, `nnx.grad`, `jax.jit` and `jax.grad` with the model as argument. A parameter that two
+    modules share counts once under transforms of NNX, and twice under those of JAX, which do not see that it is shared.
 
     Args:
         model: an NNX module; its modules that inherit `Regularized` are penalized.
