@@ -160,7 +160,7 @@ def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
     }
     if not wanted:
         return {}
-    paths, leaves, _ = flatten_with_paths(module.variables.get("params", {}))
+    paths, leaves, *_ = flatten_with_paths(module.variables.get("params", {}))
     found: dict[str, tuple[Regularizer, Any]] = {}
     for field, value in wanted.items():
         regularizer = _as_regularizer(type(module).__name__, field, value)

@@ -140,7 +140,7 @@ def _is_array(variable: Any) -> bool:
 
 
 def _leaves(variable: Any) -> list[tuple[str, Any]]:
-    paths, leaves, _ = flatten_with_paths(variable.get_value())
+    paths, leaves, *_ = flatten_with_paths(variable.get_value())
     return [
         (path, leaf)
         for path, leaf in zip(paths, leaves, strict=True)
