@@ -36,7 +36,7 @@ class Stacked(Regularizer):
     """
 
     penalty: Regularizer
-    axes: int | tuple[int, ...] = static((0,))
+    axes: tuple[int, ...] = static((0,))
 
     def __post_init__(self) -> None:
         super().__post_init__()
