@@ -117,7 +117,7 @@ def unstacked(call: str, owner: Any) -> None:
         if field.metadata.get("coefficient") and np.shape(value):
             raise ValueError(
                 f"`{call}` has a coefficient `{field.name}` of shape {np.shape(value)}. Give a strength for each entry "
-                "by `jaxreg.Weighted(penalty, weights)`, or map over stacked regularizers: "
+                "by `jaxreg.Anchored(penalty, 0.0, weights)`, or map over stacked regularizers: "
                 "`jax.vmap(lambda reg: reg(x))(regs)`."
             )
         for inner in value if isinstance(value, tuple) else (value,):
