@@ -31,6 +31,7 @@ from jaxreg._rules.identifiers import serialize as serialize
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
+from jaxreg._rules.tree_penalty import TreeSum as TreeSum
 from jaxreg._shrink.shrink import shrink as shrink
 from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
 from jaxreg._strength.path import RegularizationPath as RegularizationPath

@@ -96,7 +96,7 @@ def add_regularization(
                 value = regularizer(promoted)
                 penalty += value.astype(penalty.dtype)
                 promoted = only_after(value, promoted)
-            slope = jax.grad(regularizer)(promoted)
+            slope = jnp.conj(jax.grad(regularizer)(promoted))  # `jax.grad` gives the conjugate of the gradient
             if cautious:
                 slope = jnp.where(numerics.real_product(jnp.asarray(update_leaf), slope) >= 0, slope, 0)
             new.append(update_leaf + slope.astype(jnp.asarray(update_leaf).dtype))

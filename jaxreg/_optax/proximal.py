@@ -118,9 +118,7 @@ def proximal(
         state = inner.init(params)
         _refuse_skipped_steps(state)
         count = jnp.zeros([], jnp.int32)
-        has_half = any(map(half_precision.is_half, jax.tree.leaves(params)))
-        rows = side_by_side("proximal", params, params, reg_at(count)) if has_half else None
-        return ProximalState(state, count, None if rows is None else half_precision.residuals(rows))
+        return ProximalState(state, count, half_precision.residuals(params, reg_at(count)))
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -141,7 +139,7 @@ def proximal(
             z = p + jnp.asarray(leaf_update, p.dtype)
             w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
-            new.append(half_precision.as_update(w, leaf_update, param, residual))
+            new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
         residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state

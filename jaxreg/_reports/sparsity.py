@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxreg._core.checks import short
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import untied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +106,8 @@ def sparsity(params: Any) -> Sparsity:
         ────────────────────────────────────────────────────────────────
         2 leaves              9      7  77.8%       1 of 2        1 of 3
     """
-    paths, arrays, _ = flatten_with_paths(params)
     found: dict[str, Zeros] = {}
-    seen: set[int] = set()
-    for path, leaf in zip(paths, arrays, strict=True):
-        if not is_inexact(leaf) or id(leaf) in seen:
-            continue
-        if isinstance(leaf, (jax.Array, np.ndarray)):
-            seen.add(id(leaf))
+    for path, leaf in untied(params):
         zeros = count_zeros("sparsity", path, leaf)
         found[path] = found[path] + zeros if path in found else zeros
     return Sparsity(found)

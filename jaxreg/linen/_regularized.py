@@ -153,7 +153,7 @@ def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer,
     }
     if not wanted:
         return {}
-    paths, leaves, _ = flatten_with_paths(module.variables.get("params", {}))
+    paths, leaves, *_ = flatten_with_paths(module.variables.get("params", {}))
     found: dict[str, tuple[Regularizer, Any]] = {}
     for field, value in wanted.items():
         owner = type(module).__name__

@@ -89,7 +89,7 @@ def removed_axes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _by_path(params: Any) -> dict[str, Any]:
-    paths, leaves, _ = flatten_with_paths(params)
+    paths, leaves, *_ = flatten_with_paths(params)
     return dict(zip(paths, leaves, strict=True))
 
 
