@@ -53,7 +53,7 @@ def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
 
 
 def _leaves(path: str, variable: Any) -> list[tuple[str, Any]]:
-    inside, leaves, _ = flatten_with_paths(variable.get_value())
+    inside, leaves, *_ = flatten_with_paths(variable.get_value())
     arrays = [(at, leaf) for at, leaf in zip(inside, leaves, strict=True) if hasattr(leaf, "dtype")]
     return [(join(path, at) if at else path, leaf) for at, leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
