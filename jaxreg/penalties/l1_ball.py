@@ -1,6 +1,6 @@
 """L1Ball: the sum of absolute values at most a radius."""
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import constraint, numerics
 from jaxreg._core.struct import coefficient, static
+from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes
 from jaxreg.penalties._simplex import onto_simplex
 
@@ -41,6 +42,8 @@ class L1Ball(constraint.Constraint):
         Duchi, Shalev-Shwartz, Singer and Chandra, *Efficient projections onto the l1-ball for learning in high
         dimensions*, ICML, 2008.
     """
+
+    reach: ClassVar[Reach] = Reach.GROUP
 
     radius: ArrayLike = coefficient()
     axis: Any = static(None)
