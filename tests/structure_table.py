@@ -8,6 +8,7 @@ import numpy as np
 import jaxreg
 
 Array = np.ndarray
+Map = Callable[[np.ndarray], np.ndarray]
 RNG = np.random.default_rng(7)
 REFERENCE = {shape: np.round(RNG.normal(size=shape), 2) for shape in ((2, 2), (2, 2, 2), (2, 2, 2, 2))}
 WEIGHTS = {shape: np.round(RNG.uniform(0, 2, shape), 1) for shape in REFERENCE}
@@ -19,20 +20,22 @@ class Term:
     """A penalty; its value of n arrays, (n, *shape) -> (n,); a map of such arrays into the set where it is finite."""
 
     regularizer: jaxreg.Regularizer
-    value: Callable[[Array], Array]
-    into: Callable[[Array], Array] = lambda x: x
-    entries: Callable[[Array], Array] | None = None  # ρ of every entry, if it is elementwise
+    value: Map
+    into: Map = lambda x: x
+    entries: Map | None = None  # ρ of every entry, if it is elementwise
 
 
 def total(x: Array) -> Array:
     return x.reshape(len(x), -1).sum(1)
 
 
-def entrywise(regularizer: jaxreg.Regularizer, rho: Callable[[Array], Array]) -> Term:
+def entrywise(regularizer: jaxreg.Regularizer, rho: Map) -> Term:
     return Term(regularizer, lambda x: total(rho(np.abs(x))), entries=lambda x: rho(np.abs(x)))
 
 
-def constraint(regularizer: jaxreg.Regularizer, excess: Callable[[Array], Array], into: Callable[[Array], Array]) -> Term:
+def constraint(
+    regularizer: jaxreg.Regularizer, excess: Callable[[Array], Array], into: Callable[[Array], Array]
+) -> Term:
     def value(x: Array) -> Array:
         outside = excess(x).reshape(len(x), -1).max(1) > TOLERANCE
         return np.where(outside, np.inf, 0.0)
@@ -64,6 +67,10 @@ def sums(x: Array) -> Array:
     return np.abs(x).sum(-1, keepdims=True)
 
 
+def hoyer(x: Array) -> Array:
+    return total(np.abs(x)) ** 2 / np.maximum(total(x**2), 1e-99)
+
+
 def gram(x: Array) -> Array:
     return np.swapaxes(x, -1, -2) @ x - np.eye(2)
 
@@ -84,21 +91,15 @@ BASES: dict[str, Term] = {
     "Spectral": Term(jaxreg.Spectral(jaxreg.L1(0.3)), lambda x: 0.3 * total(spectrum(x))),
     "SpectralNorm": Term(jaxreg.SpectralNorm(0.3), lambda x: 0.3 * total(spectrum(x)[..., 0, :])),
     "SoftOrthogonal": Term(jaxreg.SoftOrthogonal(0.3), lambda x: 0.3 * total(gram(x) ** 2)),
-    "HoyerSquare": Term(jaxreg.HoyerSquare(0.3), lambda x: 0.3 * total(np.abs(x)) ** 2 / np.maximum(total(x**2), 1e-99)),
+    "HoyerSquare": Term(jaxreg.HoyerSquare(0.3), lambda x: 0.3 * hoyer(x)),
     "Difference": Term(jaxreg.Difference(jaxreg.L1(0.3)), lambda x: 0.3 * total(np.abs(np.diff(x)))),
     "NonNegative": constraint(jaxreg.NonNegative(), lambda x: -x, lambda x: np.maximum(x, 0)),
-    "Box": constraint(
-        jaxreg.Box(-0.4, 0.9), lambda x: np.maximum(x - 0.9, -0.4 - x), lambda x: np.clip(x, -0.4, 0.9)
-    ),
-    "MaxNorm": constraint(
-        jaxreg.MaxNorm(0.8, axis=-1), lambda x: norms(x) - 0.8, lambda x: within(x, norms(x), 0.8)
-    ),
+    "Box": constraint(jaxreg.Box(-0.4, 0.9), lambda x: np.maximum(x - 0.9, -0.4 - x), lambda x: np.clip(x, -0.4, 0.9)),
+    "MaxNorm": constraint(jaxreg.MaxNorm(0.8, axis=-1), lambda x: norms(x) - 0.8, lambda x: within(x, norms(x), 0.8)),
     "UnitNorm": constraint(
         jaxreg.UnitNorm(axis=-1), lambda x: np.abs(norms(x) - 1), lambda x: x / np.maximum(norms(x), 1e-300)
     ),
-    "L1Ball": constraint(
-        jaxreg.L1Ball(0.8, axis=-1), lambda x: sums(x) - 0.8, lambda x: within(x, sums(x), 0.8)
-    ),
+    "L1Ball": constraint(jaxreg.L1Ball(0.8, axis=-1), lambda x: sums(x) - 0.8, lambda x: within(x, sums(x), 0.8)),
     "Simplex": constraint(
         jaxreg.Simplex(0.8),
         lambda x: np.maximum(-x, np.abs(x.sum(-1, keepdims=True) - 0.8)),
@@ -178,7 +179,9 @@ def candidates(term: Term, z: Array, w: Array, seed: int) -> Array:
         for center in (w, z, zero)
         for scale in (1e-4, 0.01, 0.1, 1.0)
     ]
-    single = [w + size * unit.reshape(shape) for unit in np.eye(z.size) for size in (-0.1, -0.01, -1e-3, 1e-3, 0.01, 0.1)]
+    single = [
+        w + size * unit.reshape(shape) for unit in np.eye(z.size) for size in (-0.1, -0.01, -1e-3, 1e-3, 0.01, 0.1)
+    ]
     single += [np.where(unit.reshape(shape) > 0, other, w) for unit in np.eye(z.size) for other in (0, z)]
     signs = rng.uniform(size=(100, *shape)) < 0.5
     mixed = [np.where(signs, w, zero), np.where(signs, w, z), np.where(signs, z, zero)]

@@ -243,12 +243,18 @@ class Sum(Regularizer):
         return parts.rest[0].approximate_prox(p, z, step, count)
 
     def _no_prox(self) -> NotImplementedError:
-        names = " + ".join(type(term).__name__ for term in self.terms)
+        names = " + ".join(map(_written, self.terms))
+        lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if self.parts().intervals else ""
         return NotImplementedError(
             f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
             "after the other, are not that of their sum. Put all terms but one into the loss or into "
-            "`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`."
+            f"`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`.{lower}"
         )
+
+
+def _written(term: Regularizer) -> str:
+    """The term as it is written in a sum, without its numbers."""
+    return f"factor * {_written(term.penalty)}" if isinstance(term, Scaled) else type(term).__name__
 
 
 def _has_prox(parts: Parts) -> bool:

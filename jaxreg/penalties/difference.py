@@ -93,7 +93,7 @@ class Difference(Regularizer):
             y, extrapolated = carry
             v = extrapolated + sigma * difference(z - step * transpose(extrapolated)[0])
             new = v - sigma * self.penalty.prox(v / sigma, 1 / sigma)
-            return new, new + (k / (k + 3)).astype(y.dtype) * (new - y)
+            return new, new + jnp.asarray(k / (k + 3), y.dtype) * (new - y)
 
         y, _ = jax.lax.fori_loop(0, count, body, (start, start))
         return z - step * transpose(y)[0]
