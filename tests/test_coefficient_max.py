@@ -24,6 +24,12 @@ MAKERS: dict[str, Any] = {
     "Group axis 1": lambda c: Group(L1L2(c, 0.1), axis=1),
     "Group all": lambda c: Group(L1(c), axis=None),
     "Group sqrt_size": lambda c: 0.5 * Group(3 * L1(c), axis=0, weight="sqrt_size"),
+    "L1 + 2 * L2": lambda c: L1(c) + 2 * L2(0.3),
+    "2 * (L1 + L2) + L2": lambda c: 2 * (L1(c) + L2(0.1)) + L2(0.3),
+    "NonNegative + L1": lambda c: jaxreg.NonNegative() + L1(c),
+    "2 * NonNegative + L2 + Group": lambda c: 2 * jaxreg.NonNegative() + L2(0.1) + Group(L1(c), axis=1),
+    "Stacked L1": lambda c: jaxreg.Stacked(L1(c)),
+    "Stacked Group": lambda c: 2 * jaxreg.Stacked(Group(L1(c) + L2(0.1), axis=0), axes=(1,)),
     "a tree": lambda c: jaxreg.TreeRegularizer({"**": L1(c)}),
 }
 

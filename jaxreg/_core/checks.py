@@ -17,6 +17,17 @@ class _Short(reprlib.Repr):
         """Python refuses to write integers of more than 4300 digits."""
         return super().repr_int(x, level) if x.bit_length() < 1000 else f"<int of {x.bit_length()} bits>"
 
+    def repr_instance(self, x: Any, level: int) -> str:
+        """A tracer by its shape: its own repr tells of the inside of JAX."""
+        if isinstance(x, jax.core.Tracer):
+            return f"a traced value of shape {x.shape}"
+        if dataclasses.is_dataclass(x) and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+            inside = (
+                f"{field.name}={self.repr1(getattr(x, field.name), level - 1)}" for field in dataclasses.fields(x)
+            )
+            return f"{type(x).__name__}({', '.join(inside)})"
+        return super().repr_instance(x, level)
+
 
 _SHORT = _Short()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 120, 40

@@ -1,5 +1,6 @@
 """Constraint: a set as a penalty, 0 inside and infinite outside, whose proximal operator is the projection."""
 
+import abc
 from typing import Any
 
 import jax
@@ -25,13 +26,14 @@ class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype 
         prox(z, τ) = argmin over w in the set of Σ_i (w_i − z_i)²/τ_i    for a τ of the shape of z
 
     A point counts as inside if its violation is at most 16·ε·‖x‖₂, with ε the machine epsilon of the dtype of x: what
-    a projection is off by rounding. `nan` in, `nan` out.
+    a projection may be off by rounding. The value at nan is nan.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
         >>> class ZeroMean(jaxreg.Constraint):                       # the rows sum to 0
         ...     def prox(self, z, step=1.0):
-        ...         del step                                         # the nearest point is the same for every step
+        ...         if jnp.ndim(step):
+        ...             raise NotImplementedError("ZeroMean takes one step for all entries.")
         ...         return z - jnp.mean(z, axis=-1, keepdims=True)
         >>> x = jnp.array([[1.0, 3.0]])
         >>> ZeroMean().prox(x)
@@ -42,6 +44,10 @@ class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype 
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         return _indicator(self, checks.array(type(self).__name__, x, TREES))
+
+    @abc.abstractmethod
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        """Return the nearest point of the set; raise NotImplementedError for array steps if only scalar ones work."""
 
     def violation(self, x: ArrayLike) -> jax.Array:
         """Return how far `x` is outside: its Euclidean distance to the set, a scalar, 0 inside. Differentiable."""
@@ -74,9 +80,3 @@ def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:
     inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
     value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
     return jnp.where(jnp.isnan(distance), distance, value)
-
-
-# ------------------------------------------------------------------------------------------------------ arguments
-
-
-# --------------------------------------------------------------------------------------------- metrics and simplices

@@ -1,4 +1,4 @@
-"""What becomes of the `__call__` and `prox` that a class writes plainly: checked, promoted and jitted ones."""
+"""Wraps a subclass's plain `__call__` and `prox`: check, promote, jit."""
 
 import functools
 from collections.abc import Callable

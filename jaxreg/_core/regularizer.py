@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, codec, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.struct import Struct, coefficient, static
-from jaxreg._core.structure import Parts, Reach, Scalar, ScalarSum
+from jaxreg._core.structure import Parts, Reach, Scalar, ScalarSum, without_l2
 
 
 class Regularizer(Struct, abc.ABC):
@@ -47,13 +47,16 @@ class Regularizer(Struct, abc.ABC):
 
     def __init_subclass__(cls, compiled: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        methods: dict[str, Any] = {}
         if compiled and "__call__" in cls.__dict__:
-            cls.__call__ = compiled_penalty(cls, cls.__call__)  # type: ignore[method-assign]
+            methods["__call__"] = compiled_penalty(cls, cls.__call__)
             owner = next(base for base in cls.__mro__ if "prox" in base.__dict__)
             if owner is not cls and not inspect.isabstract(owner):
-                cls.prox = Regularizer.prox  # type: ignore[method-assign]  # a parent's is that of another penalty
+                methods["prox"] = Regularizer.prox  # the inherited one is that of another penalty
         if "prox" in cls.__dict__ and cls.prox is not Regularizer.prox:
-            cls.prox = compiled_prox(cls, cls.prox)  # type: ignore[method-assign]
+            methods["prox"] = compiled_prox(cls, cls.prox)
+        for name, method in methods.items():
+            setattr(cls, name, method)
 
     @abc.abstractmethod
     def __call__(self, x: ArrayLike) -> jax.Array:
@@ -74,7 +77,7 @@ class Regularizer(Struct, abc.ABC):
         """
         del z, step
         raise NotImplementedError(
-            f"`{self!r}` has no proximal operator in closed form. Put its gradient into the loss or into "
+            f"`{checks.short(self)}` has no proximal operator in closed form. Put its gradient into the loss or into "
             "`jaxreg.add_regularization`, or give your class a `prox(self, z, step)` method."
         )
 
@@ -121,13 +124,13 @@ class Regularizer(Struct, abc.ABC):
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         """Return the result of `count` steps from p towards argmin_w R(w) + ½ Σ (w_i − z_i)²/τ_i.
 
-        w ← prox_{γR}(w + (γ/τ)(z − w)), γ = min τ: each step minimizes R + a scalar majorizer of the quadratic. Begun
-        at p, the point is p exactly where prox_{γR}(p − γm) = p for z = p − τm: the fixed points are those of the
-        problem for any number of steps.
+        w ← prox_{γR}(w + (γ/τ)(z − w)), γ = min τ: each step minimizes R plus a scalar majorizer of the quadratic. A
+        run from p for z = p − τm stays at p exactly if prox_{γR}(p − γm) = p, that is, if p is optimal: so a loop
+        around any number of these steps has the right fixed points.
         """
         step = jnp.broadcast_to(step, z.shape)
         gamma = jnp.min(step, initial=jnp.inf)
-        ratio = jnp.where(step > 0, gamma / jnp.where(step > 0, step, 1), 0)
+        ratio = jnp.where(step > gamma, gamma / jnp.where(step > gamma, step, 1), 1)  # 1 where all are 0 or all are ∞
         return jax.lax.fori_loop(0, count, lambda _, w: self.prox(w + ratio * (z - w), gamma), p)
 
 
@@ -144,25 +147,20 @@ def as_regularizer(value: Any) -> Regularizer:
     raise TypeError(f"A regularizer or a function `array -> scalar` is wanted, got {checks.short(value)}.")
 
 
-def as_elementwise(call: str, penalty: Any) -> Regularizer:
-    """Return an elementwise penalty, the kind that can act on norms and singular values."""
-    penalty = as_regularizer(penalty)
-    if penalty.scalar() is None:
-        raise TypeError(
-            f"`{call}(penalty=...)` takes an elementwise penalty such as L1, MCP or L0, or a sum or multiple of such, "
-            f"got {type(penalty).__name__}."
-        )
-    return penalty
-
-
 @final
 class Sum(Regularizer):
     """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.
 
-    `prox` is there exactly where it is exact: any mix of L1, L2 and L1L2; L2 plus anything that has a prox R, by
-    prox_τR(z/(1 + 2·step·l2)) with τ = step/(1 + 2·step·l2); L1 and non-negativity before a `Group` of any penalty (the
-    sparse group lasso: soft threshold, then the group); non-negativity before any elementwise penalty. In general, one
-    proximal operator after the other is not that of the sum, so everything else raises.
+    In general, one proximal operator after the other is not that of the sum. `prox` is exact for the sums below, in any
+    order and nesting and with any factors, and raises for all others (P is one penalty more):
+
+        L1, L2, L1L2, NonNegative, Box    any number of them
+        L2 + P                            for every P with a proximal operator: that of P at z/s with the step τ/s,
+                                          s = 1 + 2·τ·l2
+        L1, L2, NonNegative + P           the sign, the soft threshold, then P: for `Group` (the sparse group lasso),
+                                          `MaxNorm` and `L1Ball`
+        L2, NonNegative + P               the sign, then P: for an elementwise P
+        L2, NonNegative, Box + P          the sign, P, then the box: for a convex elementwise P
 
     Args:
         terms: the penalties (children of the pytree).
@@ -191,7 +189,8 @@ class Sum(Regularizer):
 
     def scalar(self) -> Scalar | None:
         scalars = [term.scalar() for term in self.terms]
-        return None if None in scalars else ScalarSum(tuple((1.0, rho) for rho in scalars))
+        known = [rho for rho in scalars if rho is not None]
+        return ScalarSum(tuple((1.0, rho) for rho in known)) if len(known) == len(scalars) else None
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         parts = self.parts()
@@ -200,44 +199,36 @@ class Sum(Regularizer):
         return sum((term(x) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(jnp.asarray(x))))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        w, step = jnp.asarray(z), jnp.asarray(step)
         parts = self.parts()
-        if not all(_may_follow(parts, term) for term in parts.rest) or len(parts.rest) > 1:
-            raise self._no_prox()
-        if parts.nonnegative:
-            w = jnp.maximum(w, 0)
-        if parts.l1 is not None:
-            w = numerics.soft_threshold(w, numerics.threshold(step, parts.l1))
-        if parts.l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
-            w, step = w / (1 + 2 * numerics.threshold(step, parts.l2)), numerics.shrunk_step(step, parts.l2)
-        return parts.rest[0].prox(w, step) if parts.rest else w
+        if parts.have_prox:
+            return parts.prox(jnp.asarray(z), jnp.asarray(step))
+        names = " + ".join(map(_written, self.terms))
+        lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if parts.intervals else ""
+        raise NotImplementedError(
+            f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
+            "after the other, are not that of their sum. Put all terms but one into the loss or into "
+            f"`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`.{lower}"
+        )
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         parts = self.parts()
-        if parts.l1 is None and not parts.nonnegative and len(parts.rest) == 1:
-            z, step = z / (1 + 2 * numerics.threshold(step, parts.l2)), numerics.shrunk_step(step, parts.l2)
-            return parts.rest[0].approximate_prox(p, z, step, count)
-        return super().approximate_prox(p, z, step, count)
-
-    def _no_prox(self) -> NotImplementedError:
-        names = " + ".join(type(term).__name__ for term in self.terms)
-        return NotImplementedError(
-            f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
-            "after the other, are not that of their sum. Put all terms but one into the loss or into "
-            "`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`."
-        )
+        if parts.l1 is not None or parts.nonnegative is not None or parts.intervals or len(parts.rest) != 1:
+            return super().approximate_prox(p, z, step, count)
+        if parts.l2 is not None:
+            z, step = without_l2(z, step, parts.l2)
+        return parts.rest[0].approximate_prox(p, z, step, count)
 
 
-def _may_follow(parts: Parts, term: Regularizer) -> bool:
-    """Whether the prox of the sum is that of `term` after the soft threshold and the sign of the other parts."""
-    if term.reach is Reach.GROUP:
-        return True
-    return parts.l1 is None and (not parts.nonnegative or term.scalar() is not None)
+def _written(term: Regularizer) -> str:
+    """The term as it is written in a sum, without its numbers."""
+    return f"factor * {_written(term.penalty)}" if isinstance(term, Scaled) else type(term).__name__
 
 
 @final
 class Scaled(Regularizer):
     """Multiply a penalty: R(x) = factor·P(x). Written `factor * penalty`; the factor is a leaf.
+
+    With the factor 0 the value is 0 and `prox` returns its argument, also for a constraint.
 
     Args:
         factor: real, finite, non-negative.
@@ -265,22 +256,24 @@ class Scaled(Regularizer):
         return jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return self.penalty.prox(z, numerics.threshold(jnp.asarray(step), self.factor))
+        z = jnp.asarray(z)
+        moved = self.penalty.prox(z, numerics.threshold(jnp.asarray(step), self.factor))
+        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)  # a constraint too is switched off by 0
 
     @property
     def reach(self) -> Reach:
         return self.penalty.reach
 
     def parts(self) -> Parts:
-        inside = self.penalty.parts()
-        return self.penalty.parts() * self.factor if inside.rest != (self.penalty,) else Parts(rest=(self,))
+        return self.penalty.parts() * self.factor
 
     def scalar(self) -> Scalar | None:
         rho = self.penalty.scalar()
         return None if rho is None else ScalarSum(((self.factor, rho),))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        return self.penalty.approximate_prox(p, z, numerics.threshold(step, self.factor), count)
+        moved = self.penalty.approximate_prox(p, z, numerics.threshold(step, self.factor), count)
+        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)
 
 
 @final

@@ -1,7 +1,7 @@
-"""What a penalty says about its form: three questions, and sums, structures, optimizers and reports ask no others.
+"""What a penalty says about its form: three questions. Sums, structures, optimizers and reports ask no others.
 
-parts()     the terms that merge in closed form:   l1·Σ|w_i| + l2·Σ|w_i|² + [w ≥ 0] + the rest
-scalar()    ρ where R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; None elsewhere
+parts()     the terms that merge in closed form with those of other penalties, and the rest
+scalar()    ρ if R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; otherwise None
 reach       which entries the proximal operator looks at together
 """
 
@@ -11,39 +11,101 @@ import enum
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from jaxreg._core import checks, numerics
 from jaxreg._core.struct import Struct
 
 
 class Reach(enum.IntEnum):
-    """Which entries the proximal operator looks at together; that of a sum is the widest of its terms'."""
+    """Which entries the proximal operator looks at together; for a sum the widest reach of its terms."""
 
     ENTRY = 0  # each entry alone
-    GROUP = 1  # groups, which it multiplies by factors ≥ 0: soft thresholds and signs may come before it
+    GROUP = 1  # groups of which only a norm counts, and 0 is best: a sign or a soft threshold may come before it
     ARRAY = 2  # anything
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The terms of a penalty that merge in closed form, and the others; None where there is no such term."""
+    """R(w) = l1·Σ|w_i| + l2·Σ|w_i|² + nonnegative·[w ≥ 0] + Σ intervals + Σ rest; a missing term is None or ().
+
+    The bracket is 0 where it holds and ∞ elsewhere, so any positive factor is the same constraint, and 0 is none.
+    `intervals` are constraints that keep each entry in an interval of its own; `rest` are all other penalties.
+    """
 
     l1: Any = None
     l2: Any = None
-    nonnegative: bool = False
+    nonnegative: Any = None
+    intervals: tuple[Any, ...] = ()
     rest: tuple[Any, ...] = ()
 
     @property
     def is_elastic(self) -> bool:
-        """Whether it is l1·Σ|w| + l2·Σ|w|² and nothing else."""
-        return not self.rest and not self.nonnegative
+        """Whether R(w) = l1·Σ|w_i| + l2·Σ|w_i|²."""
+        return self.nonnegative is None and not self.intervals and not self.rest
+
+    @property
+    def is_l2(self) -> bool:
+        """Whether R(w) = l2·Σ|w_i|²."""
+        return self.is_elastic and self.l1 is None
+
+    @property
+    def is_interval(self) -> bool:
+        """Whether R keeps each entry in an interval and does nothing else."""
+        return self.l1 is None and self.l2 is None and not self.rest
+
+    @property
+    def have_prox(self) -> bool:
+        """Whether the sign, the soft threshold, the rest and the intervals, one after the other, are the prox of R.
+
+        For entries or groups of which only a norm counts, the sign and the soft threshold of z give the best direction
+        at every norm, and the norm is left to the rest. In one dimension, the minimizer of a convex function over an
+        interval is its minimizer, moved into the interval.
+        """
+        if not self.rest:
+            return True
+        if len(self.rest) > 1:
+            return False
+        (term,) = self.rest
+        rho = term.scalar()
+        if self.intervals and (rho is None or not rho.convex):
+            return False
+        if term.reach is Reach.GROUP:
+            return True
+        return self.l1 is None and (self.nonnegative is None or rho is not None)
+
+    def prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
+        """Return the proximal operator of R, where `have_prox`."""
+        w = z
+        if self.nonnegative is not None:
+            checks.real_only("NonNegative", w)
+            w = jnp.where((w <= 0) & (jnp.asarray(self.nonnegative) > 0), 0, w)
+        if self.l1 is not None:
+            w = numerics.soft_threshold(w, numerics.threshold(step, self.l1))
+        if self.l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
+            w, step = without_l2(w, step, self.l2)
+        for term in (*self.rest, *self.intervals):
+            w = term.prox(w, step)
+        return w
 
     def __add__(self, other: "Parts") -> "Parts":
-        nonnegative = self.nonnegative or other.nonnegative
-        return Parts(_sum(self.l1, other.l1), _sum(self.l2, other.l2), nonnegative, self.rest + other.rest)
+        return Parts(
+            _sum(self.l1, other.l1),
+            _sum(self.l2, other.l2),
+            _sum(self.nonnegative, other.nonnegative),
+            self.intervals + other.intervals,
+            self.rest + other.rest,
+        )
 
     def __mul__(self, factor: Any) -> "Parts":
-        l1, l2 = (None if c is None else factor * c for c in (self.l1, self.l2))
-        return Parts(l1, l2, self.nonnegative, tuple(factor * term for term in self.rest))
+        l1, l2, nonnegative = (None if c is None else factor * c for c in (self.l1, self.l2, self.nonnegative))
+        intervals, rest = (tuple(factor * term for term in terms) for terms in (self.intervals, self.rest))
+        return Parts(l1, l2, nonnegative, intervals, rest)
+
+
+def without_l2(z: jax.Array, step: jax.Array, l2: Any) -> tuple[jax.Array, jax.Array]:
+    """(z′, τ′) with prox_τ(P + l2·Σ|w|²)(z) = prox_τ′P(z′)."""
+    return z / (1 + 2 * numerics.threshold(step, l2)), numerics.shrunk_step(step, l2)
 
 
 def _sum(a: Any, b: Any) -> Any:
@@ -64,7 +126,7 @@ class Scalar(abc.ABC):
 
     @abc.abstractmethod
     def slope(self, a: jax.Array) -> jax.Array:
-        """ρ′(a) for a > 0. At a = 0 the value does not matter: the subgradient of least norm is 0 there."""
+        """ρ′(a) for a > 0. The value at a = 0 is not used: the subgradient of least norm is 0 there."""
 
 
 class ScalarSum(Struct, Scalar):
@@ -77,7 +139,7 @@ class ScalarSum(Struct, Scalar):
         return all(rho.convex for _, rho in self.terms)
 
     def profile(self, a: jax.Array) -> jax.Array:
-        return sum((jax.numpy.asarray(factor, a.dtype) * rho.profile(a) for factor, rho in self.terms), start=0 * a)
+        return sum((jnp.asarray(factor, a.dtype) * rho.profile(a) for factor, rho in self.terms), jnp.zeros_like(a))
 
     def slope(self, a: jax.Array) -> jax.Array:
-        return sum((jax.numpy.asarray(factor, a.dtype) * rho.slope(a) for factor, rho in self.terms), start=0 * a)
+        return sum((jnp.asarray(factor, a.dtype) * rho.slope(a) for factor, rho in self.terms), jnp.zeros_like(a))

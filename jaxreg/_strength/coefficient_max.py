@@ -6,28 +6,32 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import numerics
-from jaxreg._core.checks import short
+from jaxreg._core.checks import real_only, short
 from jaxreg._core.regularizer import Regularizer, Scaled, Sum
+from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg.penalties import L1, L1L2, Group
+from jaxreg.penalties import L1, L1L2, Group, Stacked
 
 
 def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
     """Return the smallest coefficient of L1 or of a group penalty at which all penalized parameters are zero.
 
-        L1, L1L2:   max_i |g_i|                        Group of them:   max_g ‖g_g‖₂/ω
-        factor · P: that of P, divided by the factor
+        L1, L1L2:        max_i |g_i|                   Group of them:   max_g ‖g_g‖₂/ω
+        factor · P:      that of P, divided by the factor
+        P + L2:          that of P                     P + NonNegative: that of P for the negative part of g
+        Stacked(P):      the largest over the layers
 
     g is the gradient of the loss where the penalized parameters are 0 (and the others, such as an intercept, at their
     optimum). For a convex loss, 0 is the minimum of loss + R from this coefficient on, so it is where a path of
-    decreasing strengths begins; for a network it is the scale to begin with. The coefficients that `reg` holds play no
-    part, L2 neither: both have no influence on where zero stops to be the minimum.
+    decreasing strengths begins; for a network it is the scale to begin with. The coefficients that `reg` holds are
+    ignored. L2 is ignored too: neither changes the strength above which zero is optimal.
 
     Args:
-        reg: `L1`, `L1L2`, `Group` of one of them, a multiple of these or a sum with `L2`; or a `TreeRegularizer` of
-            such, for which the answer is the largest over the leaves (relative strengths are factors, `2 * L1(...)`).
+        reg: `L1`, `L1L2`, `Group` or `Stacked` of one of them, a multiple of these, a sum of one of these with `L2` and
+            `NonNegative`; or a `TreeRegularizer` of such, for which the answer is the largest over the leaves (relative
+            strengths are factors, `2 * L1(...)`).
         grads_at_zero: an array, or a tree like the parameters. Leaves without a penalty play no part.
 
     Returns:
@@ -68,19 +72,30 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
             return _divided(_top(penalty.penalty, penalty.norms(g)), penalty.size_weight(g))
         case Scaled():
             return _divided(_top(penalty.penalty, g), penalty.factor)
+        case Stacked():
+            layers, _ = penalty.layers(g)
+            return jnp.max(jax.vmap(lambda layer: _top(penalty.penalty, layer))(layers), initial=0)
         case Sum():
-            others = [term for term in penalty.terms if not _only_l2(term)]
+            others = [term for term in penalty.terms if not _leaves_the_top(term.parts())]
             if len(others) == 1:
-                return _top(others[0], g)
+                return _top(others[0], _against(penalty.parts().nonnegative, g))
     raise NotImplementedError(
-        f"`coefficient_max` knows L1, L1L2, Group of these, their multiples and sums with L2, got `{penalty!r}`. Begin "
-        "the path at a coefficient that you see to give zeros only."
+        "`coefficient_max` knows L1, L1L2, Group and Stacked of these, their multiples, and one of them plus L2 or "
+        f"NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."
     )
 
 
-def _only_l2(term: Regularizer) -> bool:
-    parts = term.parts()
-    return parts.is_elastic and parts.l1 is None
+def _leaves_the_top(parts: Parts) -> bool:
+    """Whether the term is L2 or NonNegative and nothing else."""
+    return parts.l1 is None and not parts.intervals and not parts.rest
+
+
+def _against(nonnegative: Any, g: jax.Array) -> jax.Array:
+    """The part of g that pushes entries away from 0: where w ≥ 0, only the negative one."""
+    if nonnegative is None:
+        return g
+    real_only("NonNegative", g)
+    return jnp.where(jnp.asarray(nonnegative) > 0, jnp.minimum(g, 0), g)
 
 
 def _divided(top: jax.Array, weight: Any) -> jax.Array:

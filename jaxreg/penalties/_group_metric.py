@@ -72,7 +72,7 @@ def _start(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) ->
 
 
 def _above(r: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
-    """r + cτ, positive also where both are 0: there |z| is 0 too, or r would not be."""
+    """r + cτ, kept above 0. Where r = cτ = 0, z is 0 too, so the floor changes nothing."""
     r, c = compiler.unshared((r, c))
     return jnp.maximum(r, jnp.finfo(tau.dtype).tiny) + c * tau
 

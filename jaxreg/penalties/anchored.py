@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec
+from jaxreg._core import checks, codec, numerics
 from jaxreg._core.elementwise import weighted_sum
 from jaxreg._core.regularizer import Regularizer, as_regularizer
-from jaxreg._core.structure import Reach
+from jaxreg._core.structure import Parts, Reach
 
 
 @final
@@ -30,13 +30,14 @@ class Anchored(Regularizer):
     `TreeRegularizer.anchored`. A config holds their shapes and digests; `from_config` takes the arrays.
 
     Args:
-        penalty: any regularizer; with weights an elementwise class such as L1, L2, MCP.
+        penalty: any regularizer; with weights an elementwise penalty, a sum or a multiple of such.
         reference: an array of the shape of `x`, or a number. Do not donate its buffer.
         weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
 
     Raises:
         ValueError: the shapes differ.
         TypeError: weights with a penalty that is not elementwise.
+        ValueError: a weight is negative, nan or inf.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -61,31 +62,36 @@ class Anchored(Regularizer):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, bool, list, tuple, dict)) or (value is None and name == "reference"):
                 raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {checks.short(value)}.")
-        if self.weights is not None and self.penalty.scalar() is None:
+        if self.weights is None:
+            return
+        object.__setattr__(self, "weights", checks.number("Anchored(weights=...)", self.weights, above=None))
+        if self.penalty.scalar() is None:
             raise TypeError(
                 f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as "
-                "L1 or L2; leave them out, or anchor a sum term by term."
+                "L1 or L2, or a sum or multiple of such. Leave them out, or anchor a sum term by term."
             )
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
         difference = x - self._like("reference", x)
-        if self.weights is None:
+        rho = None if self.weights is None else self.penalty.scalar()
+        if rho is None:
             return self.penalty(difference)
-        return weighted_sum(self.penalty.scalar(), jnp.real(self._like("weights", x)), difference)
+        return weighted_sum(rho, jnp.real(self._like("weights", x)), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        reference = self._like("reference", z)
-        if self.weights is not None:
-            step = jnp.broadcast_to(step * jnp.real(self._like("weights", z)), z.shape)
-        difference = z - reference
-        moved = self.penalty.prox(difference, step)
-        return jnp.where(moved == difference, z, reference + moved)  # reference + (z − reference) need not be z
+        difference = z - self._like("reference", z)
+        return self._back(z, difference, self.penalty.prox(difference, self._weighted(step, z)))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         reference = self._like("reference", z)
-        return reference + self.penalty.approximate_prox(p - reference, z - reference, step, count)
+        start, difference = p - reference, z - reference
+        moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
+        return jnp.where(moved == start, p, self._back(z, difference, moved))
+
+    def parts(self) -> Parts:
+        return Parts(intervals=(self,)) if self.penalty.parts().is_interval else Parts(rest=(self,))
 
     def get_config(self) -> dict[str, Any]:
         """Return the config, in which the arrays stand with their shapes, dtypes and digests."""
@@ -108,7 +114,7 @@ class Anchored(Regularizer):
             raise ValueError(
                 f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {checks.short(config)}."
             )
-        arrays = {"reference": reference, "weights": weights}
+        arrays: dict[str, Any] = {"reference": reference, "weights": weights}
         for name, given in arrays.items():
             described = config[name]
             if described is not None and (given is None or _describe(given) != described):
@@ -116,11 +122,18 @@ class Anchored(Regularizer):
                     f"The config of `Anchored` describes the {name} {checks.short(described)} but does not hold it: "
                     f"call `jaxreg.Anchored.from_config(config, {name}=array)` with that array."
                 )
-        return cls(codec.decode(config["penalty"], {}), **arrays)  # type: ignore[arg-type]
+        return cls(codec.decode(config["penalty"], {}), **arrays)
 
     @property
     def reach(self) -> Reach:
         return self.penalty.reach if self.penalty.reach is Reach.ENTRY else Reach.ARRAY
+
+    def _weighted(self, step: jax.Array, z: jax.Array) -> jax.Array:
+        return step if self.weights is None else numerics.threshold(step, jnp.real(self._like("weights", z)))
+
+    def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
+        """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""
+        return jnp.where(moved == difference, x, self._like("reference", x) + moved)
 
     def _like(self, name: str, x: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))

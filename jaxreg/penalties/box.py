@@ -21,7 +21,8 @@ class Box(constraint.Constraint):
 
     Any shape, real. At a bound the derivative of the prox is that of the inside. A bound of None is none: it is held as
     an infinite number, and it is None again in `repr` and in the config, as JSON has no infinity. `violation` is the
-    Euclidean norm of what sticks out. Clipping of entries: `optax.keep_params_nonnegative` is `Box(0.0)`.
+    Euclidean norm of what sticks out. `optax.keep_params_nonnegative` is `Box(0.0)`; in a sum with a `Group` write it
+    `NonNegative()`.
 
     Args:
         lower: leaf; a real number of any sign, -inf or None, or an array of the shape of `x` (which has no config).
@@ -83,8 +84,7 @@ class Box(constraint.Constraint):
         return jnp.where(z < lower, lower, jnp.where(z > upper, upper, z))
 
     def parts(self) -> Parts:
-        only_below = isinstance(self.lower, float) and self.lower == 0 and _is_infinite(self.upper)
-        return Parts(nonnegative=True) if only_below else super().parts()
+        return Parts(intervals=(self,))
 
 
 def _bound(call: str, value: Any, none: float) -> Any:

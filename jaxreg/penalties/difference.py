@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg.penalties import _axes
@@ -19,7 +20,8 @@ class Difference(Regularizer):
 
     `Difference(L1(c))` is the (anisotropic) total variation, with `L1(a)` added the fused lasso; `order=2` gives the
     trend filter; `Difference(L2(c))` smooths. An axis of length `order` or less has no differences and the value is 0.
-    Where a difference is 0 its subgradient is that of P, 0. There is no closed-form proximal operator.
+    Where a difference is 0 its subgradient is that of P, 0. There is no proximal operator in closed form;
+    for a convex elementwise P, `inner_steps` of `proximal` approximates it.
 
     Args:
         penalty: any regularizer.
@@ -27,7 +29,7 @@ class Difference(Regularizer):
         order: static; how often differences are taken, from 1.
 
     Raises:
-        TypeError, ValueError: an argument is out of range, or the axis does not fit the array.
+        TypeError, ValueError: `axis` or `order` is not such a number, or the axis does not fit the array.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -47,9 +49,9 @@ class Difference(Regularizer):
         super().__post_init__()
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
         if isinstance(self.axis, bool) or not isinstance(self.axis, int):
-            raise TypeError(f"`Difference(axis=...)` must be an int, got {self.axis!r:.80}.")
+            raise TypeError(f"`Difference(axis=...)` must be an int, got {checks.short(self.axis)}.")
         if isinstance(self.order, bool) or not isinstance(self.order, int) or not 1 <= self.order <= 16:
-            raise ValueError(f"`Difference(order=...)` must be an int from 1 to 16, got {self.order!r:.80}.")
+            raise ValueError(f"`Difference(order=...)` must be an int from 1 to 16, got {checks.short(self.order)}.")
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
@@ -65,11 +67,13 @@ class Difference(Regularizer):
         rho = self.penalty.scalar()
         if rho is None or not rho.convex:
             raise NotImplementedError(
-                f"`Difference({type(self.penalty).__name__})` has inner steps for L1, L2, L1L2 and Huber only. Put its "
-                "gradient into the loss or into `jaxreg.add_regularization`."
+                f"`Difference({type(self.penalty).__name__})` has inner steps only for an elementwise penalty that is "
+                "known to be convex (L1, L2, L1L2, Huber, their sums and multiples). Put its gradient into the loss or "
+                "into `jaxreg.add_regularization`."
             )
         step = jnp.broadcast_to(step, z.shape)
-        axis, order = self.axis % max(z.ndim, 1), min(self.order, z.shape[self.axis] if z.ndim else 0)
+        (axis,) = _axes.axes_of("Difference", self.axis, z.ndim)
+        order = min(self.order, z.shape[axis])
 
         def difference(w: jax.Array) -> jax.Array:
             return jnp.diff(w, n=order, axis=axis)
@@ -80,17 +84,16 @@ class Difference(Regularizer):
                 w = jax.lax.slice_in_dim(w, 1, length, axis=axis) + jax.lax.slice_in_dim(w, 0, length - 1, axis=axis)
             return w
 
-        shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
-        transpose, absolute_transpose = jax.linear_transpose(difference, shape), jax.linear_transpose(absolute, shape)
+        transpose, absolute_transpose = jax.linear_transpose(difference, z), jax.linear_transpose(absolute, step)
         start = jnp.zeros_like(difference(z))
-        rows = absolute(step * absolute_transpose(jnp.ones_like(start))[0])
+        rows = absolute(step * absolute_transpose(jnp.ones_like(start, step.dtype))[0])
         sigma = 1 / jnp.where(rows > 0, rows, 1)
 
         def body(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             y, extrapolated = carry
             v = extrapolated + sigma * difference(z - step * transpose(extrapolated)[0])
             new = v - sigma * self.penalty.prox(v / sigma, 1 / sigma)
-            return new, new + (k / (k + 3)).astype(y.dtype) * (new - y)
+            return new, new + jnp.asarray(k / (k + 3), y.dtype) * (new - y)
 
         y, _ = jax.lax.fori_loop(0, count, body, (start, start))
         return z - step * transpose(y)[0]

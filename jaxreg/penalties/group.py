@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import numerics
-from jaxreg._core.regularizer import Regularizer, as_elementwise
+from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Reach
+from jaxreg._core.structure import Reach, without_l2
 from jaxreg.penalties import _axes
 from jaxreg.penalties._group_metric import secular_prox
+from jaxreg.penalties._profile import as_elementwise
 
 
 @final
@@ -101,5 +102,5 @@ class Group(Regularizer):
             )
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
-            z, step = z / (1 + 2 * numerics.threshold(step, l2)), numerics.shrunk_step(step, l2)
+            z, step = without_l2(z, step, l2)
         return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)

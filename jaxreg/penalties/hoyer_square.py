@@ -26,7 +26,7 @@ class HoyerSquare(Regularizer):
         strength: leaf; real, finite, non-negative.
 
     Raises:
-        TypeError, ValueError: `strength` is out of range.
+        TypeError, ValueError: `strength` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

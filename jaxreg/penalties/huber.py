@@ -27,7 +27,7 @@ class Huber(Elementwise):
         delta: leaf; real, finite, positive: where the parabola meets the line.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: `strength` or `delta` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

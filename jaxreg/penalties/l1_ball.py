@@ -1,6 +1,6 @@
 """L1Ball: the sum of absolute values at most a radius."""
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import constraint, numerics
 from jaxreg._core.struct import coefficient, static
+from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes
 from jaxreg.penalties._simplex import onto_simplex
 
@@ -30,7 +31,7 @@ class L1Ball(constraint.Constraint):
         axis: static; an int, a tuple of ints, or None for the whole array.
 
     Raises:
-        TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
+        ValueError: `radius` is negative or not a number, or `axis` is not an axis of the array.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -41,6 +42,8 @@ class L1Ball(constraint.Constraint):
         Duchi, Shalev-Shwartz, Singer and Chandra, *Efficient projections onto the l1-ball for learning in high
         dimensions*, ICML, 2008.
     """
+
+    reach: ClassVar[Reach] = Reach.GROUP
 
     radius: ArrayLike = coefficient()
     axis: Any = static(None)

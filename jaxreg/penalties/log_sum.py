@@ -27,7 +27,7 @@ class LogSum(Elementwise):
         eps: leaf; real, finite, positive: the modulus at which the slope has halved.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: `strength` or `eps` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import numerics
+from jaxreg._core import checks, numerics
 from jaxreg._core.elementwise import Elementwise
 from jaxreg._core.struct import coefficient, static
 
@@ -31,7 +31,7 @@ class Lq(Elementwise):
         q: static; between 0 and 1, both excluded.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: `lq` or `q` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -53,9 +53,11 @@ class Lq(Elementwise):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.q, bool) or not isinstance(self.q, (int, float)):
-            raise TypeError(f"`Lq(q=...)` must be a number between 0 and 1, got {self.q!r:.80}.")
+            raise TypeError(f"`Lq(q=...)` must be a number between 0 and 1, got {checks.short(self.q)}.")
         if not 0 < self.q < 1:
-            raise ValueError(f"`Lq(q=...)` must lie between 0 and 1 (use L0 or L1 at the ends), got {self.q!r}.")
+            raise ValueError(
+                f"`Lq(q=...)` must lie between 0 and 1 (use L0 or L1 at the ends), got {checks.short(self.q)}."
+            )
 
     def profile(self, a: jax.Array) -> jax.Array:
         positive = a != 0

@@ -1,6 +1,6 @@
 """MaxNorm: the Euclidean norm of every group at most a radius."""
 
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import constraint, numerics
 from jaxreg._core.struct import coefficient, static
+from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes
 
 
@@ -32,7 +33,7 @@ class MaxNorm(constraint.Constraint):
         axis: static; an int, a tuple of ints, or None for the whole array.
 
     Raises:
-        TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
+        ValueError: `radius` is negative or not a number, or `axis` is not an axis of the array.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -46,6 +47,8 @@ class MaxNorm(constraint.Constraint):
         Srivastava et al., *Dropout*, JMLR, 2014, section 5.1. Moré and Sorensen, *Computing a trust region step*, SIAM
         Journal on Scientific and Statistical Computing, 1983 (the metric).
     """
+
+    reach: ClassVar[Reach] = Reach.GROUP
 
     radius: ArrayLike = coefficient(1.0)
     axis: Any = static(None)

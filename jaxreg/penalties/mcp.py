@@ -30,7 +30,7 @@ class MCP(Elementwise):
         gamma: leaf; real, finite, positive: the penalty is flat from gamma·strength on.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: `strength` or `gamma` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

@@ -44,4 +44,4 @@ class NonNegative(constraint.Constraint):
         return jnp.where(z <= 0, 0, z)
 
     def parts(self) -> Parts:
-        return Parts(nonnegative=True)
+        return Parts(nonnegative=1.0)

@@ -32,7 +32,7 @@ class OrthogonalRegularizer(Regularizer):
         mode: static; "rows" or "columns".
 
     Raises:
-        ValueError: `x` is not a matrix, or an argument is out of range.
+        ValueError: `x` is not a matrix, or `factor` or `mode` is not such a value.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

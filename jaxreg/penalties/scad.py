@@ -30,7 +30,7 @@ class SCAD(Elementwise):
         a: leaf; real, finite, greater than 2: the penalty is flat from a·strength on.
 
     Raises:
-        TypeError, ValueError: an argument is out of range.
+        TypeError, ValueError: `strength` or `a` is not such a number.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg

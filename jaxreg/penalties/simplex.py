@@ -30,7 +30,7 @@ class Simplex(constraint.Constraint):
         axis: static; an int, a tuple of ints, or None for the whole array.
 
     Raises:
-        TypeError, ValueError: an argument is not of that kind, or `axis` is not an axis of the array.
+        ValueError: `total` is negative or not a number, or `axis` is not an axis of the array.
         TypeError: the array is complex.
 
     Example:

@@ -34,7 +34,7 @@ class SoftOrthogonal(Regularizer):
         factor: leaf; real, finite, non-negative.
 
     Raises:
-        ValueError: the rank is less than 2, or `factor` is out of range.
+        ValueError: the rank is less than 2, or `factor` is not such a number.
         NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
 
     Example:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, numerics
-from jaxreg._core.regularizer import Regularizer, as_elementwise
+from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg.penalties import _polar, _singular_values
+from jaxreg.penalties._profile import as_elementwise
 
 _POLAR_FROM = 256  # the smaller side from which matrix products beat a decomposition off the CPU
 
@@ -66,7 +67,8 @@ class Spectral(Regularizer):
         if self._uses_polar(x):
             l1 = jnp.asarray(self._l1(), x.dtype)
             return l1 * _polar.nuclear_norm_polar(x)
-        return _singular_values.spectral_sum(_total, _slopes, self.penalty, x)
+        value, slope = (lambda penalty, s: penalty(s)), (lambda penalty, s: jax.grad(penalty)(s))
+        return _singular_values.spectral_sum(value, slope, self.penalty, x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("Spectral.prox", jnp.asarray(z)), jnp.asarray(step)
@@ -75,7 +77,7 @@ class Spectral(Regularizer):
             return z
         if self._uses_polar(z):
             return _polar.singular_value_threshold_polar(z, numerics.threshold(step, self._l1()))
-        return _singular_values.spectral_map(_prox, (self.penalty, step), z)
+        return _singular_values.spectral_map(lambda p, s: p[0].prox(s, p[1]), (self.penalty, step), z)
 
     def _l1(self) -> Any:
         parts = self.penalty.parts()
@@ -90,16 +92,3 @@ class Spectral(Regularizer):
             )
         large = min(x.shape[-2:]) >= _POLAR_FROM and jax.default_backend() != "cpu"
         return self.method == "polar" or (self.method == "auto" and possible and large)
-
-
-def _total(penalty: Regularizer, s: jax.Array) -> jax.Array:
-    return penalty(s)
-
-
-def _slopes(penalty: Regularizer, s: jax.Array) -> jax.Array:
-    return jax.grad(penalty)(s)
-
-
-def _prox(params: tuple[Regularizer, jax.Array], s: jax.Array) -> jax.Array:
-    penalty, step = params
-    return penalty.prox(s, step)

@@ -27,7 +27,7 @@ class SpectralNorm(Regularizer):
         strength: leaf; real, finite, non-negative.
 
     Raises:
-        ValueError: the array is no matrix, or `strength` is out of range.
+        ValueError: the array is no matrix, or `strength` is not such a number.
         NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
 
     Example:

@@ -1,7 +1,8 @@
 """Stacked: the penalty of every layer of a stack of parameters."""
 
+import dataclasses
 import math
-from typing import Any, final
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Reach
+from jaxreg._core.structure import Parts, Reach
 
 
 @final
@@ -44,23 +45,41 @@ class Stacked(Regularizer):
         object.__setattr__(self, "axes", (self.axes,) if isinstance(self.axes, int) else self.axes)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        layers, _ = self._layers(jnp.asarray(x))
+        layers, _ = self.layers(jnp.asarray(x))
         return jnp.sum(jax.vmap(self.penalty)(layers)) if len(layers) else jnp.zeros((), jnp.finfo(layers.dtype).dtype)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        layers, stack = self._layers(jnp.asarray(z))
+        layers, stack = self.layers(jnp.asarray(z))
         step = jnp.asarray(step)
-        steps, in_axis = (step, None) if step.ndim == 0 else (self._layers(step)[0], 0)
+        steps, in_axis = (step, None) if step.ndim == 0 else (self.layers(step)[0], 0)
         new = jax.vmap(self.penalty.prox, in_axes=(0, in_axis))(layers, steps) if len(layers) else layers
-        return jnp.moveaxis(new.reshape(*stack, *layers.shape[1:]), tuple(range(len(stack))), self.axes)
+        return self._restacked(new, stack)
 
     @property
     def reach(self) -> Reach:
         return self.penalty.reach
 
-    def _layers(self, x: Any) -> tuple[jax.Array, tuple[int, ...]]:
+    def parts(self) -> Parts:
+        inside = self.penalty.parts()
+        intervals = tuple(Stacked(term, self.axes) for term in inside.intervals)
+        rest = tuple(term if term.scalar() is not None else Stacked(term, self.axes) for term in inside.rest)
+        return dataclasses.replace(inside, intervals=intervals, rest=rest)
+
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        (points, stack), (targets, _) = self.layers(p), self.layers(z)
+        steps, _ = self.layers(jnp.broadcast_to(step, z.shape))
+        if not len(targets):
+            return z
+        new = jax.vmap(lambda p, z, step: self.penalty.approximate_prox(p, z, step, count))(points, targets, steps)
+        return self._restacked(new, stack)
+
+    def layers(self, x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
+        """Return the layers along one new first axis, and the shape of the stack."""
         if any(not -x.ndim <= axis < x.ndim for axis in self.axes):
             raise ValueError(f"`Stacked(axes={self.axes})` takes an array with these axes, got the shape {x.shape}.")
         moved = jnp.moveaxis(x, self.axes, tuple(range(len(self.axes))))
         stack, layer = moved.shape[: len(self.axes)], moved.shape[len(self.axes) :]
         return moved.reshape(math.prod(stack), *layer), stack
+
+    def _restacked(self, layers: jax.Array, stack: tuple[int, ...]) -> jax.Array:
+        return jnp.moveaxis(layers.reshape(*stack, *layers.shape[1:]), tuple(range(len(stack))), self.axes)

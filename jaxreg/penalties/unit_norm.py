@@ -30,7 +30,8 @@ class UnitNorm(constraint.Constraint):
         axis: static; an int, a tuple of ints, or None for the whole array.
 
     Raises:
-        TypeError, ValueError: `axis` is not of that kind, or not an axis of the array.
+        TypeError: `axis` is not an int, a tuple of ints or None.
+        ValueError: the array has no such axis.
         NotImplementedError: `prox` with a step of the shape of `z`.
 
     Example:
