@@ -9,7 +9,7 @@ import optax
 
 from jaxreg._core import checks, numerics
 from jaxreg._core.compiler import only_after
-from jaxreg._core.regularizer import Regularizer, has_prox
+from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
 from jaxreg._optax import half_precision
@@ -21,7 +21,14 @@ from jaxreg._rules.paths import is_hidden
 
 @stable_name
 class ProximalState(NamedTuple):
-    """State of `proximal`."""
+    """Hold what `proximal` keeps from step to step.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg, optax
+        >>> state = jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), 0.1).init(jnp.zeros(2))
+        >>> isinstance(state, jaxreg.ProximalState), state.count
+        (True, Array(0, dtype=int32))
+    """
 
     inner: Any  # the state of the wrapped optimizer
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
@@ -111,9 +118,7 @@ def proximal(
         state = inner.init(params)
         _refuse_skipped_steps(state)
         count = jnp.zeros([], jnp.int32)
-        has_half = any(map(half_precision.is_half, jax.tree.leaves(params)))
-        rows = side_by_side("proximal", params, params, reg_at(count)) if has_half else None
-        return ProximalState(state, count, None if rows is None else half_precision.residuals(rows))
+        return ProximalState(state, count, half_precision.residuals(params, reg_at(count)))
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -134,7 +139,7 @@ def proximal(
             z = p + jnp.asarray(leaf_update, p.dtype)
             w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
-            new.append(half_precision.as_update(w, leaf_update, param, residual))
+            new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
         residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
@@ -199,7 +204,7 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
         raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {checks.short(inner_steps)}.")
 
     def prox(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
-        if inner_steps is not None and not has_prox(regularizer, z, step):
+        if inner_steps is not None and not _has_prox(regularizer, z, step):
             return regularizer.approximate_prox(p, z, step, inner_steps)
         try:
             return regularizer.prox(z, step)
@@ -212,6 +217,15 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
     return prox
 
 
+def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
+    """Whether `reg.prox(z, step)` has a closed form; traces it and computes nothing."""
+    try:
+        jax.eval_shape(reg.prox, z, step)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
     """Return (regularizer, z, η, leaf of the metric) -> τ."""
     if max_step is not None:
@@ -221,7 +235,7 @@ def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Arr
         eta = jnp.asarray(eta, numerics.real_dtype(z))
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
-            return _slope(regularizer, z) if has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
+            return _slope(regularizer, z) if _has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)
         if tau.shape not in ((), z.shape):
