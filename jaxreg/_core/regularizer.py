@@ -189,8 +189,7 @@ class Sum(Regularizer):
 
     def scalar(self) -> Scalar | None:
         scalars = [term.scalar() for term in self.terms]
-        known = [rho for rho in scalars if rho is not None]
-        return ScalarSum(tuple((1.0, rho) for rho in known)) if len(known) == len(scalars) else None
+        return None if None in scalars else ScalarSum(tuple((1.0, rho) for rho in scalars))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         parts = self.parts()
@@ -205,9 +204,9 @@ class Sum(Regularizer):
         names = " + ".join(map(_written, self.terms))
         lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if parts.intervals else ""
         raise NotImplementedError(
-            f"`({names}).prox` has no exact form: the proximal operators of the terms, one "
-            "after the other, are not that of their sum. Put all terms but one into the loss or into "
-            f"`jaxreg.add_regularization`, and give the remaining one to `jaxreg.proximal`.{lower}"
+            f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not that "
+            "of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
+            f"remaining one to `jaxreg.proximal`.{lower}"
         )
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:

@@ -101,7 +101,7 @@ def variance(
 
     Raises:
         TypeError: `h` is not one real array, `target` or `eps` not a number.
-        ValueError: `target` or `eps` is out of range, the rank of `h` too low, or the mask does not fit.
+        ValueError: `target` or `eps` is negative, nan or inf, the rank of `h` too low, or the mask does not fit.
 
     Example:
         >>> import jax.numpy as jnp
