@@ -15,8 +15,10 @@ from jaxreg._core.structure import Reach
 from jaxreg._optax import half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Metric, adam_metric, as_metric, find_states
-from jaxreg._rules.paths import is_hidden
+from jaxreg._optax.metrics import Given, Metric, adam_metric, as_metric
+from jaxreg._optax.trial import refuse_by_state, refuse_by_trial
+from jaxreg._rules.paths import is_hidden, is_inexact
+from jaxreg._rules.tree import TreeRegularizer
 
 
 @stable_name
@@ -101,19 +103,39 @@ def proximal(
         *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
     """
     reg_at = regularizer_at("proximal", reg)
+    return _proximal(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps)
+
+
+def _proximal(
+    inner: optax.GradientTransformation,
+    reg_at: Callable[[jax.Array], TreeRegularizer],
+    learning_rate: Any,
+    metric: Metric,
+    momentum: Any,
+    max_step: Any,
+    inner_steps: int | None,
+    *,
+    told: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """`proximal`; `told`: the metric is known to be that of the optimizer."""
     step_at = learning_rate_at(learning_rate, momentum)
     leaf_prox = _leaf_prox(inner_steps)
-    metric = as_metric(metric)
     step_sizes = _step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> ProximalState:
         state = inner.init(params)
-        _refuse_skipped_steps(state)
+        refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
-        has_half = any(map(half_precision.is_half, jax.tree.leaves(params)))
-        rows = side_by_side("proximal", params, params, reg_at(count)) if has_half else None
-        return ProximalState(state, count, None if rows is None else half_precision.residuals(rows))
+        leaves = jax.tree.leaves(params)
+        tried = not (told or isinstance(metric, Given)) and any(map(is_inexact, leaves))
+        has_half = any(map(half_precision.is_half, leaves))
+        if not tried and not has_half:
+            return ProximalState(state, count)
+        rows = side_by_side("proximal", params, params, reg_at(count))
+        if tried:
+            refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
+        return ProximalState(state, count, half_precision.residuals(rows) if has_half else None)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -191,7 +213,8 @@ def proximal_adam(
     """
     adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     metric = adam_metric(b2, eps, eps_root)
-    return proximal(adam, reg, learning_rate, metric, max_step=max_step, inner_steps=inner_steps)
+    reg_at = regularizer_at("proximal_adam", reg)
+    return _proximal(adam, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, told=True)
 
 
 def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -239,12 +262,3 @@ def _slope(regularizer: Regularizer, z: jax.Array) -> jax.Array:
     if (rho := regularizer.scalar()) is not None:
         return rho.slope(jnp.abs(z))  # without the signs that it would lose here again
     return jnp.abs(jax.grad(regularizer)(z))
-
-
-def _refuse_skipped_steps(state: Any) -> None:
-    if skipping := find_states(state, (optax.MultiStepsState, optax.ApplyIfFiniteState)):
-        name = type(skipping[0]).__name__.removesuffix("State")
-        raise ValueError(
-            f"`proximal`: the optimizer inside skips steps ({name}), and the penalty would not. Put that wrapper "
-            "outside, as in `optax.MultiSteps(jaxreg.proximal(...), 4)`."
-        )
