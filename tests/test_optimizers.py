@@ -1,6 +1,7 @@
 """`proximal` around every optimizer of optax: it reaches the optimum, or it raises. No metric in between."""
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.optimizer_cases import (
     CONTRIB,
     INSIDE,
     METRICS,
+    NOT_TOLD,
     OPTIMIZERS,
     OUTSIDE,
     PARAMS,
@@ -41,7 +43,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     """Six columns of different length, the gradients at rest neither 0 nor alike."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(40, 6)) * np.array([1.0, 0.5, 1.6, 0.8, 1.2, 0.6])
-    y = x @ np.array([1.5, 0.0, -1.0, 0.1, 0.6, -0.05]) + 0.3 * rng.normal(size=40)
+    y = x @ np.array([1.5, 0.6, -1.0, 0.1, 0.05, -0.05]) + 0.3 * rng.normal(size=40)
     return x, y
 
 
@@ -59,7 +61,7 @@ def optima() -> dict[str, np.ndarray]:
     w = cvxpy.Variable((3, 2))
     loss = cvxpy.sum_squares(x @ cvxpy.reshape(w, (6,), order="C") - y) / (2 * len(y))
     penalty = STRENGTH["group"] * cvxpy.sum(cvxpy.norm(w, 2, axis=1))
-    tolerances = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12}
+    tolerances = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
     cvxpy.Problem(cvxpy.Minimize(loss + penalty)).solve(solver=cvxpy.CLARABEL, **tolerances)
     return {"lasso": lasso, "box": box, "group": w.value}
 
@@ -77,7 +79,7 @@ def loss(params: Any) -> Any:
     return sum(half_mean_square(w) for w in params.values())
 
 
-def train(tx: Any) -> dict[str, np.ndarray]:
+def train(tx: Any, argument: str = "value") -> dict[str, np.ndarray]:
     """The three problems at once, in float64: the loss of the tree is the sum of theirs."""
     with jax.enable_x64(True):
         params = {"lasso": jnp.zeros(6), "box": jnp.zeros(6), "group": jnp.zeros((3, 2))}
@@ -87,9 +89,8 @@ def train(tx: Any) -> dict[str, np.ndarray]:
             def step(carry: Any, _: Any) -> Any:
                 params, state = carry
                 value, grads = jax.value_and_grad(loss)(params)
-                updates, state = tx.update(
-                    grads, state, params, value=value, grad_fn=lambda params, _: jax.grad(loss)(params)
-                )
+                extra = {"value": value, "grad_fn": lambda params, _: jax.grad(loss)(params)}[argument]
+                updates, state = tx.update(grads, state, params, **{argument: extra})
                 return (optax.apply_updates(params, updates), state), None
 
             return jax.lax.scan(step, (params, state), length=STEPS)[0][0]
@@ -119,7 +120,7 @@ def test_every_optimizer_has_its_place() -> None:
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_it_reaches_the_optimum(name: str) -> None:
-    assert_optimal(train(proximal(RIGHT[name])), slack=2e-3 if "noise" in RIGHT[name].note else 1e-4)
+    assert_optimal(train(proximal(RIGHT[name])), slack=1e-4 if RIGHT[name].exact else 2e-3)
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -148,7 +149,182 @@ def test_it_raises_whatever_the_metric(name: str) -> None:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_what_may_stand_outside(name: str) -> None:
-    assert_optimal(train(OUTSIDE[name](jaxreg.proximal(optax.sgd(PLAIN), RULES, PLAIN))))
+    tx = OUTSIDE[name](jaxreg.proximal(optax.sgd(PLAIN), RULES, PLAIN))
+    assert_optimal(train(tx, "grad_fn" if name == "contrib.sam" else "value"))
+
+
+# ------------------------------------------------------------------------------------------------------- what is told
+
+
+def test_the_scale_of_a_plateau_is_read() -> None:
+    """Σ(w − (3, 0.01))² + ‖w‖₁: the scale falls to nothing, and the threshold with it."""
+    tx = jaxreg.proximal(
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(0.5, 5, accumulation_size=1)), jaxreg.L1(1.0), 0.1
+    )
+    target = jnp.array([3.0, 0.01])
+
+    def step(carry: Any, _: Any) -> Any:
+        w, state = carry
+        updates, state = tx.update(2 * (w - target), state, w, value=((w - target) ** 2).sum())
+        return (optax.apply_updates(w, updates), state), None
+
+    w = jnp.zeros(2)
+    (w, state), _ = jax.lax.scan(step, (w, tx.init(w)), length=400)
+    np.testing.assert_allclose(w, [2.5, 0.0], rtol=1e-5)
+    assert optax.tree.get(state, "scale") < 1e-6
+
+
+def test_the_message_says_what_was_seen() -> None:
+    tx = jaxreg.proximal(optax.lion(0.1), jaxreg.L1(0.1), 0.1)
+    with pytest.raises(ValueError, match=r"`metric=None` does not tell .* moved a coordinate of 'w' by 0\.1 where"):
+        tx.init({"w": jnp.ones(3)})
+    with pytest.raises(ValueError, match="Put `reduce_on_plateau` behind"):
+        jaxreg.proximal(INSIDE["chain(reduce_on_plateau, adam)"].make(), jaxreg.L1(), 0.1).init(PARAMS)
+
+
+def test_a_function_is_the_users_own_word() -> None:
+    tx = jaxreg.proximal(
+        optax.lion(0.1), jaxreg.L1(3.0), 0.1, lambda state, params: jax.tree.map(lambda p: 1.0, params)
+    )
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["w"], -0.4, rtol=1e-3)  # the sign and the threshold, and Lion's own decay
+
+
+def test_matrices_of_muon_are_not_left_without_a_penalty() -> None:
+    muon = optax.contrib.muon(1e-2)
+    tx = jaxreg.proximal(muon, jaxreg.L1(1.0), 1e-2, jaxreg.adam_metric())
+    with pytest.raises(ValueError, match=r"no step for 'w', whose moments are masked, but the optimizer moves it"):
+        tx.init(PARAMS)
+    rules = jaxreg.TreeRegularizer({"w": None, "b": jaxreg.L1(1.0)})
+    tx = jaxreg.proximal(muon, rules, 1e-2, jaxreg.adam_metric())
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert (jnp.abs(updates["b"]) > 0.0199).all()  # Adam's step and the threshold
+
+
+@pytest.mark.parametrize("metric", [None, jaxreg.adam_metric()], ids=["None", "adam"])
+def test_a_leaf_frozen_inside_raises_or_is_at_rest(metric: Any) -> None:
+    labels = {"w": "train", "b": "freeze"}
+    inner = {"train": optax.adam(0.1) if metric else optax.sgd(0.1), "freeze": optax.set_to_zero()}
+    tx = jaxreg.proximal(optax.partition(inner, labels), jaxreg.L1(1.0), 0.1, metric)
+    if metric is None:
+        with pytest.raises(ValueError, match="freeze leaves outside"):
+            tx.init(PARAMS)
+    else:
+        assert not tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0]["b"].any()
+
+
+@pytest.mark.parametrize("arguments", [{"b2": 0.9}, {"eps": 0.1}, {"b2": 0.9999}])
+def test_other_arguments_than_those_of_the_optimizer(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="with the optimizer's own arguments"):
+        jaxreg.proximal(optax.adam(0.1, **arguments), jaxreg.L1(), 0.1, jaxreg.adam_metric()).init(PARAMS)
+    jaxreg.proximal(optax.adam(0.1, **arguments), jaxreg.L1(), 0.1, jaxreg.adam_metric(**arguments)).init(PARAMS)
+
+
+def test_another_learning_rate_than_that_of_the_optimizer() -> None:
+    with pytest.raises(ValueError, match="learning rate"):
+        jaxreg.proximal(optax.adam(0.1), jaxreg.L1(), 0.01, jaxreg.adam_metric()).init(PARAMS)
+
+
+def one_link(update: Any) -> Any:
+    return optax.stateless(lambda updates, params: jax.tree.map(update, updates, params))
+
+
+UNKNOWN = {
+    "sign": one_link(lambda u, p: jnp.sign(u)),
+    "cube": one_link(lambda u, p: u**3),
+    "by the parameters": one_link(lambda u, p: u * (1 + p**2)),
+    "by the leaf": one_link(lambda u, p: u / jnp.linalg.norm(u)),
+    "by the shape": one_link(lambda u, p: u * u.ndim),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_links_that_nobody_knows_are_seen_through(name: str) -> None:
+    for inner, metric in ((optax.sgd(0.1), None), (optax.adam(0.1), jaxreg.adam_metric())):
+        tx = jaxreg.proximal(optax.chain(inner, UNKNOWN[name]), jaxreg.L1(), 0.1, metric)
+        with pytest.raises(ValueError, match=NOT_TOLD):
+            tx.init(PARAMS)
+
+
+@pytest.mark.parametrize("how", ["jit", "vmap", "eval_shape", "grad"])
+def test_the_trial_works_under_every_transformation(how: str) -> None:
+    """Also where the learning rate is on its way through one."""
+
+    def init(make: Any, rate: Any) -> Any:
+        return jaxreg.proximal(make(rate), jaxreg.L1(), rate).init(PARAMS).count * rate
+
+    apply = {
+        "jit": lambda f: jax.jit(f)(0.1),
+        "vmap": lambda f: jax.vmap(f)(jnp.array([0.1, 0.2])),
+        "eval_shape": lambda f: jax.eval_shape(f, 0.1),
+        "grad": lambda f: jax.grad(f)(0.1),
+    }[how]
+    apply(lambda rate: init(optax.sgd, rate))
+    with pytest.raises(ValueError, match=NOT_TOLD):
+        apply(lambda rate: init(optax.sign_sgd, rate))
+
+
+def test_large_and_odd_parameters_are_tried_by_their_structure() -> None:
+    params = {
+        "huge": jax.ShapeDtypeStruct((1 << 20, 1 << 20), jnp.float32),
+        "half": jax.ShapeDtypeStruct((3,), jnp.bfloat16),
+        "complex": jax.ShapeDtypeStruct((2, 3), jnp.complex64),
+        "empty": jax.ShapeDtypeStruct((0, 3), jnp.float32),
+        "number": jax.ShapeDtypeStruct((), jnp.float32),
+        "count": jax.ShapeDtypeStruct((3,), jnp.int32),
+        "none": None,
+    }
+    for make, metric in ((optax.sgd, None), (optax.adam, jaxreg.adam_metric())):
+        jax.eval_shape(jaxreg.proximal(make(0.1), jaxreg.L1(), 0.1, metric).init, params)
+    with pytest.raises(ValueError, match=NOT_TOLD):
+        jax.eval_shape(jaxreg.proximal(optax.lion(0.1), jaxreg.L1(), 0.1).init, params)
+
+
+def test_what_cannot_be_tried_says_so() -> None:
+    inner = optax.chain(one_link(lambda u, p: u * jnp.ones((5, 3))), optax.sgd(0.1))
+    tx = jaxreg.proximal(inner, jaxreg.L1(), 0.1)
+    with pytest.raises(ValueError, match=r"axes of length 2 at most, and it raised .* say the step sizes yourself"):
+        tx.init({"w": jnp.ones((5, 3))})
+    jaxreg.proximal(inner, jaxreg.L1(), 0.1, lambda state, params: {"w": 1.0}).init({"w": jnp.ones((5, 3))})
+
+
+# -------------------------------------------------------------------------------------------------- add_regularization
+
+
+def test_a_decay_that_does_not_depend_on_the_learning_rate() -> None:
+    """w ← w − η·Adam(g) − 0.01·w, whatever η."""
+    decay = jaxreg.add_regularization(jaxreg.L2.from_weight_decay(0.01))
+    for rate in (0.1, 1e-3, optax.linear_schedule(0.1, 0.0, 3)):
+        adam = optax.adam(rate)
+        tx = optax.chain(adam, optax.scale(-1.0), decay, optax.scale(-1.0))
+        w, state, adam_state = jnp.array([1.0, -2.0]), tx.init(jnp.ones(2)), adam.init(jnp.ones(2))
+        for grads in (jnp.array([0.3, 2.0]), jnp.array([-1.0, 1.0]), jnp.zeros(2)):
+            updates, state = tx.update(grads, state, w)
+            plain, adam_state = adam.update(grads, adam_state)
+            np.testing.assert_allclose(updates, plain - 0.01 * w, rtol=1e-5)
+            w = optax.apply_updates(w, updates)
+    recipe = optax.chain(optax.adam(0.1), optax.scale(-1.0), decay, optax.scale(-1.0))
+    jaxreg.proximal(recipe, jaxreg.L1(), 0.1, jaxreg.adam_metric()).init(PARAMS)
+
+
+@pytest.mark.parametrize("call", ["add_regularization", "proximal", "proximal_adam"])
+def test_the_advice_for_inject_hyperparams_works(call: str) -> None:
+    arguments = {
+        "add_regularization": {},
+        "proximal": {"inner": optax.sgd(0.1), "learning_rate": 0.1},
+        "proximal_adam": {"learning_rate": 0.1},
+    }[call]
+    factory = getattr(jaxreg, call)
+    with pytest.raises(TypeError, match=f"`{call}` takes a regularizer") as raised:
+        optax.inject_hyperparams(factory)(reg=jaxreg.L1(0.1), **arguments).init(PARAMS)
+    advice = re.findall("`(optax[^`]*)`", str(raised.value))
+    assert len(advice) == 2
+    names = {"jaxreg": jaxreg, "optax": optax}
+    injected = eval(advice[0], names)
+    static = eval(advice[1], names)(reg=jaxreg.L1(0.1), **arguments)
+    updates = [tx.update(PARAMS, tx.init(PARAMS), PARAMS)[0] for tx in (injected, static)]
+    np.testing.assert_allclose(updates[0]["w"], updates[1]["w"], rtol=1e-5)
+    assert float(injected.init(PARAMS).hyperparams["strength"]) == pytest.approx(0.1)
 
 
 def test_the_table_is_in_the_documentation() -> None:

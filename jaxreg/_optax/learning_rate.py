@@ -25,11 +25,16 @@ def learning_rate_at(learning_rate: Any, momentum: Any) -> Callable[[jax.Array, 
             eta = _injected_learning_rate(inner_state)
         else:
             eta = learning_rate(count) if callable(learning_rate) else learning_rate
-        for plateau in find_states(inner_state, (optax.contrib.ReduceLROnPlateauState,)):
+        for plateau in plateaus(inner_state):
             eta *= plateau.scale
         return eta / (1 - momentum)
 
     return at
+
+
+def plateaus(state: Any) -> list[Any]:
+    """The states of `reduce_on_plateau` in a state."""
+    return find_states(state, (optax.contrib.ReduceLROnPlateauState,))
 
 
 def plateaus_at(scale: float, state: Any) -> Any:

@@ -181,14 +181,15 @@ def adam_metric(b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0) -> Moment
 
     v and count are read from the one `ScaleByAdamState` in the state of the wrapped optimizer, however deep in chains,
     schedules, masks and `optax.inject_hyperparams`. The arguments must be those of the optimizer, and nothing but the
-    learning rate may stand between Adam's direction and the update (LAMB's trust ratio does). `optax.adamax` keeps a
-    state of the same type that means something else.
+    learning rate may stand between Adam's direction and the update. LAMB's trust ratio does, and AdaMax, RAdam and
+    ADOPT keep a state of this type that means something else: `proximal` tries it out and refuses them. `optax.yogi`
+    has `eps=1e-3`.
 
     Args:
         b2: the decay of the second moment, a number or a traced value; likewise `eps` and `eps_root`.
 
     Raises:
-        ValueError: in `update`, the state holds no `ScaleByAdamState`, or more than one.
+        ValueError: in `init`, the state holds no `ScaleByAdamState`, or more than one.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg, optax

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxreg._core import checks, numerics
-from jaxreg._optax.learning_rate import plateaus_at
+from jaxreg._optax.learning_rate import plateaus, plateaus_at
 from jaxreg._optax.leaves import Rows
 from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, find_states, is_adaptive
 from jaxreg._rules.paths import flatten_with_paths, is_hidden, is_inexact
@@ -127,17 +127,17 @@ def refuse_by_trial(
         return
     with np.errstate(all="ignore"):
         ratio = np.where(taken == told, 1.0, taken / told)
-    if isinstance(metric, Moments):
-        right = (1 / _RAMP < ratio) & (ratio < _RAMP)
-    else:  # the factor common to all is not judged: with it one may mean another strength
         common = (taken @ told) / (told @ told)
-        right = np.abs(ratio - common) <= _SLACK * abs(common)
+        near, alike = (1 / _RAMP < ratio) & (ratio < _RAMP), np.abs(ratio - common) <= _SLACK * abs(common)
+    # A factor common to all is judged only where the metric or a plateau tells it: else it may mean another strength.
+    right = near if isinstance(metric, Moments) else alike & (near | (not plateaus(state)))
     if not right.all():
         order = np.argsort(ratio)
         seen = [f"a coordinate of {paths[i]!r} by {taken[i]:.2g} where it tells {told[i]:.2g}" for i in order[[0, -1]]]
+        behind = "Put `reduce_on_plateau` behind the optimizer. " if plateaus(state) else ""
         raise ValueError(
             f"`proximal`: `metric={metric.name}` does not tell the step that the optimizer takes. In a trial, constant "
-            f"gradients moved {seen[0]}, and {seen[1]}. Give the metric of the optimizer, if there is "
+            f"gradients moved {seen[0]}, and {seen[1]}. {behind}Give the metric of the optimizer, if there is "
             "one (`jaxreg.adam_metric(...)` and its like), with the optimizer's own arguments and learning rate, and "
             "freeze leaves outside. Else put the penalty into the loss, "
             "`optax.chain(jaxreg.add_regularization(reg), optimizer)`, which gives no exact zeros; or have it "
@@ -169,7 +169,9 @@ def _refuse_motion_at_rest(metric: Metric, run: Run) -> None:
 
 def _effects(arrays: list[np.ndarray]) -> np.ndarray:
     """What the small gradient changed, over all leaves, and then what the large one did."""
-    return np.concatenate([np.zeros(0), *((x[i] - np.nan_to_num(x[i + 1])).ravel() for i in (0, 2) for x in arrays)])
+    with np.errstate(all="ignore"):
+        effects = [(x[i] - np.nan_to_num(x[i + 1])).ravel() for i in (0, 2) for x in arrays]
+    return np.concatenate([np.zeros(0), *effects])
 
 
 def _try(
@@ -194,9 +196,6 @@ def _try(
             [x if is_hidden(x) else np.stack([x * x.dtype.type(factor) for factor in factors]) for x in leaves]
         )
 
-    def start(params: Any) -> Any:
-        return plateaus_at(0.5, inner.init(params))
-
     def step(gradients: Any, state: Any, params: Any) -> Any:
         return inner.update(gradients, state, params, value=jnp.asarray(_VALUE))
 
@@ -220,9 +219,10 @@ def _try(
     place = four(places, (1, 1, _FURTHER, _FURTHER))
     with jax.ensure_compile_time_eval():
         try:
-            state = _traced(start, place)(place)
+            state = _traced(inner.init, place)(place)
             again = _traced(step, gradient, state, place)
-            for _ in range(_STEPS):
+            for i in range(_STEPS):  # a plateau in the end: it must not lie before a momentum, which remembers
+                state = plateaus_at(0.5, state) if i == _STEPS - 1 else state
                 updates, state = again(gradient, state, place)
         except Exception as error:
             raise ValueError(
