@@ -79,7 +79,7 @@ def loss(params: Any) -> Any:
     return sum(half_mean_square(w) for w in params.values())
 
 
-def train(tx: Any, argument: str = "value") -> dict[str, np.ndarray]:
+def train(tx: Any, argument: str | None = "value") -> dict[str, np.ndarray]:
     """The three problems at once, in float64: the loss of the tree is the sum of theirs."""
     with jax.enable_x64(True):
         params = {"lasso": jnp.zeros(6), "box": jnp.zeros(6), "group": jnp.zeros((3, 2))}
@@ -89,8 +89,8 @@ def train(tx: Any, argument: str = "value") -> dict[str, np.ndarray]:
             def step(carry: Any, _: Any) -> Any:
                 params, state = carry
                 value, grads = jax.value_and_grad(loss)(params)
-                extra = {"value": value, "grad_fn": lambda params, _: jax.grad(loss)(params)}[argument]
-                updates, state = tx.update(grads, state, params, **{argument: extra})
+                extra = {"value": value, "grad_fn": lambda params, _: jax.grad(loss)(params)}
+                updates, state = tx.update(grads, state, params, **{k: extra[k] for k in extra if k == argument})
                 return (optax.apply_updates(params, updates), state), None
 
             return jax.lax.scan(step, (params, state), length=STEPS)[0][0]
@@ -150,7 +150,7 @@ def test_it_raises_whatever_the_metric(name: str) -> None:
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_what_may_stand_outside(name: str) -> None:
     tx = OUTSIDE[name](jaxreg.proximal(optax.sgd(PLAIN), RULES, PLAIN))
-    assert_optimal(train(tx, "grad_fn" if name == "contrib.sam" else "value"))
+    assert_optimal(train(tx, "grad_fn" if name == "contrib.sam" else None))
 
 
 # ------------------------------------------------------------------------------------------------------- what is told
@@ -176,7 +176,7 @@ def test_the_scale_of_a_plateau_is_read() -> None:
 
 def test_the_message_says_what_was_seen() -> None:
     tx = jaxreg.proximal(optax.lion(0.1), jaxreg.L1(0.1), 0.1)
-    with pytest.raises(ValueError, match=r"`metric=None` does not tell .* moved a coordinate of 'w' by 0\.1 where"):
+    with pytest.raises(ValueError, match=r"`metric=None` does not tell .* moved a coordinate of 'w' by -?0\.1 where"):
         tx.init({"w": jnp.ones(3)})
     with pytest.raises(ValueError, match="Put `reduce_on_plateau` behind"):
         jaxreg.proximal(INSIDE["chain(reduce_on_plateau, adam)"].make(), jaxreg.L1(), 0.1).init(PARAMS)
@@ -317,7 +317,7 @@ def test_the_advice_for_inject_hyperparams_works(call: str) -> None:
     factory = getattr(jaxreg, call)
     with pytest.raises(TypeError, match=f"`{call}` takes a regularizer") as raised:
         optax.inject_hyperparams(factory)(reg=jaxreg.L1(0.1), **arguments).init(PARAMS)
-    advice = re.findall("`(optax[^`]*)`", str(raised.value))
+    advice = re.findall("`(optax[^`]*[(][^`]*)`", str(raised.value))
     assert len(advice) == 2
     names = {"jaxreg": jaxreg, "optax": optax}
     injected = eval(advice[0], names)

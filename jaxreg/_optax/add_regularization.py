@@ -36,9 +36,9 @@ def add_regularization(
     - behind the learning rate with the updates turned round for it, `optax.scale(-1.0)` on both sides: decoupled from
       the learning rate too (the last example).
 
-    The updates keep their dtype, and leaves whose update is `None` or masked stay as they are. No temporary of the size
-    of a leaf is made in a compiled, donated step (with `cautious=True` the compiler may keep one); with `track=True` the
-    parameters are read once more.
+    The updates keep their dtype, and leaves whose update is `None` or masked stay as they are. No temporary of the
+    size of a leaf is made in a compiled, donated step (with `cautious=True` the compiler may keep one); with
+    `track=True` the parameters are read once more.
 
     Args:
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
