@@ -22,11 +22,8 @@ from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
 from jaxreg._optax.proximal import ProximalState as ProximalState
 from jaxreg._optax.proximal import proximal as proximal
 from jaxreg._optax.proximal import proximal_adam as proximal_adam
-from jaxreg._reports.sparsity import Sparsity as Sparsity
-from jaxreg._reports.sparsity import Zeros as Zeros
 from jaxreg._reports.sparsity import sparsity as sparsity
 from jaxreg._reports.summary import summary as summary
-from jaxreg._reports.summary_table import Summary as Summary
 from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
@@ -34,6 +31,7 @@ from jaxreg._rules.identifiers import serialize as serialize
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
+from jaxreg._rules.tree_penalty import TreeSum as TreeSum
 from jaxreg._shrink.shrink import shrink as shrink
 from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
 from jaxreg._strength.path import RegularizationPath as RegularizationPath
@@ -70,5 +68,5 @@ __version__ = "0.1.0"
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 
 # Pickles of version 0.1.0 look for our classes in these modules.
-for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path", "_sparsity", "_summary_table"):
+for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path"):
     sys.modules[f"{__name__}.{_module}"] = sys.modules[__name__]

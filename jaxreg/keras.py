@@ -15,6 +15,22 @@ Keras' into ours, with its proximal operator: `jaxreg.deserialize(keras.regulari
 Give Keras objects or configs: it looks up no strings but its own. Give a plain function as `jaxreg.Function(function)`:
 Keras passes its own variables to a function, which `jax.numpy` does not take.
 
+Where jaxreg differs from Keras, on purpose. Names, fields, defaults and values are Keras', tested against it live; each
+of these has a test that runs both (`tests/test_keras_parity.py`):
+
+    case                                     Keras 3.15 on JAX                        jaxreg
+    gradient of `L1` at 0                    +l1, which pushes zeros away             0
+    `OrthogonalRegularizer` at a zero row    gradient nan                             gradient 0
+    ... with one row                         value nan                                value 0
+    ... with rows of length 1e-9 or 1e20     damped towards 0                         the true cosine
+    float16, bfloat16 sums                   in half precision: overflow, underflow   in float32
+    integer and bool input                   coefficient cast to 0 or 1               promoted to float
+    complex input                            Σz²                                      Σ|z|²
+    `"l1_l2"`                                raises (documented as 0.01, 0.01)        `L1L2(0.01, 0.01)`
+    traced, NumPy, JAX scalar coefficients   rejected                                 accepted
+    `True` as a coefficient                  1.0                                      `TypeError`
+    unknown name in `deserialize`            returned unchanged                       `ValueError`
+
 Example:
     >>> import keras, jaxreg, jaxreg.keras
     >>> layer = keras.layers.Dense(2, kernel_initializer="ones", kernel_regularizer=jaxreg.L1(0.5) + jaxreg.L2(0.25))

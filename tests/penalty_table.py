@@ -1,5 +1,13 @@
-"""The README's table of penalties, made from the classes: `python -m tests.penalty_table` prints it."""
+"""The tables of penalties, made from the classes.
 
+    python -m tests.penalty_table                  # the table of README.md
+    python -m tests.penalty_table --elsewhere      # that of jaxreg/penalties/README.md: which libraries have it too
+
+Paste what they print; tests compare both files with it.
+"""
+
+import argparse
+import itertools
 import json
 import re
 
@@ -9,7 +17,7 @@ import jaxreg
 from jaxreg.penalties import PENALTIES
 from tests.cases import ALL_CASES
 
-HEADER = "| penalty | value | prox | in a diagonal metric | JSON | elsewhere |\n|---|---|---|---|---|---|"
+HEADER = ["penalty", "value", "prox", "in a diagonal metric", "JSON"]
 
 # Who else has it, by the documentation of Keras 3.15, optax 0.2.8, jaxopt, pyproximal 0.13, skglm 0.5, fastprox 1.0.
 ELSEWHERE = {
@@ -49,23 +57,33 @@ INSTANCES = {type(case.regularizer): case.regularizer for case in reversed(ALL_C
 }
 
 
-def table() -> str:
+def table(elsewhere: bool = False) -> str:
+    """One row a penalty, in Markdown; with a last column for other libraries, or without."""
     rows = [_row(cls) for cls in PENALTIES if cls not in (jaxreg.Sum, jaxreg.Scaled, jaxreg.Function)]
-    return "\n".join([HEADER, *rows])
+    header = [*HEADER, "elsewhere"]
+    shown = [row[: None if elsewhere else -1] for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in shown).replace("| --- ", "|---").replace("--- |", "---|")
 
 
-def _row(cls: type[jaxreg.Regularizer]) -> str:
+def _row(cls: type[jaxreg.Regularizer]) -> list[str]:
     reg = INSTANCES[cls]
-    cells = [f"`{cls.__name__}`", _value(cls), _prox(reg, 0.5), _prox(reg, jnp.full((3, 3), 0.5)), _json(reg)]
-    return f"| {' | '.join(cells)} | {ELSEWHERE.get(cls.__name__, '–')} |"
+    proxes = [_prox(reg, step) for step in (0.5, jnp.full((3, 3), 0.5))]
+    return [f"`{cls.__name__}`", _value(cls), *proxes, _json(reg), ELSEWHERE.get(cls.__name__, "–")]
 
 
 def _value(cls: type) -> str:
-    """The first line of the docstring's formula."""
-    lines = [line.strip() for line in (cls.__doc__ or "").splitlines()]
-    line = next(line for line in lines if line.startswith(("R(", "{")))
-    line = re.sub(r"^R\(\w\) = ", "", line)
-    return re.split(r"\s{4,}", line)[0].rstrip(",").replace("|", r"\|").strip()
+    """The docstring's formula: its first line without remarks that stand far to the right, or all of its cases."""
+    lines = (cls.__doc__ or "").splitlines()
+    first = next(i for i, line in enumerate(lines) if line.strip().startswith(("R(", "{")))
+    cases = list(itertools.takewhile(lambda line: _indent(line) > _indent(lines[first]) + 8, lines[first + 1 :]))
+    formula = re.sub(r"^R\(\w\) = ", "", lines[first].strip())
+    if cases:
+        formula = "; ".join(re.sub(r"\s{4,}", " ", case.strip()) for case in (formula, *cases))
+    return re.split(r"\s{4,}", formula)[0].rstrip(",").replace("|", r"\|").strip()
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _prox(reg: jaxreg.Regularizer, step: object) -> str:
@@ -85,4 +103,6 @@ def _json(reg: jaxreg.Regularizer) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--elsewhere", action="store_true", help="add the column of other libraries")
+    print(table(parser.parse_args().elsewhere))

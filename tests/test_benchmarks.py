@@ -88,10 +88,29 @@ def test_the_timer_calls_in_turn_and_equally_often() -> None:
     assert "".join(calls[6:]) == "abcbcacab"
 
 
-def test_the_readme_has_the_table_of_the_committed_results() -> None:
-    """`python -m tests.benchmarks --table tests/benchmarks/results/FILE` prints it."""
-    readme = (ROOT / "README.md").read_text()
-    results = sorted((ROOT / "tests" / "benchmarks" / "results").glob("*.json"))
+RESULTS = ROOT / "tests" / "benchmarks" / "results"
+
+
+def test_the_page_of_the_benchmarks_has_the_tables_of_the_committed_results() -> None:
+    """`python -m tests.benchmarks --table tests/benchmarks/results/FILE` prints them."""
+    page = (RESULTS.parent / "README.md").read_text()
+    results = sorted(RESULTS.glob("*.json"))
     assert results
     for file in results:
-        assert report.markdown(file) in readme, f"paste what `python -m tests.benchmarks --table {file.name}` prints"
+        assert report.markdown(file) in page, f"paste what `python -m tests.benchmarks --table {file.name}` prints"
+
+
+CLAIMS = {
+    ("penalty of the tree", "L1L2", "Keras"): "L1L2 of a tree takes {} of Keras' time",
+    ("optimizer step", "Adam, L1L2 decoupled", "plain Adam"): "a step of Adam with it (decoupled) {} of plain Adam's",
+    ("optimizer step", "proximal_adam, group lasso", "plain Adam"): "the group lasso in Adam's metric {}.",
+}
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    """Its sentence has the medians of the committed results on two cores, to three digits."""
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    _, rows = report.read(RESULTS / "x86_64-2-cores.json")
+    medians = {(row.family, row.work, row.against): row.median for row in rows}
+    for row, claim in CLAIMS.items():
+        assert claim.format(f"{medians[row]:.3g}") in readme

@@ -126,12 +126,13 @@ def test_groups_cost_their_norms(profile: Any, axis: int, mesh: jax.sharding.Mes
 
 
 def test_groups_in_the_metric_of_adam(mesh: jax.sharding.Mesh) -> None:
-    """Eight Newton steps, each one all-reduce of two sums; what the README's figures are worked out with."""
+    """Two Newton steps in the program, each one all-reduce of two sums, the second one in a loop that runs on while it
+    must, and one bit whether it does; what the figures of notebook 08 are worked out with."""
     x = jax.device_put(jnp.ones((32, 16)), NamedSharding(mesh, P("data", "model")))
     params, tx = {"kernel": x}, jaxreg.proximal_adam(0.1, jaxreg.Group(jaxreg.L1(0.3), axis=0))
     found = collectives(tx.update, params, tx.init(params), params)
-    assert {name for name, _ in found} == {"all-reduce"} and len(found) <= 11
-    assert sum(sum(sizes) for _, sizes in found) <= 22 * GROUPS[0]
+    assert {name for name, _ in found} == {"all-reduce"} and len(found) <= 7
+    assert sum(sum(sizes) for _, sizes in found) <= 11 * GROUPS[0] + 1
 
 
 M, N = 32, 16

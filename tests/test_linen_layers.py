@@ -2,6 +2,10 @@
 
 import copy
 import dataclasses
+import inspect
+import pickle
+import pickletools
+import typing
 
 import flax.linen as nn
 import jax
@@ -174,6 +178,35 @@ def test_modules_hash_compare_copy_and_print():
     assert a.copy(features=3).kernel_regularizer == jaxreg.L2(0.01)
     assert "kernel_regularizer = L2(l2=0.01)" in repr(a)
     assert "kernel" in nn.tabulate(a, KEY)(sequence())
+
+
+def test_public_classes_have_the_address_of_the_package():
+    public = {name: value for name, value in vars(jl).items() if isinstance(value, type)}
+    assert {*LAYERS, "WeightNorm", "Regularized"} == set(public)
+    for name, cls in public.items():
+        assert (cls.__module__, cls.__qualname__) == ("jaxreg.linen", name)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert inspect.getmodule(cls) is jl and inspect.getdoc(cls) and inspect.signature(cls)
+        typing.get_type_hints(cls)
+        if cls is not jl.Regularized:
+            assert nn.remat(cls).__module__ != "jaxreg.linen"  # a lifted class is not the public one
+
+    class Mine(jl.Dense):
+        """A class of a user."""
+
+    assert Mine.__module__ == __name__
+
+
+def test_pickles_name_the_package_and_no_file():
+    model = nn.Sequential([jl.Dense(2, kernel_init=nn.initializers.ones, kernel_regularizer="l1"), jl.PReLU()])
+    texts = [text for _, text, _ in pickletools.genops(pickle.dumps(model)) if isinstance(text, str)]
+    assert {text for text in texts if text.startswith("jaxreg")} == {"jaxreg", "jaxreg.linen"}
+    again = pickle.loads(pickle.dumps(model))
+    assert again == model and again.layers[0].kernel_regularizer == jaxreg.L1(0.01)
+    variables = again.init(KEY, sequence())
+    np.testing.assert_array_equal(
+        with_losses(again)(variables, sequence())[1]["layers_0/kernel"], np.float32(0.01) * np.float32(8)
+    )
 
 
 @pytest.mark.parametrize("penalty", ["L1", "L2", "OrthogonalRegularizer"])

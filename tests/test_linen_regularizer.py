@@ -226,6 +226,38 @@ def test_a_parameter_that_the_module_sees_in_another_shape():
         with_losses(Transposed(ORTHOGONAL))(variables, X)
 
 
+def test_messages_show_traced_coefficients_by_their_types():
+    def fails(call):
+        with pytest.raises((ValueError, TypeError)) as error:
+            jax.jit(call)(jnp.float32(0.5))
+        assert "Tracer" not in str(error.value) and "<traced float32[]>" in str(error.value)
+        return str(error.value)
+
+    def group(strength):
+        return jaxreg.Group(jaxreg.L1(strength), axis=0)
+
+    class Transposed(nn.Module):
+        strength: object
+
+        @nn.compact
+        def __call__(self, x):
+            flipped = nn.map_variables(Dense, "params", _flip, _flip, mutable=True)
+            return flipped(2, use_bias=False, kernel_regularizer=group(self.strength), name="inner")(x)
+
+    def seen_in_another_shape(strength):
+        return with_losses(Transposed(strength))({"params": {"inner": {"kernel": jnp.ones((2, 4))}}}, X)[1]
+
+    assert "Group(penalty=L1(l1=<traced float32[]>)" in fails(
+        lambda c: Dense(2, use_bias=False, bias_regularizer=group(c)).init(KEY, X)
+    )
+    assert "not a stack of that" in fails(seen_in_another_shape)
+    assert "takes a regularizer of one array" in fails(
+        lambda c: Dense(2, kernel_regularizer=jaxreg.TreeRegularizer({"**": jaxreg.L2(c)}))
+    )
+    assert "takes a Flax Linen module" in fails(lambda c: with_losses(c))
+    assert "takes what `model.init` returns" in fails(lambda c: regularizer(Net(), c))
+
+
 def test_stacked():
     x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     reg = Stacked(jaxreg.OrthogonalRegularizer(0.5), axes=(-1,))

@@ -1,5 +1,9 @@
 """The mixin and the ready layers of jaxreg.nnx: which parameters they penalize, by which names, when."""
 
+import inspect
+import pickle
+import pickletools
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -253,6 +257,14 @@ def test_array_coefficients_are_data() -> None:
     assert float(grads) == 6.0
 
 
+def test_arrays_of_numpy_are_data() -> None:
+    reference = np.full((3, 2), 0.5, np.float32)
+    layer = jaxreg.nnx.Linear(3, 2, kernel_regularizer=jaxreg.Anchored(SQUARES, reference), rngs=nnx.Rngs(0), **ONES)
+    assert hash(nnx.graphdef(layer)) == hash(nnx.graphdef(nnx.clone(layer)))
+    for transform in (lambda f: f, nnx.jit):
+        assert float(transform(lambda layer: with_losses(layer)(X)[1]["kernel"])(layer)) == 1.5
+
+
 def _with(layer: Any, coefficient: Any) -> Any:
     layer = nnx.clone(layer)
     layer.kernel_regularizer = jaxreg.L2(coefficient)
@@ -271,3 +283,26 @@ def test_split_merge_clone_and_graphdef() -> None:
     np.testing.assert_array_equal(with_losses(again)(X)[1]["kernel"], with_losses(model)(X)[1]["kernel"])
     abstract = nnx.eval_shape(lambda: make(0.5))
     assert list(jaxreg.nnx.regularizer(abstract).assignment(nnx.state(abstract, nnx.Param))) == ["kernel"]
+
+
+# -------------------------------------------------------------------------------------------------- names and addresses
+
+
+def test_public_classes_have_the_address_of_the_package() -> None:
+    public = {name: value for name, value in vars(jaxreg.nnx).items() if isinstance(value, type)}
+    assert {*LAYERS, *CELLS, "Regularized", "ActivityLoss"} == set(public)
+    for name, cls in public.items():
+        assert (cls.__module__, cls.__qualname__) == ("jaxreg.nnx", name)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+        assert inspect.getmodule(cls) is jaxreg.nnx and inspect.getdoc(cls) and inspect.signature(cls)
+        typing.get_type_hints(cls)
+    assert Twice.__module__ == __name__  # a class of a user keeps its own
+
+
+def test_pickles_name_the_package_and_no_file() -> None:
+    model = jaxreg.nnx.Linear(3, 2, kernel_regularizer=SQUARES, rngs=nnx.Rngs(0))
+    for value in (model, nnx.graphdef(model)):
+        texts = [text for _, text, _ in pickletools.genops(pickle.dumps(value)) if isinstance(text, str)]
+        assert {text for text in texts if text.startswith("jaxreg")} == {"jaxreg", "jaxreg.nnx"}
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(with_losses(again)(X)[1]["kernel"], with_losses(model)(X)[1]["kernel"])

@@ -1,4 +1,4 @@
-"""The package as a whole: what imports what, what an import costs, style, types, and the README."""
+"""The package as a whole: what imports what, what an import costs, style, types, README and the other documents."""
 
 import ast
 import doctest
@@ -15,6 +15,15 @@ from jaxreg.penalties import PENALTIES
 from tests.penalty_table import ELSEWHERE, table
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
+DOCUMENTS = (
+    README,
+    CONTRIBUTING,
+    ROOT / "jaxreg" / "penalties" / "README.md",
+    ROOT / "tests" / "README.md",
+    ROOT / "tests" / "benchmarks" / "README.md",
+)
 PACKAGE = ROOT / "jaxreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -124,6 +133,21 @@ def test_each_penalty_is_one_final_class_a_file() -> None:
             assert file.stem.replace("_", "") == classes[0].name.lower()
 
 
+def test_what_is_written_for_the_compiler_names_the_test_that_needs_it() -> None:
+    """One file has all of it, and the tests that it names are there."""
+    text = (PACKAGE / "_core" / "compiler.py").read_text()
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    for function in functions:
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", str(ast.get_docstring(function)))
+        assert named, function.name
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
+    others = [file for file in FILES if file.name != "compiler.py"]
+    assert not [
+        file for file in others if re.search("optimization_barrier|reduce_precision|auto_axes", file.read_text())
+    ]
+
+
 def test_every_public_name_is_documented_with_an_example() -> None:
     finder = doctest.DocTestFinder(exclude_empty=True)
     for name, obj in vars(jaxreg).items():
@@ -172,21 +196,63 @@ def test_files_are_small() -> None:
     assert not long
 
 
-def test_the_readme_runs() -> None:
-    """Every `>>>` of the README, and its first example before line 40."""
-    readme = (ROOT / "README.md").read_text()
-    result = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0 and result.attempted > 20
-    assert readme[: readme.index(">>>")].count("\n") < 40
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_documents_run(document: Path) -> None:
+    """Every `>>>` of them; the README has many, no other needs one."""
+    result = doctest.testfile(str(document), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0 and (result.attempted > 20 or document != README)
 
 
-def test_the_readme_has_the_table_of_penalties() -> None:
-    assert table() in (ROOT / "README.md").read_text(), "run `python -m tests.penalty_table` and paste what it prints"
+def test_the_readme_is_short_and_begins_with_an_example_and_a_picture() -> None:
+    readme = README.read_text()
+    assert readme.count("\n") <= 220
+    for first in (">>>", "!["):
+        assert readme[: readme.index(first)].count("\n") < 40
+
+
+def test_the_tables_of_penalties_are_those_of_the_classes() -> None:
+    assert table() in README.read_text(), "run `python -m tests.penalty_table` and paste what it prints"
+    longer = (PACKAGE / "penalties" / "README.md").read_text()
+    assert table(elsewhere=True) in longer, "run `python -m tests.penalty_table --elsewhere` and paste what it prints"
     assert set(ELSEWHERE) <= {cls.__name__ for cls in PENALTIES}
 
 
+def _anchors(document: Path) -> set[str]:
+    """The headings of a Markdown file as its links name them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def test_the_map_of_the_house_is_that_of_the_code() -> None:
+    """The rooms, their order, and every path that is named."""
+    text = CONTRIBUTING.read_text()
+    rooms = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))}
+    named = set(re.findall(r"^  (\w+(?:\.py)?)/? {2,}", text, re.MULTILINE))
+    assert named == rooms
+    assert f"    {', '.join(layer for layer in ROOMS if layer != '__main__')}\n" in text
+    for path in re.findall(r"`((?:jaxreg|tests)/[\w./]+)`", text):
+        assert (ROOT / path).exists() or path == "jaxreg/penalties/tolerant.py", path
+    for requirement in re.findall(r'^  "([a-z][\w-]*)[>=]', (ROOT / "pyproject.toml").read_text(), re.MULTILINE):
+        assert re.search(rf"^\|.*\b{requirement}\b.*\| extra `", text, re.MULTILINE), f"why {requirement}?"
+
+
+def test_every_test_file_is_described() -> None:
+    text = (ROOT / "tests" / "README.md").read_text()
+    files = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    assert set(re.findall(r"`(test_\w+\.py)`", text)) == files
+
+
 def test_the_readme_starts_with_two_commands_that_set_themselves_up() -> None:
-    commands = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("python3 -m venv")]
+    commands = [line for line in README.read_text().splitlines() if line.startswith("python3 -m venv")]
     assert len(commands) == 2
     assert commands[0].endswith("-m jaxreg demo") and commands[1].endswith("-m pytest")
     extras = [re.search(r'-e "\.\[(\w+)\]"', command) for command in commands]

@@ -19,7 +19,7 @@ STEPS, SAVE_EVERY = 300, 50
 
 
 def start(checkpoints: Path, processes: int) -> list[subprocess.Popen[str]]:
-    """The README's program as a user starts it, with one device a process."""
+    """The program of notebook 08 as a user starts it, with one device a process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -238,6 +238,14 @@ def test_thresholds_below_half_an_ulp_add_up(dtype: str, float32_updates: bool) 
     np.testing.assert_allclose(after["w"].astype("float32") + state.residual["w"], [0.9, -0.9, 0], atol=1000 * 2**-24)
 
 
+def test_the_rounding_is_an_operation_that_no_compiler_drops() -> None:
+    """A cast and its way back may go where excess precision is allowed, as on GPUs; `reduce_precision` may not."""
+    params = jnp.ones(4, jnp.bfloat16)
+    tx = jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), 0.1)
+    program = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+    assert program.count("reduce_precision") == 2  # of the update, and of the parameter
+
+
 def test_a_half_precision_run_follows_the_float32_run() -> None:
     target = jnp.array([1.0, -0.5, 0.02, 0.0])
     finals = {}

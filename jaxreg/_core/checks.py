@@ -110,15 +110,19 @@ def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
     return float(numbers_) if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def unstacked(call: str, owner: Any, fields: tuple[dataclasses.Field[Any], ...]) -> None:
-    """Raise if a coefficient is an array: the penalty would broadcast against it instead of being one number."""
-    for field in fields:
-        shape = np.shape(getattr(owner, field.name)) if field.metadata.get("coefficient") else ()
-        if shape:
+def unstacked(call: str, owner: Any) -> None:
+    """Raise if a coefficient of a regularizer, or of one inside it, is an array: the penalty would broadcast."""
+    for field in dataclasses.fields(owner):
+        value = getattr(owner, field.name)
+        if field.metadata.get("coefficient") and np.shape(value):
             raise ValueError(
-                f"`{call}` has a coefficient `{field.name}` of shape {shape}. Map over stacked regularizers: "
+                f"`{call}` has a coefficient `{field.name}` of shape {np.shape(value)}. Give a strength for each entry "
+                "by `jaxreg.Anchored(penalty, 0.0, weights)`, or map over stacked regularizers: "
                 "`jax.vmap(lambda reg: reg(x))(regs)`."
             )
+        for inner in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(inner):
+                unstacked(call, inner)
 
 
 def array(call: str, x: Any, way_out: str = "") -> Any:
@@ -171,5 +175,5 @@ def scalar_step(owner: str, step: jax.Array, way_out: str) -> None:
     """Raise for a step of the shape of `z`, where only a scalar one has a closed form."""
     if step.ndim:
         raise NotImplementedError(
-            f"`{owner}.prox` has no closed form in a diagonal metric (a step of the shape of `z`). {way_out}"
+            f"`{owner}.prox` with an array step (a diagonal metric) has no closed form. {way_out}"
         )

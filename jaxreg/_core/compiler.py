@@ -13,7 +13,8 @@ T = TypeVar("T")
 def automatic(function: Callable[..., Any], x: jax.Array, *, replicated: bool) -> Callable[..., Any]:
     """Return `function` with the Explicit axes of the mesh of `x` made Auto inside; the result is typed as outside.
 
-    Explicit axes want an output sharding for a Gram product and refuse the SVD or the sort of a sharded axis.
+    Explicit axes want an output sharding for a Gram product and refuse the SVD or the sort of a sharded axis. Needed by
+    the Explicit cases of `test_sharding.py::test_sharded_as_on_one_device`.
 
     Args:
         function: of arrays, `x` among them.
@@ -30,13 +31,17 @@ def automatic(function: Callable[..., Any], x: jax.Array, *, replicated: bool) -
 def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:
     """Give `result` the sharding of `x` also on Auto axes, which types do not carry; nan where `x` is nan.
 
-    An operation that takes both arrays entry by entry is what hands an Auto sharding on.
+    An operation that takes both arrays entry by entry is what hands an Auto sharding on. Needed by the Auto cases of
+    `test_sharding.py::test_sharded_as_on_one_device` for singular values and sorts.
     """
     return jnp.where(jnp.isnan(x), x, result)
 
 
 def unshared(operands: T) -> T:
-    """A barrier: stops XLA from keeping one broadcast coefficient in memory for all leaves of a shape."""
+    """A barrier: stops XLA from keeping one broadcast coefficient in memory for all leaves of a shape.
+
+    Needed by `test_cost.py::test_the_penalty_of_a_tree_reads_each_weight_once` (MCP, SCAD, Huber, LogSum, L1L2).
+    """
     return jax.lax.optimization_barrier(operands)
 
 
@@ -44,7 +49,9 @@ def only_after(value: jax.Array | None, arrays: T) -> T:
     """Make `arrays` depend on `value`: XLA computes it before it reads them.
 
     The leaves of a tree take turns in one memory (`proximal`), and a sum over donated parameters needs no copy of them
-    (`add_regularization(track=True)`), because it comes before they are overwritten.
+    (`add_regularization(track=True)`), because it comes before they are overwritten. Needed by the case `tracked` of
+    `test_cost.py::test_a_step_of_adam_has_no_more_temporaries_and_reads_the_weights_at_most_so_often`, and by
+    `test_cost.py::test_the_group_lasso_in_the_metric_of_adam_keeps_three_arrays_of_one_leaf_at_a_time`.
     """
     if value is None:
         return arrays
@@ -53,6 +60,9 @@ def only_after(value: jax.Array | None, arrays: T) -> T:
 
 
 def rounded(x: jax.Array, dtype: Any) -> jax.Array:
-    """Round `x` to the values of `dtype`. XLA may drop a cast to it and back, and with it the rounding."""
+    """Round `x` to the values of `dtype`. XLA may drop a cast to it and back, and with it the rounding.
+
+    Needed by `test_proximal.py::test_the_rounding_is_an_operation_that_no_compiler_drops`.
+    """
     info = jnp.finfo(dtype)
     return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)

@@ -1,6 +1,5 @@
 """What becomes of the `__call__` and `prox` that a class writes plainly: checked, promoted and jitted ones."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import checks, compiler, numerics
 from jaxreg._core.struct import Struct
+from jaxreg._core.structure import Reach
 
 TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
 
@@ -19,7 +19,7 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
     """Return a `__call__` that checks its array, promotes it, and runs `method` jitted."""
 
     def penalty(self: Any, x: Any) -> jax.Array:
-        checks.unstacked(type(self).__name__, self, dataclasses.fields(self))
+        checks.unstacked(type(self).__name__, self)
         x = numerics.promote(checks.array(type(self).__name__, x))
         return compiler.automatic(value, x, replicated=True)(self, x)
 
@@ -49,7 +49,7 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
     """Return a `prox` that checks array and step, promotes them, runs `method` jitted, and casts back."""
 
     def prox(self: Any, z: Any, step: Any) -> jax.Array:
-        checks.unstacked(f"{type(self).__name__}.prox", self, dataclasses.fields(self))
+        checks.unstacked(f"{type(self).__name__}.prox", self)
         z = jnp.asarray(z)
         return compiler.automatic(minimizer, z, replicated=False)(self, z, step)
 
@@ -60,7 +60,9 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
             raise ValueError(
                 f"`{type(self).__name__}.prox` must return the shape {z.shape} of `z`, got {jnp.shape(w)}."
             )
-        return jnp.asarray(w, z.dtype if jnp.issubdtype(z.dtype, jnp.inexact) else promoted.dtype)
+        if not jnp.issubdtype(z.dtype, jnp.inexact) or z.dtype == promoted.dtype:
+            return jnp.asarray(w, promoted.dtype)
+        return rounded_into(self, w, z.dtype, lambda x: method(self, x, jnp.zeros((), promoted.dtype)))
 
     prox.__name__ = prox.__qualname__ = f"{cls.__name__}_prox"
     compiled = _jit_when_called(prox)
@@ -72,6 +74,24 @@ def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[...
         return compiled()(self, z, checks.step(call, step, jnp.shape(z)))
 
     return wrapper
+
+
+def rounded_into(reg: Any, w: jax.Array, dtype: Any, project: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Round w to a narrower dtype, an entry towards the other side where the nearer one is outside a set of entries.
+
+    `project` is the prox for step 0: the projection on the points where R is finite.
+    """
+    narrow = jnp.asarray(w, dtype)
+    if reg.reach is not Reach.ENTRY or reg.scalar() is not None:  # finite everywhere, or right up to its tolerance
+        return narrow
+    wide = numerics.promote(narrow)
+    return nudged(narrow, project(wide) - wide)
+
+
+def nudged(x: jax.Array, direction: jax.Array) -> jax.Array:
+    """Return the next floating number in the direction of the sign of each entry, x itself where that is 0."""
+    up, down = (jnp.nextafter(x, jnp.full_like(x, limit)) for limit in (jnp.inf, -jnp.inf))
+    return jnp.where(direction > 0, up, jnp.where(direction < 0, down, x))
 
 
 def _jit_when_called(function: Callable[..., Any]) -> Callable[[], Any]:

@@ -155,15 +155,6 @@ def as_elementwise(call: str, penalty: Any) -> Regularizer:
     return penalty
 
 
-def has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
-    """Whether `reg.prox(z, step)` has a closed form; traces it and computes nothing."""
-    try:
-        jax.eval_shape(reg.prox, z, step)
-    except NotImplementedError:
-        return False
-    return True
-
-
 @final
 class Sum(Regularizer):
     """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.

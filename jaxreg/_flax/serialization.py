@@ -1,4 +1,4 @@
-"""Flax's serialization (`flax.serialization.to_bytes`, `msgpack` checkpoints) of every regularizer class."""
+"""Regularizers in what Flax saves: `flax.serialization.to_bytes` and `msgpack` checkpoints."""
 
 import copy
 from typing import Any

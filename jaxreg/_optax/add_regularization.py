@@ -7,13 +7,20 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg._core import numerics
+from jaxreg._core.compiler import only_after
 from jaxreg._core.struct import stable_name
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
 
 
 @stable_name
 class AddRegularizationState(NamedTuple):
-    """State of `add_regularization`."""
+    """Hold what `add_regularization` keeps from step to step.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> jaxreg.add_regularization(jaxreg.L1(1.0), track=True).init(jnp.zeros(2))
+        AddRegularizationState(count=Array(0, dtype=int32), penalty=Array(0., dtype=float32))
+    """
 
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
     penalty: jax.Array | None  # shape (): the penalty at the parameters of the last update; None unless track=True
@@ -101,9 +108,8 @@ def add_regularization(
             if track:
                 value = regularizer(promoted)
                 penalty += value.astype(penalty.dtype)
-                # Never so, but then the sum has to come before the donated parameters are written: it needs no copy.
-                promoted = jnp.where(value < -jnp.inf, 0, promoted)
-            slope = jax.grad(regularizer)(promoted)
+                promoted = only_after(value, promoted)
+            slope = jnp.conj(jax.grad(regularizer)(promoted))  # `jax.grad` gives the conjugate of the gradient
             if cautious:
                 slope = jnp.where(numerics.real_product(jnp.asarray(update_leaf), slope) >= 0, slope, 0)
             new.append(update_leaf + slope.astype(jnp.asarray(update_leaf).dtype))

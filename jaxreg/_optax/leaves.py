@@ -8,9 +8,10 @@ import jax
 from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._rules.paths import flatten_with_paths, is_hidden
-from jaxreg._rules.tree import TreeRegularizer, as_tree
+from jaxreg._rules.tree import as_tree
+from jaxreg._rules.tree_penalty import TreePenalty
 
-Reg = Regularizer | TreeRegularizer
+Reg = Regularizer | TreePenalty
 RegOrSchedule = Reg | Callable[[jax.Array], Reg]
 
 # `optax.inject_hyperparams` takes a regularizer for a schedule, because it is callable; and how it is done.
@@ -40,22 +41,22 @@ class Rows(NamedTuple):
     treedef: Any
 
 
-def side_by_side(call: str, updates: Any, params: Any, reg: TreeRegularizer) -> Rows:
+def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows:
     """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
     if params is None:
         raise ValueError(f"`{call}` needs the parameters: call `tx.update(grads, state, params)`.")
-    paths, update_leaves, treedef = flatten_with_paths(updates)
+    _, update_leaves, _, treedef = flatten_with_paths(updates)
     param_leaves = [
         None if is_hidden(update) else param
         for update, param in zip(update_leaves, treedef.flatten_up_to(params), strict=True)
     ]
     shown = [update if is_hidden(update) else p for update, p in zip(update_leaves, param_leaves, strict=True)]
-    assigned = reg.assign(paths, shown)
+    assigned = reg.assign(flatten_with_paths(treedef.unflatten(shown)))
     return Rows(list(map(Row, update_leaves, param_leaves, assigned)), treedef)
 
 
-def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreeRegularizer]:
-    if isinstance(reg, (Regularizer, TreeRegularizer)):
+def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreePenalty]:
+    if isinstance(reg, (Regularizer, TreePenalty)):
         tree = as_tree(reg)
         return lambda count: tree
     if not callable(reg) or isinstance(reg, type):
@@ -65,9 +66,9 @@ def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreeRegularizer
             f"`{_INJECTED[call]}`. Or name it static: `optax.inject_hyperparams(jaxreg.{call}, static_args=('reg',))`."
         )
 
-    def at(count: jax.Array) -> TreeRegularizer:
+    def at(count: jax.Array) -> TreePenalty:
         value = reg(count)
-        if not isinstance(value, (Regularizer, TreeRegularizer)):
+        if not isinstance(value, (Regularizer, TreePenalty)):
             raise TypeError(
                 f"`{call}`: a function is a schedule of the step and must return a regularizer, got "
                 f"{checks.short(value)}. A penalty function goes in as `TreeRegularizer({{'**': function}})`."

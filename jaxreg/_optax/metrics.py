@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,7 @@ class Given(Metric):
 
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         sizes = self.function(state, params)
-        if callable(sizes):
+        if isinstance(sizes, Metric) or inspect.isfunction(sizes):  # a model of step sizes may be callable too
             raise TypeError(
                 "`proximal(metric=...)` takes a function (state, params) -> step sizes; this one gave "
                 f"{checks.short(sizes)}. `jaxreg.adam_metric` and its like must be called: "

@@ -9,7 +9,7 @@ import optax
 
 from jaxreg._core import checks, numerics
 from jaxreg._core.compiler import only_after
-from jaxreg._core.regularizer import Regularizer, has_prox
+from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
 from jaxreg._optax import half_precision
@@ -18,12 +18,19 @@ from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, adam_metric, as_metric
 from jaxreg._optax.trial import refuse_by_state, refuse_by_trial
 from jaxreg._rules.paths import is_hidden, is_inexact
-from jaxreg._rules.tree import TreeRegularizer
+from jaxreg._rules.tree_penalty import TreePenalty
 
 
 @stable_name
 class ProximalState(NamedTuple):
-    """State of `proximal`."""
+    """Hold what `proximal` keeps from step to step.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg, optax
+        >>> state = jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(1.0), 0.1).init(jnp.zeros(2))
+        >>> isinstance(state, jaxreg.ProximalState), state.count
+        (True, Array(0, dtype=int32))
+    """
 
     inner: Any  # the state of the wrapped optimizer
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
@@ -116,7 +123,7 @@ def proximal(
 
 def _proximal(
     inner: optax.GradientTransformation,
-    reg_at: Callable[[jax.Array], TreeRegularizer],
+    reg_at: Callable[[jax.Array], TreePenalty],
     learning_rate: Any,
     metric: Metric,
     momentum: Any,
@@ -135,15 +142,11 @@ def _proximal(
         state = inner.init(params)
         refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
-        leaves = jax.tree.leaves(params)
-        tried = not (told or isinstance(metric, Given)) and any(map(is_inexact, leaves))
-        has_half = any(map(half_precision.is_half, leaves))
-        if not tried and not has_half:
-            return ProximalState(state, count)
-        rows = side_by_side("proximal", params, params, reg_at(count))
-        if tried:
+        reg = reg_at(count)
+        if not (told or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
+            rows = side_by_side("proximal", params, params, reg)
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
-        return ProximalState(state, count, half_precision.residuals(rows) if has_half else None)
+        return ProximalState(state, count, half_precision.residuals(params, reg))
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -164,7 +167,7 @@ def _proximal(
             z = p + jnp.asarray(leaf_update, p.dtype)
             w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
-            new.append(half_precision.as_update(w, leaf_update, param, residual))
+            new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
         residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
@@ -230,7 +233,7 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
         raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {checks.short(inner_steps)}.")
 
     def prox(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
-        if inner_steps is not None and not has_prox(regularizer, z, step):
+        if inner_steps is not None and not _has_prox(regularizer, z, step):
             return regularizer.approximate_prox(p, z, step, inner_steps)
         try:
             return regularizer.prox(z, step)
@@ -243,6 +246,15 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
     return prox
 
 
+def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
+    """Whether `reg.prox(z, step)` has a closed form; traces it and computes nothing."""
+    try:
+        jax.eval_shape(reg.prox, z, step)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
     """Return (regularizer, z, η, leaf of the metric) -> τ."""
     if max_step is not None:
@@ -252,7 +264,7 @@ def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Arr
         eta = jnp.asarray(eta, numerics.real_dtype(z))
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
-            return _slope(regularizer, z) if has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
+            return _slope(regularizer, z) if _has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)
         if tau.shape not in ((), z.shape):

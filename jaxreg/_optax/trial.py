@@ -184,7 +184,7 @@ def _try(
     decoupled: bool,
 ) -> list[Run]:
     """Let the optimizer run. A decoupled penalty goes with a direction that is about the sign of the gradient."""
-    paths, leaves, treedef = flatten_with_paths(params)
+    paths, leaves, _, treedef = flatten_with_paths(params)
     penalized = [i for i, row in enumerate(rows.leaves) if row.regularizer is not None]
     gradients, places = _small(leaves, _GRADIENTS), _small(leaves, _PARAMS)
     norm = np.sqrt(sum(np.sum(np.abs(gradients[i]) ** 2) for i in penalized))

@@ -8,12 +8,10 @@ import jax
 import numpy as np
 
 from jaxreg._core.checks import short
-from jaxreg._core.struct import stable_name
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import untied
 
 
-@stable_name
 @dataclasses.dataclass(frozen=True)
 class Zeros:
     """Count the exact zeros and the dead units of one leaf, or of all together."""
@@ -34,7 +32,6 @@ class Zeros:
         return Zeros(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
-@stable_name
 class Sparsity(Report, Mapping[str, Zeros]):
     """Map each leaf's path to its `Zeros`; `total` adds them up; prints as a table."""
 
@@ -109,14 +106,8 @@ def sparsity(params: Any) -> Sparsity:
         ────────────────────────────────────────────────────────────────
         2 leaves              9      7  77.8%       1 of 2        1 of 3
     """
-    paths, arrays, _ = flatten_with_paths(params)
     found: dict[str, Zeros] = {}
-    seen: set[int] = set()
-    for path, leaf in zip(paths, arrays, strict=True):
-        if not is_inexact(leaf) or id(leaf) in seen:
-            continue
-        if isinstance(leaf, (jax.Array, np.ndarray)):
-            seen.add(id(leaf))
+    for path, leaf in untied(params):
         zeros = count_zeros("sparsity", path, leaf)
         found[path] = found[path] + zeros if path in found else zeros
     return Sparsity(found)

@@ -1,5 +1,6 @@
 """What a regularizer does to a tree of parameters, leaf by leaf."""
 
+import glob
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,9 +14,10 @@ from jaxreg._core import numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._reports.sparsity import count_zeros
 from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import Leaves, flatten_with_paths, is_inexact
 from jaxreg._rules.patterns import Rule
 from jaxreg._rules.tree import TreeRegularizer, as_tree
+from jaxreg._rules.tree_penalty import TreePenalty
 
 
 def summary(reg: Any, params: Any) -> Summary:
@@ -57,14 +59,15 @@ def summary(reg: Any, params: Any) -> Summary:
         >>> jaxreg.summary(reg, params).unmatched
         ('**/scale',)
     """
-    tree: TreeRegularizer = as_tree(reg)
-    paths, arrays, _ = flatten_with_paths(params)
-    shown = [(path, leaf) for path, leaf in zip(paths, arrays, strict=True) if _is_number(leaf)]
-    deciding, idle = tree.decide([path for path, _ in shown], [leaf for _, leaf in shown])
+    flat = flatten_with_paths(params)
+    tree = _as_rules(as_tree(reg), params)
+    places = zip(flat.paths, flat.leaves, flat.parameters, strict=True)
+    numbers = [(path, leaf, is_parameter) for path, leaf, is_parameter in places if _is_number(leaf)]
+    deciding, idle = tree.decide(Leaves([p for p, _, _ in numbers], [leaf for _, leaf, _ in numbers], []))
     first_path: dict[int, str] = {}
     found = []
-    for (path, leaf), rule in zip(shown, deciding, strict=True):
-        reason = _why_left_out(leaf, rule, first_path.get(id(leaf), ""))
+    for (path, leaf, is_parameter), rule in zip(numbers, deciding, strict=True):
+        reason = _why_left_out(leaf, is_parameter, rule, first_path.get(id(leaf), ""))
         if isinstance(leaf, (jax.Array, np.ndarray)):
             first_path.setdefault(id(leaf), path)
         found.append((path, leaf, reason, None if reason or rule is None else rule.regularizer))
@@ -77,14 +80,23 @@ def summary(reg: Any, params: Any) -> Summary:
     return Summary(tuple(_use(rule, idle, deciding, rows) for rule in tree._rules), tuple(rows))
 
 
+def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
+    """Return the tree's own rules, or, of a sum of trees, one for each leaf."""
+    if isinstance(tree, TreeRegularizer):
+        return tree
+    return TreeRegularizer([(glob.escape(path), regularizer) for path, regularizer in tree.assignment(params).items()])
+
+
 def _is_number(leaf: Any) -> bool:
     """Whether it is an array or a number: not a function of a module, nor where an optax wrapper took a leaf away."""
     return hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))
 
 
-def _why_left_out(leaf: Any, rule: Rule | None, first_path: str) -> str:
+def _why_left_out(leaf: Any, is_parameter: bool, rule: Rule | None, first_path: str) -> str:
     if not is_inexact(leaf):
         return "not a float or complex array"
+    if not is_parameter:
+        return "not a parameter"
     if first_path:
         return f"the same array as {first_path}"
     if rule is None:

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._core.struct import stable_name
 from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
 
 BY_RULE = "by the rule "
@@ -42,7 +41,6 @@ class RuleUse:
     matches: bool
 
 
-@stable_name
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary(Report):
     """Hold the leaves, the totals and the rules that match nothing; print as a table."""

@@ -14,28 +14,78 @@ from jaxreg._rules.paths import glob_matches
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
 
-_NOT_WEIGHTS = {"b", "scale", "offset", "gamma", "beta", "mean", "var", "alpha", "negative_slope"}
-_NORM_LAYER = re.compile(r"(?i)(norm|^bn|^ln)(_?\w?\d*)$")
+# The words of names, in lower case; tests/test_weight_names.py lists the libraries that write them.
+_WEIGHT = {"kernel", "kernels", "embedding", "embeddings"}
+_NO_WEIGHT = {"bias", "biases", "scale", "scales", "offset", "gain", "gamma", "beta", "alpha", "lambda", "slope"}
+_NO_WEIGHT |= {"running", "moving", "log", "temperature", "sin", "cos", "sink", "sinks"}
+_NORM = {"ln", "bn", "gn", "rms"}  # besides the words that end in norm, norms or normalization, as layernorm does
+_NO_NORM = {"conv", "linear", "dense", "proj", "projection", "qkv", "head", "net", "act", "activation", "modulation"}
+# Names that say it only as a whole: `D` is the skip of a state-space model, `g` (`weight_g`, `original0`) the length of
+# weight norm, `vector_u` a state of spectral norm, `init` the first state of an Equinox layer.
+_NO_WEIGHT_ALONE = {"D", "g", "weight_g", "original0", "vector_u", "mean", "var", "variance", "init"}
 
 
 def is_weight(path: str, leaf: Any) -> bool:
     """Whether a leaf is a weight matrix, a convolution kernel or an embedding: no bias, no scale of a norm.
 
-    It has two axes or more, its name is not that of a bias or scale, and no module above it is named as a norm layer
-    (`LayerNorm_0`, `batch_norm`, `ln_1`, ...), so that stacked biases and norm scales are left out too.
+    It has two axes or more, and no word of its name says bias, scale, statistic or norm, unless the last one is
+    `kernel` or `embedding`. A leaf that is called no more than `weight` or `w` goes by its nearest module: it is none
+    if the last layer which that name tells is a norm (`ln_1`, `attention_norm`; not `norm_proj` or `ConvBNAct`).
+
+    Words are split at `_`, digits and capitals, modules at `/` and `.`, and numbers name nothing. So the biases and
+    scales of stacked layers are told from matrices by names alone: where a stacked norm has none (`layers/1/weight`),
+    write a rule for it. Embeddings of positions and learned tokens (`pos_embed`, `cls_token`) are embeddings.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
-        >>> jaxreg.is_weight("Dense_0/kernel", jnp.ones((2, 3))), jaxreg.is_weight("Dense_0/bias", jnp.ones(3))
+        >>> matrix = jnp.ones((2, 3))
+        >>> jaxreg.is_weight("Dense_0/kernel", matrix), jaxreg.is_weight("Dense_0/bias", jnp.ones(3))
+        (True, False)
+        >>> jaxreg.is_weight("attn/W_Q", matrix), jaxreg.is_weight("attn/b_Q", matrix)
+        (True, False)
+        >>> jaxreg.is_weight("layers/mlp/weight", matrix), jaxreg.is_weight("layers/mlp_norm/weight", matrix)
         (True, False)
     """
-    *modules, name = path.split("/")
-    named_otherwise = name in _NOT_WEIGHTS or name.endswith("bias") or any(map(_NORM_LAYER.search, modules))
-    return len(getattr(leaf, "shape", ())) >= 2 and not named_otherwise
+    # `value` is the array in a box, which checkpoints keep as a level of their own
+    named = [part for part in re.split(r"[/.]", path) if re.search("[A-Za-z]", part) and part != "value"]
+    module, name = ["", "", *named][-2:]
+    return len(getattr(leaf, "shape", ())) >= 2 and _names_weight(module, name)
+
+
+def _names_weight(module: str, name: str) -> bool:
+    words = _words(name)
+    if not _WEIGHT.isdisjoint(words[-1:]):
+        return True
+    is_bias = re.match(r"b(?![A-Za-z])", name) is not None  # b, b1, b_Q; no `B` of a state space, no `lora_b`
+    if is_bias or name in _NO_WEIGHT_ALONE or not _NO_WEIGHT.isdisjoint(words) or _names_norm(words):
+        return False
+    if set(words) <= {"w", "weight", "weights"}:
+        return module != "scale" and not _names_norm(_words(module))
+    return True
+
+
+def _names_norm(words: list[str]) -> bool:
+    """Whether the last layer that the words name is a norm; weight norm and spectral norm are ways to hold a weight."""
+    layers = [word for word in words if word in _NO_NORM or _is_norm(word)]
+    return bool(layers) and _is_norm(layers[-1]) and words[:2] not in (["weight", "norm"], ["spectral", "norm"])
+
+
+def _is_norm(word: str) -> bool:
+    return word in _NORM or word.endswith(("norm", "norms", "normalization"))
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
 class Rule(Struct):
-    """One rule of a tree: a pattern (static) and the regularizer of the leaves that it matches, or None."""
+    """Hold one rule of a tree: a pattern (static) and the regularizer of the leaves that it matches, or None.
+
+    Example:
+        >>> import jaxreg
+        >>> jaxreg.TreeRegularizer({"**/bias": None, "**": jaxreg.L1(0.1)}).rules[1]
+        Rule(pattern='**', regularizer=L1(l1=0.1))
+    """
 
     pattern: Pattern = static()
     regularizer: Regularizer | None

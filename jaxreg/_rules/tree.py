@@ -4,16 +4,13 @@ import glob
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, cast, final
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer, as_regularizer
-from jaxreg._core.struct import Struct, named
+from jaxreg._core.struct import named
 from jaxreg._rules.identifiers import get
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import Leaves
 from jaxreg._rules.patterns import (
     Pattern,
     Rule,
@@ -23,11 +20,12 @@ from jaxreg._rules.patterns import (
     is_weight,
     matches_nothing,
 )
+from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties import Anchored
 
 
 @final
-class TreeRegularizer(Struct):
+class TreeRegularizer(TreePenalty):
     """Penalize the leaves of a parameter tree by rules on their paths.
 
         R(params) = Σ over leaves of R_rule(leaf),   rule = the first one whose pattern matches the leaf's path
@@ -99,36 +97,6 @@ class TreeRegularizer(Struct):
         """
         return cls(((is_weight, regularizer),))
 
-    def __call__(self, params: Any) -> jax.Array:
-        """Return the penalty of the tree, a scalar."""
-        penalties = list(self._penalties(params).values())
-        return _add(penalties)
-
-    def breakdown(self, params: Any) -> dict[str, jax.Array]:
-        """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree."""
-        return self._penalties(params)
-
-    def assignment(self, params: Any) -> dict[str, Regularizer]:
-        """Return `{path: regularizer}` for the penalized leaves; computes nothing, so shapes alone will do."""
-        return {path: regularizer for path, _, regularizer in self._penalized(params)}
-
-    def prox(self, params: Any, step: Any = 1.0) -> Any:
-        """Return the tree with the proximal operator of its rule applied to each leaf, the others unchanged.
-
-        Args:
-            params: the tree.
-            step: a non-negative number, or a tree like `params` of numbers and arrays (see `Regularizer.prox`).
-        """
-        paths, leaves, treedef = flatten_with_paths(params)
-        one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
-        steps = [step] * len(leaves) if one_step else treedef.flatten_up_to(step)
-        assigned = self.assign(paths, leaves)
-        new = [
-            leaf if regularizer is None else regularizer.prox(leaf, leaf_step)
-            for leaf, leaf_step, regularizer in zip(leaves, steps, assigned, strict=True)
-        ]
-        return treedef.unflatten(new)
-
     def anchored(self, reference: Any) -> "TreeRegularizer":
         """Return rules that penalize the distance of each leaf from the same leaf of a reference tree.
 
@@ -147,20 +115,20 @@ class TreeRegularizer(Struct):
         penalized = self._penalized(reference)
         return TreeRegularizer([(glob.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
 
-    def assign(self, paths: Sequence[str], leaves: Sequence[Any]) -> list[Regularizer | None]:
+    def assign(self, flat: Leaves) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
-        deciding, idle = self.decide(paths, leaves)
-        if idle and not _shows_a_part(leaves):
-            raise ValueError(f"`TreeRegularizer`: {matches_nothing(idle[0].pattern, paths)}")
+        deciding, idle = self.decide(flat)
+        if idle and not _shows_a_part(flat.leaves):
+            raise ValueError(f"`TreeRegularizer`: {matches_nothing(idle[0].pattern, flat.paths)}")
         return [
-            rule.regularizer if rule is not None and is_inexact(leaf) else None
-            for rule, leaf in zip(deciding, leaves, strict=True)
+            rule.regularizer if rule is not None and is_parameter else None
+            for rule, is_parameter in zip(deciding, flat.parameters, strict=True)
         ]
 
-    def decide(self, paths: Sequence[str], leaves: Sequence[Any]) -> tuple[list[Rule | None], list[Rule]]:
+    def decide(self, flat: Leaves) -> tuple[list[Rule | None], list[Rule]]:
         """Return the rule that decides over each leaf, and the rules whose pattern matches no leaf."""
         used = [False] * len(self._rules)
-        deciding = [self._decide(path, leaf, used) for path, leaf in zip(paths, leaves, strict=True)]
+        deciding = [self._decide(path, leaf, used) for path, leaf in zip(flat.paths, flat.leaves, strict=True)]
         idle = [rule for rule, was_used in zip(self._rules, used, strict=True) if not was_used and rule.pattern != "**"]
         return deciding, idle
 
@@ -183,8 +151,6 @@ class TreeRegularizer(Struct):
         scaled = ((r.pattern, None if r.regularizer is None else factor * r.regularizer) for r in self._rules)
         return TreeRegularizer(tuple(scaled))
 
-    __rmul__ = __mul__
-
     def __repr__(self) -> str:
         rules = (f"({named(rule.pattern)}, {rule.regularizer!r})" for rule in self._rules)
         return f"TreeRegularizer([{', '.join(rules)}])"
@@ -197,42 +163,10 @@ class TreeRegularizer(Struct):
                 decision = decision or rule
         return decision
 
-    def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
-        paths, leaves, _ = flatten_with_paths(params)
-        seen: set[int] = set()
-        found = []
-        for path, leaf, regularizer in zip(paths, leaves, self.assign(paths, leaves), strict=True):
-            if regularizer is None or id(leaf) in seen:
-                continue
-            if isinstance(leaf, (jax.Array, np.ndarray)):
-                seen.add(id(leaf))
-            found.append((path, leaf, regularizer))
-        return found
 
-    def _penalties(self, params: Any) -> dict[str, jax.Array]:
-        penalized = self._penalized(params)
-        values = _evaluate([reg for _, _, reg in penalized], [leaf for _, leaf, _ in penalized])
-        result: dict[str, jax.Array] = {}
-        for (path, _, _), value in zip(penalized, values, strict=True):
-            result[path] = result[path] + value if path in result else value  # keys that contain "/" may coincide
-        return result
-
-
-@jax.jit
-def _evaluate(regularizers: list[Regularizer], leaves: list[Any]) -> list[jax.Array]:
-    return [regularizer(leaf) for regularizer, leaf in zip(regularizers, leaves, strict=True)]
-
-
-@jax.jit
-def _add(penalties: list[jax.Array]) -> jax.Array:
-    dtypes = [penalty.dtype for penalty in penalties]
-    dtype = np.result_type(np.float32, *dtypes)
-    return sum((penalty.astype(dtype) for penalty in penalties), start=jnp.zeros((), dtype))
-
-
-def as_tree(reg: Any) -> TreeRegularizer:
-    """Return rules for a whole tree: a plain regularizer goes to all floating leaves."""
-    return reg if isinstance(reg, TreeRegularizer) else TreeRegularizer((("**", reg),))
+def as_tree(reg: Any) -> TreePenalty:
+    """Return the penalty of a whole tree: a plain regularizer goes to all floating leaves."""
+    return reg if isinstance(reg, TreePenalty) else TreeRegularizer((("**", reg),))
 
 
 def _pair(rule: Any) -> tuple[Any, Any]:

@@ -61,7 +61,7 @@ def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activat
         (Array([[1.]], dtype=float32), Array([[4.]], dtype=float32))
     """
     edges = _edges(graph)
-    paths, leaves, treedef = flatten_with_paths(params)
+    paths, leaves, _, treedef = flatten_with_paths(params)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         raise TypeError("`shrink` needs numbers, for they decide the new shapes: call it outside of `jax.jit`.")
     by_path = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if not is_hidden(leaf)}

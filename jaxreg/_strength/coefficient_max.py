@@ -9,11 +9,12 @@ from jaxreg._core import numerics
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer, Scaled, Sum
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg._rules.tree import TreeRegularizer, as_tree
+from jaxreg._rules.tree import as_tree
+from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties import L1, L1L2, Group
 
 
-def coefficient_max(reg: Regularizer | TreeRegularizer, grads_at_zero: Any) -> jax.Array:
+def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
     """Return the smallest coefficient of L1 or of a group penalty at which all penalized parameters are zero.
 
         L1, L1L2:   max_i |g_i|                        Group of them:   max_g ‖g_g‖₂/ω
@@ -46,11 +47,13 @@ def coefficient_max(reg: Regularizer | TreeRegularizer, grads_at_zero: Any) -> j
     References:
         Friedman, Hastie and Tibshirani, *Regularization paths for generalized linear models*, JSS, 2010.
     """
-    if not isinstance(reg, (Regularizer, TreeRegularizer)):
+    if not isinstance(reg, (Regularizer, TreePenalty)):
         raise TypeError(f"`coefficient_max` takes a regularizer or a `TreeRegularizer`, got {short(reg)}.")
-    paths, leaves, _ = flatten_with_paths(grads_at_zero)
-    assigned = as_tree(reg).assign(paths, leaves)
-    tops = [_top(penalty, jnp.asarray(g)) for penalty, g in zip(assigned, leaves, strict=True) if penalty is not None]
+    flat = flatten_with_paths(grads_at_zero)
+    assigned = as_tree(reg).assign(flat)
+    tops = [
+        _top(penalty, jnp.asarray(g)) for penalty, g in zip(assigned, flat.leaves, strict=True) if penalty is not None
+    ]
     if not tops:
         raise ValueError("`coefficient_max`: no leaf of the gradients has a penalty.")
     return jnp.max(jnp.stack(tops))

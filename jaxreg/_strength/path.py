@@ -15,17 +15,28 @@ from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg._rules.tree import TreeRegularizer, as_tree
+from jaxreg._rules.tree import as_tree
+from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg._strength.runs import run
 
-Reg = Regularizer | TreeRegularizer
+Reg = Regularizer | TreePenalty
 Floats = NDArray[np.floating[Any]]
 
 
 @stable_name
 @dataclasses.dataclass(frozen=True)
 class RegularizationPath:
-    """What `jaxreg.path` returns: one entry for each of the n coefficients, in their order; NumPy throughout."""
+    """Hold what `jaxreg.path` found: one entry for each of the n coefficients, in their order; NumPy throughout.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> def train(reg, key):
+        ...     w = reg.prox(jnp.array([3.0, -1.0]))
+        ...     return w, jnp.sum(w), -jnp.sum((w - 1) ** 2)
+        >>> result = jaxreg.path(train, jaxreg.L1(1.0), [2.0, 1.0])
+        >>> result.coefficients[result.best], result.at(result.best)
+        (np.float64(2.0), Array([1., 0.], dtype=float32))
+    """
 
     coefficients: Floats  # (n,)
     losses: Floats  # (n,): mean over the keys
@@ -145,7 +156,7 @@ def _grid(coefficients: Any) -> Floats:
 
 
 def _at(regularizer: Any) -> Callable[[jax.Array], Reg]:
-    if isinstance(regularizer, (Regularizer, TreeRegularizer)):
+    if isinstance(regularizer, (Regularizer, TreePenalty)):
         return lambda coefficient: coefficient * regularizer
     if not callable(regularizer):
         raise TypeError(
@@ -155,7 +166,7 @@ def _at(regularizer: Any) -> Callable[[jax.Array], Reg]:
 
     def at(coefficient: jax.Array) -> Reg:
         reg = regularizer(coefficient)
-        if not isinstance(reg, (Regularizer, TreeRegularizer)):
+        if not isinstance(reg, (Regularizer, TreePenalty)):
             raise TypeError(
                 f"`path(regularizer=...)`: the function must return a regularizer, got {checks.short(reg)}."
             )
@@ -189,10 +200,10 @@ def _triple(result: Any) -> tuple[Any, Any, Any]:
     return result
 
 
-def _zero_share(reg: TreeRegularizer, params: Any) -> jax.Array:
-    paths, leaves, _ = flatten_with_paths(params)
-    assigned = reg.assign(paths, leaves)
-    penalized = [jnp.asarray(leaf) for leaf, r in zip(leaves, assigned, strict=True) if r is not None]
+def _zero_share(reg: TreePenalty, params: Any) -> jax.Array:
+    flat = flatten_with_paths(params)
+    assigned = reg.assign(flat)
+    penalized = [jnp.asarray(leaf) for leaf, r in zip(flat.leaves, assigned, strict=True) if r is not None]
     zeros = sum((jnp.sum(leaf == 0) for leaf in penalized), start=jnp.zeros((), int))
     return zeros / max(1, sum(leaf.size for leaf in penalized))
 

@@ -1,4 +1,18 @@
-"""Regularizers on Flax Linen modules: a mixin, the ready layers, and the losses of one call."""
+"""Regularizers on Flax Linen modules: a mixin, ready layers (`_layers`, `_recurrent`), and the penalties of one call.
+
+What happens in one call of `with_losses(model)(variables, x)`:
+
+1. `_with_losses` takes the arguments of `model.apply`, and `_trace` calls it with two more mutable collections: one for
+   penalties of outputs, and one for notes, which tell what `nn.jit` does not run again.
+2. While the model runs, the mixin in `_regularized` looks at each module after its `__call__`. Which of its parameters
+   has which regularizer goes to `_declarations`; nothing is computed from parameters yet.
+3. `_outputs` adds the penalty of a module's output to the collection `losses`; its interceptor does the same for
+   modules that a rule of `activity=` is for.
+4. `_trace` reads the notes, and asks `_declarations` for modules that ran in an earlier call and not in this one.
+5. `_weights` finds the regularizer of each parameter as it is stored, `Stacked` where a lifted transform has stacked
+   layers, and computes all weight penalties in one compiled program.
+6. `_with_losses` sums what stands in the collection `losses` by path, and returns `(y, losses)`.
+"""
 
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.linen._layers import BatchNorm as BatchNorm

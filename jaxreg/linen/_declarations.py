@@ -1,4 +1,4 @@
-"""What the modules of a model declare, noted while they are traced: by one pass, and by root module for the process."""
+"""What modules declare, noted while Python runs them: for one call, and for later questions about an equal model."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,13 @@ _MOST_MODELS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Declared:
-    """The regularizer of one parameter, and how the module saw the parameter.
+    """The regularizer of one parameter.
 
-    `module` is the path of the module that declares it, `jitted` that of the `nn.jit` around it; `axes` are the axes
-    that lifted transforms took away, if known.
+    Attributes:
+        shape: the shape that the module saw; a stack of layers is stored with more axes.
+        module: the path of the module that declares it.
+        jitted: the path of the module around it that `nn.jit` compiles, if there is one.
+        axes: the axes of the stored parameter that lifted transforms took away; None if not known.
     """
 
     regularizer: Regularizer
@@ -36,7 +39,7 @@ class Declared:
 
 
 class Note:
-    """Static facts that travel through the outputs of `nn.jit`, which runs no Python for a trace that it has cached."""
+    """A pytree without leaves. On a cache hit `nn.jit` runs no Python, so facts must leave through its outputs."""
 
     def __init__(self, content: Hashable) -> None:
         self.content = content
@@ -46,16 +49,16 @@ jax.tree_util.register_pytree_node(Note, lambda note: ((), note.content), lambda
 
 
 class Pass:
-    """One call of `with_losses`: what its modules declare while it is traced."""
+    """One call of `with_losses`: what its modules declare."""
 
     def __init__(self, outer_modules: int) -> None:
         self._outer_modules = outer_modules
-        self.declared: dict[str, Declared] = {}
-        self.ran: set[str] = set()
-        self.called: dict[str, int | None] = {}
+        self.declared: dict[str, Declared] = {}  # by path of the parameter
+        self.ran: set[str] = set()  # paths of regularized modules
+        self.called: dict[str, int | None] = {}  # path of a module: number of the rule for its output
 
     def covers(self, module: nn.Module, root: nn.Module) -> bool:
-        """Whether the module runs under the `apply` of this pass, not under another one called inside the model."""
+        """Whether the module belongs to the model of this call, and not to another one that the model applies."""
         return root is _top([*_module_stack()[self._outer_modules :], module][0])
 
 
@@ -70,6 +73,7 @@ _declared_by: OrderedDict[Hashable, dict[str, Declared]] = OrderedDict()
 
 @contextlib.contextmanager
 def open_pass() -> Iterator[Pass]:
+    """Let the modules that this thread runs declare to a new pass."""
     current = Pass(len(_module_stack()))
     _local.passes = (*_local.passes, current)
     try:
@@ -79,12 +83,13 @@ def open_pass() -> Iterator[Pass]:
 
 
 def pass_of(module: nn.Module, root: nn.Module) -> Pass | None:
+    """The call of `with_losses` that the module runs in; None outside of one."""
     current = _local.passes[-1] if _local.passes else None
     return current if current is not None and current.covers(module, root) else None
 
 
 def root_of(module: nn.Module) -> nn.Module:
-    """The module that `apply` or `init` was called on, also from inside lifted transforms, which cut parents off."""
+    """The module that `apply` or `init` was called on. `parent` does not lead there from inside lifted transforms."""
     stack = [*_module_stack(), module]
     for i in reversed(range(len(stack))):
         if stack[i].scope is not None and stack[i].path == ():
@@ -104,8 +109,9 @@ def jitted(module: nn.Module) -> str | None:
 
 
 def note(module: nn.Module, name: str, content: Hashable) -> None:
-    """Note what an `nn.jit` around the module will not show again, where the structure of collections is free."""
+    """Put a fact into the outputs of the `nn.jit` around the module, if there is one."""
     assert module.scope is not None
+    # The branches of `nn.cond` must return the same collections: no notes there.
     in_branch = any("cond(" in part or "switch(" in part for part in module.scope.debug_path)
     if jitted(module) is not None and not in_branch and module.is_mutable_collection(NOTES):
         module.put_variable(NOTES, name, Note(content))
@@ -117,7 +123,7 @@ def _is_clone(inner: nn.Module, outer: nn.Module) -> bool:
 
 
 def remember(root: nn.Module, declared: Mapping[str, Declared]) -> None:
-    """Keep for `regularizer(model, variables)`; nothing traced is kept, and no more than the last models."""
+    """Keep for `regularizer(model, variables)` what a model declares, of the last models and without traced numbers."""
     if "_jaxreg_key" not in root.__dict__:
         root.__dict__["_jaxreg_key"] = key_of(root)
     key = root.__dict__["_jaxreg_key"]
@@ -144,7 +150,7 @@ def recall(model: nn.Module) -> dict[str, Declared] | None:
 
 
 def key_of(module: nn.Module) -> Hashable | None:
-    """The type and the fields of a module, None if a field has no value to compare by (a traced array, a large one)."""
+    """A key that equal modules share; None if a field has no value to compare by: a traced array or a large one."""
     try:
         return _frozen(module)
     except TypeError:
@@ -177,7 +183,7 @@ def _frozen(value: Any) -> Hashable:
 
 
 def _unlifted(cls: type[nn.Module]) -> type[nn.Module]:
-    """The class that a lifted class (nn.scan, nn.remat, ...) runs a clone of: as a root, that is the one to be seen."""
+    """The class under a lifted one (nn.scan, nn.remat): `apply` on a lifted module runs a clone that has this class."""
     while cls.__module__ == "flax.linen.transforms":
         cls = cls.__bases__[0]
     return cls

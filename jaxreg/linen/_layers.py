@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from jaxreg._flax.declared import ATTENTION
 from jaxreg.linen._regularized import Regularized, declare, regularizer_field
 
 
@@ -93,9 +94,9 @@ class RMSNorm(Regularized, nn.RMSNorm):
 
 
 class WeightNorm(Regularized, nn.WeightNorm):
-    """`flax.linen.WeightNorm` with `scale_` (of the lengths it learns) and `activity_regularizer`.
+    """`flax.linen.WeightNorm` with `scale_regularizer`, of the lengths that it learns, and `activity_regularizer`.
 
-    A kernel regularizer belongs to the wrapped layer: `with_losses` applies it to the kernel before normalization.
+    Give a kernel regularizer to the layer inside: `with_losses` applies it to the kernel before normalization.
     """
 
     scale_regularizer: Any = regularizer_field()
@@ -109,13 +110,6 @@ class PReLU(Regularized, nn.PReLU):
     negative_slope_regularizer: Any = regularizer_field()
 
 
-_PROJECTIONS: Mapping[str, tuple[str, ...]] = {
-    "kernel": ("query/kernel", "key/kernel", "value/kernel", "out/kernel"),
-    "bias": ("query/bias", "key/bias", "value/bias", "out/bias"),
-    "scale": ("query_ln/scale", "key_ln/scale"),
-}
-
-
 class MultiHeadDotProductAttention(Regularized, nn.MultiHeadDotProductAttention):
     """`flax.linen.MultiHeadDotProductAttention` with regularizers.
 
@@ -125,7 +119,7 @@ class MultiHeadDotProductAttention(Regularized, nn.MultiHeadDotProductAttention)
 
     scale_regularizer: Any = regularizer_field()
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = _PROJECTIONS
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION
 
 
 class MultiHeadAttention(Regularized, nn.MultiHeadAttention):
@@ -133,7 +127,7 @@ class MultiHeadAttention(Regularized, nn.MultiHeadAttention):
 
     scale_regularizer: Any = regularizer_field()
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = _PROJECTIONS
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION
 
 
 class SelfAttention(Regularized, nn.SelfAttention):
@@ -141,4 +135,4 @@ class SelfAttention(Regularized, nn.SelfAttention):
 
     scale_regularizer: Any = regularizer_field()
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = _PROJECTIONS
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION

@@ -1,4 +1,4 @@
-"""Penalties of outputs: their value, their place in the collection `losses`, and rules for modules one cannot edit."""
+"""Penalties of outputs in the collection `losses`: of modules that declare one, and of those that a rule is for."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,15 +6,14 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import ACTIVITY, applies, named
 from jaxreg._flax.outputs import output_penalty
 from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations
 
-ACTIVITY = "activity"
-
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
-    """Add the penalty of an output to the entry of the module in a mutable collection `losses`."""
+    """Add the penalty of an output to the entry of the module in the collection `losses`, if that is mutable."""
     if module.is_initializing():
         return
     root = _declarations.root_of(module)
@@ -28,7 +27,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(
-            f"`activity_regularizer`: the module {'/'.join(module.path) or '(root)'} has a submodule of the name "
+            f"`activity_regularizer`: the module {named('/'.join(module.path))} has a submodule of the name "
             f"{ACTIVITY!r}, and the penalty would stand under the same name in 'losses'. Rename the submodule."
         )
     value = value if before is None else before + value
@@ -37,14 +36,14 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
 
 def _raise_lost(module: nn.Module) -> None:
     raise ValueError(
-        f"`with_losses`: the activity penalty of the module {'/'.join(module.path) or '(root)'} would be lost, because "
+        f"`with_losses`: the activity penalty of the module {named('/'.join(module.path))} would be lost, because "
         "a lifted transform around it (nn.scan, nn.vmap, nn.RNN) does not pass the collection 'losses' on. Give that "
         "transform `variable_axes={..., 'losses': 0}`, or penalize the output of the transformed module instead."
     )
 
 
 def _before(module: nn.Module, root: nn.Module) -> Any:
-    """The penalty of the earlier calls in this `apply`; None if there were none, whatever the caller passed in."""
+    """The penalty of the module's earlier calls in this `apply`, without losses passed in; None in the first call."""
     assert module.scope is not None
     old: Any = module.get_variable(_declarations.LOSSES, ACTIVITY)
     if _declarations.pass_of(module, root) is not None:
@@ -65,7 +64,7 @@ def _before(module: nn.Module, root: nn.Module) -> Any:
 
 
 class Interceptor:
-    """Apply the first rule whose pattern matches the path of a module to the output of its `__call__`."""
+    """Penalize the output of each module by the first rule that matches its path."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
@@ -94,13 +93,7 @@ class Interceptor:
         return output
 
     def decide(self, path: str, output: Any) -> int | None:
-        """Return the number of the first rule that matches; note every rule that does."""
-        matching = [i for i, rule in enumerate(self.rules) if _matches(rule, path, output)]
+        """Return the number of the first rule that matches; mark every rule that does as used."""
+        matching = [i for i, rule in enumerate(self.rules) if applies(rule, path, output)]
         self.used.update(matching)
         return matching[0] if matching else None
-
-
-def _matches(rule: Rule, path: str, output: Any) -> bool:
-    if path == "" and isinstance(rule.pattern, str):
-        return rule.pattern in {"", "**"}  # `*` is a name, and the root has none
-    return rule.matches(path, output)

@@ -8,7 +8,7 @@ import flax.linen as nn
 from jaxreg.linen._regularized import Regularized, regularizer_field
 
 
-class RegularizedCell(Regularized):
+class _Cell(Regularized):
     """`kernel_` of the input kernels, `recurrent_` of the hidden-to-hidden kernels, `bias_` of all biases.
 
     `activity_regularizer` is of the output of each step, not of the carry; inside `nn.RNN` give
@@ -24,7 +24,7 @@ class RegularizedCell(Regularized):
     }
 
 
-class LSTMCell(RegularizedCell, nn.LSTMCell):
+class LSTMCell(_Cell, nn.LSTMCell):
     """`flax.linen.LSTMCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`.
 
     Example:
@@ -39,21 +39,21 @@ class LSTMCell(RegularizedCell, nn.LSTMCell):
     """
 
 
-class OptimizedLSTMCell(RegularizedCell, nn.OptimizedLSTMCell):
+class OptimizedLSTMCell(_Cell, nn.OptimizedLSTMCell):
     """`flax.linen.OptimizedLSTMCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class GRUCell(RegularizedCell, nn.GRUCell):
+class GRUCell(_Cell, nn.GRUCell):
     """`flax.linen.GRUCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class SimpleCell(RegularizedCell, nn.SimpleCell):
+class SimpleCell(_Cell, nn.SimpleCell):
     """`flax.linen.SimpleCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class MGUCell(RegularizedCell, nn.MGUCell):
+class MGUCell(_Cell, nn.MGUCell):
     """`flax.linen.MGUCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class ConvLSTMCell(RegularizedCell, nn.ConvLSTMCell):
+class ConvLSTMCell(_Cell, nn.ConvLSTMCell):
     """`flax.linen.ConvLSTMCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""

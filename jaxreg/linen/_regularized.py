@@ -10,21 +10,21 @@ import flax.linen as nn
 from flax.core import unfreeze
 from flax.core.frozen_dict import FrozenDict
 
-from jaxreg._core import checks
-from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import ACTIVITY, SUFFIX, fits_no_parameter, module_regularizer, named, public_address
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.linen import _declarations, _outputs, _weights
 
-_SUFFIX = "_regularizer"
 _OBSERVED = "jaxreg_observed"
 
 
 def regularizer_field() -> Any:
-    """A field for a regularizer, by keyword only, so that the positional arguments of the layer stay as they are."""
+    """A field for a regularizer: by keyword only, so that the positional arguments stay those of Flax."""
     return dataclasses.field(default=None, kw_only=True)
 
 
+@public_address
 class Regularized(nn.Module):
     """Penalize the parameters and the output of a module; a mixin that comes first in the bases.
 
@@ -73,8 +73,9 @@ class Regularized(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        public_address(cls)
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of the class below, and that one observes.
+        # A lifted class (nn.remat, nn.scan) copies the mark: it runs a clone of this class, which is observed already.
         if call is not None and not hasattr(call, _OBSERVED):
             cls.__call__ = _observed(call)  # type: ignore[method-assign]
 
@@ -83,26 +84,18 @@ class Regularized(nn.Module):
             value = getattr(self, field)
             value = get(unfreeze(value) if isinstance(value, FrozenDict) else value)
             if value is not None:
-                _as_regularizer(type(self).__name__, field, value)
+                module_regularizer(type(self).__name__, field, value)
             object.__setattr__(self, field, value)
         super().__post_init__()
 
 
 def _regularizer_fields(module: nn.Module) -> list[str]:
-    return [field.name for field in dataclasses.fields(module) if field.name.endswith(_SUFFIX)]
-
-
-def _as_regularizer(owner: str, field: str, value: Any) -> Regularizer:
-    try:
-        return as_regularizer(value)
-    except TypeError:
-        raise TypeError(
-            f"`{owner}({field}=...)` takes a regularizer of one array, got {checks.short(value)}. Rules for a whole "
-            "tree go into the loss or into `jaxreg.add_regularization`."
-        ) from None
+    return [field.name for field in dataclasses.fields(module) if field.name.endswith(SUFFIX)]
 
 
 def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A `__call__` after which the module declares its weights and adds the penalty of its output."""
+
     @functools.wraps(call)
     def observed_call(self: Regularized, *args: Any, **kwargs: Any) -> Any:
         outermost = "_jaxreg_running" not in self.__dict__  # `super().__call__` of the same module is no other call
@@ -115,7 +108,7 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
             del self.__dict__["_jaxreg_running"]
         declare(self)
         if self.activity_regularizer is not None:
-            regularizer = _as_regularizer(type(self).__name__, "activity_regularizer", self.activity_regularizer)
+            regularizer = module_regularizer(type(self).__name__, ACTIVITY + SUFFIX, self.activity_regularizer)
             _outputs.add(self, regularizer, output)
         return output
 
@@ -124,8 +117,8 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def declare(module: Regularized) -> None:
-    """Note which parameter has which regularizer, and put the penalties into a mutable collection `losses`."""
-    found = _declared(module)
+    """Note which parameter has which regularizer. Under plain `apply`, put the penalties into `losses` if mutable."""
+    found = _regularized_parameters(module)
     jitted, root, own_path = _declarations.jitted(module), _declarations.root_of(module), "/".join(module.path)
     axes = _weights.removed_axes(module.variables["params"]) if found else {}
     declared = {
@@ -141,7 +134,7 @@ def declare(module: Regularized) -> None:
         current.declared.update(declared)
     if module.is_initializing():
         return
-    if current is not None:  # `with_losses` computes these from the parameters, where no lifted transform is in the way
+    if current is not None:  # `with_losses` computes the penalties from the stored parameters, after the call
         content = tuple((p, reg, leaf.shape, axes.get(p)) for p, (reg, leaf) in found.items())
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
@@ -151,27 +144,23 @@ def declare(module: Regularized) -> None:
             )
 
 
-def _declared(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
+def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
     """Return `{path inside the module: (regularizer, parameter)}`."""
     wanted = {
         field: getattr(module, field)
         for field in _regularizer_fields(module)
-        if field != "activity_regularizer" and getattr(module, field) is not None
+        if field != ACTIVITY + SUFFIX and getattr(module, field) is not None
     }
     if not wanted:
         return {}
-    paths, leaves, _ = flatten_with_paths(module.variables.get("params", {}))
+    paths, leaves, *_ = flatten_with_paths(module.variables.get("params", {}))
     found: dict[str, tuple[Regularizer, Any]] = {}
     for field, value in wanted.items():
-        regularizer = _as_regularizer(type(module).__name__, field, value)
-        name = field.removesuffix(_SUFFIX)
+        owner = type(module).__name__
+        regularizer, name = module_regularizer(owner, field, value), field.removesuffix(SUFFIX)
         globs = module.parameter_globs.get(name, (name, f"{name}/*"))
         of_field = [i for i, path in enumerate(paths) if any(fnmatchcase(path, glob) for glob in globs)]
         if not of_field:
-            raise ValueError(
-                f"`{type(module).__name__}({field}={checks.short(value)})` fits no parameter of the module "
-                f"{'/'.join(module.path) or '(root)'}: as configured, it has {paths}. "
-                f"Drop `{field}`, or give the module that parameter."
-            )
+            raise fits_no_parameter(owner, field, value, f" {named('/'.join(module.path))}", paths)
         found.update({paths[i]: (regularizer, leaves[i]) for i in of_field})
     return found

@@ -1,4 +1,4 @@
-"""One traced call of a model: its output, its state, and what its modules declare."""
+"""One call of `model.apply`: its output, its state, and what its modules declare."""
 
 import contextlib
 import itertools
@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax.core.scope import DenyList, union_filters
 
+from jaxreg._flax.declared import no_module_matches
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg._rules.patterns import Rule, matches_nothing
+from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations, _outputs, _weights
 
 _trace_numbers = itertools.count()
@@ -20,7 +21,7 @@ _trace_numbers = itertools.count()
 def run(
     model: nn.Module, rules: tuple[Rule, ...], variables: Mapping[str, Any], args: Any, kwargs: Any, mutable: Any
 ) -> tuple[Any, dict[str, Any], dict[str, _declarations.Declared]]:
-    """Apply the model; return its output, its state with the collection `losses`, and all that is declared."""
+    """Return the output, the state with the collection `losses`, and what is declared, by path of the parameter."""
     given = {
         name: value for name, value in variables.items() if name not in {_declarations.LOSSES, _declarations.NOTES}
     }
@@ -46,16 +47,16 @@ def run(
     declared = {path: one for path, one in remembered.items() if path in paths and one.module not in ran}
     declared.update(this_pass.declared)
     for module, content in noted.items():
-        declared.update(_declared(module, content))
+        declared.update(_from_note(module, content))
     _weights.check_jitted(params, declared)
     return y, state, declared
 
 
 def _mutable(mutable: Any, rules: tuple[Rule, ...]) -> Any:
-    """The caller's filter with `losses` and the notes; `nn.jit` tells by it this trace from one of plain `apply`."""
+    """The caller's filter, with `losses` and the notes, and with a tag: `nn.jit` reuses no trace of another filter."""
     tag = f"jaxreg {rules!r}"
     if not all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
-        tag = f"jaxreg {next(_trace_numbers)}"  # arrays and traced values print alike: share no trace
+        tag = f"jaxreg {next(_trace_numbers)}"  # different arrays and traced numbers may print alike: share no trace
     if mutable is True or isinstance(mutable, DenyList):
         denied: Any = () if mutable is True else mutable.deny
         denied = {denied} if isinstance(denied, str) else set(denied)
@@ -73,7 +74,7 @@ def _read_notes(notes: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, 
     return found
 
 
-def _declared(module: str, content: Any) -> dict[str, _declarations.Declared]:
+def _from_note(module: str, content: Any) -> dict[str, _declarations.Declared]:
     return {
         f"{module}/{path}".lstrip("/"): _declarations.Declared(regularizer, shape, module, None, axes)
         for path, regularizer, shape, axes in content
@@ -81,23 +82,25 @@ def _declared(module: str, content: Any) -> dict[str, _declarations.Declared]:
 
 
 def _check_rules(interceptor: _outputs.Interceptor, called: Mapping[str, Any], noted: Iterable[str]) -> None:
-    """Raise if a pattern matches no module, or if `nn.jit` reused a trace where another rule applies."""
+    """Raise if a rule is for no module, or if `nn.jit` ran a module by a trace in which another rule was for it."""
     for path in noted:
         pattern_only = all(not callable(rule.pattern) for rule in interceptor.rules)
         if pattern_only and interceptor.decide(path, None) != called[path]:
             raise ValueError(
-                f"`with_losses(activity=...)`: the rules tell {path} from an equal module, but `nn.jit` gives both one "
-                "trace. Match both alike, or penalize the output of the module around them."
+                f"`with_losses(activity=...)`: another rule is for {path} than for an equal module, but `nn.jit` runs "
+                "both from one trace. Give both the same rule, or penalize the output of the module around them."
             )
     used = interceptor.used | {rule for rule in called.values() if rule is not None}
     for i, rule in enumerate(interceptor.rules):
         if i not in used:
-            message = matches_nothing(rule.pattern, called).replace("No leaf", "no module that ran", 1)
-            raise ValueError(f"`with_losses(activity=...)`: {message}")
+            raise no_module_matches(rule.pattern, called, "module that ran")
 
 
 def trace(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Call a function on shapes, and return what it returns; strings, numbers and functions stay as they are."""
+    """Call a function on the shapes of its arrays, without computing, and return what it returns.
+
+    Unlike `jax.eval_shape`, it may take and return strings, functions and any other objects.
+    """
     treedef: Any
     leaves, treedef = jax.tree.flatten((args, kwargs))
     traced = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))]

@@ -1,7 +1,6 @@
-"""From what modules declare to the penalties of the parameters as they are stored, stacks of layers included."""
+"""From what modules declare of the layers that they see to the penalties of the parameters as they are stored."""
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import evaluate, is_sum_over_entries, shown, stacked_axes
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.linen._declarations import Declared
 from jaxreg.penalties import Stacked
@@ -18,29 +18,28 @@ Probe = Callable[[Any], dict[str, Declared]]
 
 
 def penalties(params: Any, declared: Mapping[str, Declared], probe: Probe) -> dict[str, jax.Array]:
-    """Return `{path: penalty}`."""
+    """Return `{path of a parameter: penalty}`."""
     found = assign(params, declared, probe)
     leaves = _by_path(params)
-    return _evaluate(found, {path: leaves[path] for path in found})
-
-
-@jax.jit
-def _evaluate(regularizers: dict[str, Regularizer], leaves: dict[str, Any]) -> dict[str, jax.Array]:
-    return {path: regularizers[path](leaf) for path, leaf in leaves.items()}
+    return evaluate(found, {path: leaves[path] for path in found})
 
 
 def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -> dict[str, Regularizer]:
-    """Return `{path: regularizer}` for the parameters as they are stored; `probe` traces the model with given ones."""
+    """Return `{path: regularizer}` for the parameters as they are stored.
+
+    `probe` traces the model with other parameters in place of `params`: it tells the axes of a stack where the shapes
+    do not. Without it such a stack raises.
+    """
     leaves = _by_path(params)
     found: dict[str, Regularizer] = {}
     uncertain: list[str] = []
     for path, one in declared.items():
         if path not in leaves:
-            continue  # declared by another configuration that was traced, or computed from other parameters
+            continue  # declared by an equal model with other arguments, or computed from other parameters
         if not jnp.issubdtype(leaves[path].dtype, jnp.inexact):
             continue
-        shape, elementwise = tuple(leaves[path].shape), one.regularizer.scalar() is not None
-        stacks = [()] if elementwise else _stacks(shape, one.shape)
+        shape = tuple(leaves[path].shape)
+        stacks = [()] if is_sum_over_entries(one.regularizer, shape) else stacked_axes(shape, one.shape)
         if len(stacks) == 1:
             found[path] = Stacked(one.regularizer, stacks[0]) if stacks[0] else one.regularizer
         elif stacks and probe is not None:
@@ -58,8 +57,8 @@ def assign(params: Any, declared: Mapping[str, Declared], probe: Probe | None) -
 
 
 def check_jitted(params: Any, declared: Mapping[str, Declared]) -> None:
-    """Raise if `nn.jit` may have run a module again from its cache, so that nothing was noted at the second place."""
-    hidden = {path: one for path, one in declared.items() if one.jitted}  # what came by a note has no `jitted`
+    """Raise if a module under `nn.jit` has a twin of the same shapes that may have run from the same trace."""
+    hidden = {path: one for path, one in declared.items() if one.jitted}  # of notes `jitted` is None: they miss nothing
     if not hidden:
         return
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -80,7 +79,7 @@ def check_jitted(params: Any, declared: Mapping[str, Declared]) -> None:
 
 
 def removed_axes(params: Any) -> dict[str, tuple[int, ...]]:
-    """The axes that lifted transforms took from the parameters of a probed model; empty for any other."""
+    """The axes that lifted transforms took from the parameters, by path; empty unless the parameters are `_Probe`s."""
     entries = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: isinstance(x, _Probe))[0]
     return {
         jax.tree_util.keystr(keys, simple=True, separator="/"): probe.removed
@@ -90,21 +89,15 @@ def removed_axes(params: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _by_path(params: Any) -> dict[str, Any]:
-    paths, leaves, _ = flatten_with_paths(params)
+    paths, leaves, *_ = flatten_with_paths(params)
     return dict(zip(paths, leaves, strict=True))
-
-
-def _stacks(shape: tuple[int, ...], seen: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sets of axes without which `shape` is `seen`."""
-    candidates = itertools.combinations(range(len(shape)), max(len(shape) - len(seen), 0))
-    return [axes for axes in candidates if tuple(n for i, n in enumerate(shape) if i not in axes) == seen]
 
 
 def _shape_error(path: str, one: Declared, shape: tuple[int, ...], *, ambiguous: bool) -> ValueError:
     reason = "stacked along an axis that the shapes do not tell" if ambiguous else "not a stack of that"
     return ValueError(
         f"The parameter {path} is stored with the shape {shape}, its module sees {one.shape}, and it is {reason}: "
-        f"{one.regularizer!r} of it is undefined. "
+        f"{shown(one.regularizer)} of it is undefined. "
         + ("Give example inputs: `regularizer(model, variables, x)`." if ambiguous else "Penalize it by a path rule.")
     )
 
@@ -112,7 +105,7 @@ def _shape_error(path: str, one: Declared, shape: tuple[int, ...], *, ambiguous:
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class _Probe(meta.AxisMetadata[Any]):
-    """A box around a parameter that remembers which axes lifted transforms take away."""
+    """A box around a parameter: Flax tells it which axis a lifted transform takes away, and it remembers."""
 
     value: Any
     axes: tuple[int, ...]
@@ -125,7 +118,7 @@ class _Probe(meta.AxisMetadata[Any]):
         return dataclasses.replace(self, value=val)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "_Probe":
-        return self  # on the way out of a transform; only what a module sees is read
+        return self  # called on the way out of a transform; only what the module sees inside is read
 
     def remove_axis(self, index: int, params: dict[Any, Any]) -> "_Probe":
         axis = self.axes[index]

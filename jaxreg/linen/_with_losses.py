@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.core.scope import in_filter
 
-from jaxreg._core import checks
 from jaxreg._core.numerics import promote
+from jaxreg._flax.declared import shown
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.linen import _declarations, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
@@ -24,9 +24,9 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
 
     Paths are those of the parameters (`Dense_0/kernel`) and of the modules (`Dense_0/activity`), without a prefix for
     the model itself. Weight penalties are computed from the parameters, once for each, whatever transform the module
-    runs under; they are of all parameters that the model declares, also of those that this call did not use, as far as
-    an earlier `init` or `apply` in this process has shown them. Activity penalties are summed over the calls. What
-    other modules sow into the collection `losses` is added up and returned as well.
+    runs under. A parameter that this call does not use is penalized too, if an earlier `init` or `apply` of an equal
+    model in this process has run its module. Activity penalties are summed over the calls. What other modules sow into
+    the collection `losses` is added up and returned as well.
 
     Args:
         model: an unbound Linen module; its modules that inherit `Regularized` are penalized.
@@ -87,8 +87,9 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
     """Return the weight penalties that a model declares, as rules on the paths of `variables["params"]`.
 
     For an optax chain: `jaxreg.add_regularization(regularizer(model, variables))`, `jaxreg.proximal(...)`.
-    What a model declares shows when it is traced. Any `init` or `apply` of an equal model in this process will do, also
-    under `jax.jit` or `jax.eval_shape`; otherwise give the inputs of `model.apply`, and the model is traced by shapes.
+    What the modules of a model declare is known once they have run. An `init` or `apply` of an equal model in this
+    process will do, also under `jax.jit` or `jax.eval_shape`; otherwise give the inputs of `model.apply`, and the model
+    is traced with their shapes.
 
     Args:
         model: an unbound Linen module.
@@ -96,7 +97,8 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         *args, **kwargs: the inputs of `model.apply`, `method=` and `rngs=` included; arrays or shapes.
 
     Raises:
-        ValueError: the model was never traced in this process, or the trace does not tell enough; give inputs.
+        ValueError: no equal model has run in this process, or the shapes do not tell which axis of a parameter is a
+            stack of layers; give inputs.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg, jaxreg.linen
@@ -107,9 +109,7 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
     """
     _check_model("regularizer", model)
     if not isinstance(variables, Mapping):
-        raise TypeError(
-            f"`regularizer(model, variables)` takes what `model.init` returns, got {checks.short(variables)}."
-        )
+        raise TypeError(f"`regularizer(model, variables)` takes what `model.init` returns, got {shown(variables)}.")
     if "params" not in variables:
         variables = {"params": variables}
     probe: Callable[[Any], dict[str, _declarations.Declared]] | None = None
@@ -129,8 +129,8 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         remembered = _declarations.recall(model)
         if remembered is None:
             raise ValueError(
-                f"`regularizer(model, variables)`: this `{type(model).__name__}` was not traced in this process (or "
-                "holds arrays or functions made anew each time, by which it cannot be found again), so that what its "
+                f"`regularizer(model, variables)`: no `{type(model).__name__}` equal to this one has run in this "
+                "process (large arrays, and functions made anew each time, never count as equal), so that what its "
                 "modules declare is not known. Give example inputs: `regularizer(model, variables, x)`."
             )
         declared = remembered
@@ -141,11 +141,11 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
 
 def _check_model(call: str, model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`{call}(model)` takes a Flax Linen module, got {checks.short(model)}.")
+        raise TypeError(f"`{call}(model)` takes a Flax Linen module, got {shown(model)}.")
 
 
 def _sums(tree: Any, path: tuple[str, ...] = ()) -> dict[str, jax.Array]:
-    """`{path: sum}`: lifted transforms stack the penalties of their calls, `sow` collects in tuples."""
+    """`{path: sum}` of a collection: lifted transforms stack the penalties of their calls, `sow` collects in tuples."""
     if isinstance(tree, Mapping):
         return {p: value for name, below in tree.items() for p, value in _sums(below, (*path, name)).items()}
     leaves = [jnp.sum(promote(leaf)) for leaf in jax.tree.leaves(tree)]

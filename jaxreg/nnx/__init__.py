@@ -1,4 +1,17 @@
-"""Regularizers on Flax NNX modules: a mixin, the ready layers, and the losses of one call."""
+"""Regularizers on Flax NNX modules: a mixin, ready layers (`_layers`, `_recurrent`), and the penalties of one call.
+
+What happens in one call of `with_losses(model)(x)`:
+
+1. `_declarations` walks over the model once: its modules, its parameters, which regularizers the modules were given
+   (the mixin in `_regularized` stores them), and the shape that each parameter has in one layer.
+2. `_weights` finds the regularizer of each parameter, `Stacked` where `nnx.vmap` has made a stack of layers. The weight
+   penalties are computed in one compiled program, before the model runs.
+3. `_recording` gives a total, an `ActivityLoss` that starts at 0, to each module whose output is penalized.
+4. While the model runs, `_observe` looks at each `__call__`, and `_outputs` adds the penalty of the output to the
+   total of the module. `_collect` sums over the calls that an `nnx.vmap` inside the model runs at once.
+5. `_recording` raises if a transform has dropped a total, reads the totals, and takes them off the modules again.
+6. `_with_losses` returns `(y, losses)`.
+"""
 
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.nnx._layers import BatchNorm as BatchNorm

@@ -1,8 +1,9 @@
-"""Sums over the calls of a module that `vmap` runs at once: two primitives that know which axes came in between.
+"""Sums over the calls of a module that `vmap` runs at once.
 
-A module that `nnx.vmap` broadcasts (`in_axes=None`) is called once an example, and its penalties are to be added up to
-a number without the mapped axis. A `vmap` around `with_losses` itself must keep its axis instead. The difference is in
-the running total: it starts from `zero`, which has the axes of all that comes into the call.
+There are two kinds of `vmap`. Inside the model, `nnx.vmap` with `in_axes=None` calls a module once an example, and the
+penalties of these calls are added up: the sum has no mapped axis. A `vmap` around `with_losses` must keep its axis, as
+each example has its own losses. The total of a module tells the two apart. It starts at `zero(inputs of the call)`,
+which has the axes mapped outside of the call and no others; `collect(penalty, total)` sums over all other mapped axes.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ _zero = Primitive("jaxreg_zero")
 
 
 def collect(value: jax.Array, total: jax.Array) -> jax.Array:
-    """Return `value`, summed over the mapped axes that `total` does not have."""
+    """Return `value`, summed over the mapped axes that `total` does not have: what `nnx.vmap` runs at once."""
     if not isinstance(value, jax.core.Tracer) and not isinstance(total, jax.core.Tracer):
         return value
     return _collect.bind(value, total)

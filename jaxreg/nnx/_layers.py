@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from flax import nnx
 
+from jaxreg._flax.declared import ATTENTION
 from jaxreg.nnx._regularized import Regularized
 
 
@@ -117,8 +118,4 @@ class MultiHeadAttention(Regularized, nnx.MultiHeadAttention):
 
     scale_regularizer: Any = None
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "kernel": ("query/kernel", "key/kernel", "value/kernel", "out/kernel"),
-        "bias": ("query/bias", "key/bias", "value/bias", "out/bias"),
-        "scale": ("query_ln/scale", "key_ln/scale"),
-    }
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION

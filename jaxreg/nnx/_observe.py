@@ -1,4 +1,4 @@
-"""The observation of `__call__`: for the classes of this package once and for all, for others while a call lasts."""
+"""The observation of `__call__`: of our classes from their definition on, of others only while a call lasts."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ _local = _Local()
 
 
 def observed(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A `__call__` that adds the penalty of its output to the module's `ActivityLoss`, if there is one."""
+    """A `__call__` that adds the penalty of its output to the module's total, if the module has one."""
 
     @functools.wraps(call)
     def observed_call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def patched(classes: set[type]) -> Iterator[None]:
-    """Observe all instances of classes one cannot edit; those without an `ActivityLoss` behave as before."""
+    """Observe classes one cannot edit: all their instances, of which those without a total behave as before."""
     with _lock:
         mine = [cls for cls in classes if cls in _patches or not hasattr(vars(cls).get("__call__"), OBSERVED)]
         for cls in mine:

@@ -8,18 +8,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxreg._flax.declared import ACTIVITY, named, public_address
 from jaxreg._flax.outputs import output_penalty
-from jaxreg.nnx import _weights
 from jaxreg.nnx._collect import collect
+from jaxreg.nnx._declarations import regularizer_of
 
 ATTRIBUTE = "_activity_loss"
 _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
+@public_address
 class ActivityLoss(nnx.Variable[jax.Array]):
-    """The penalty of a module's outputs, while `with_losses` runs: name it in `nnx.StateAxes` if need be.
+    """The total of the penalties of a module's outputs, while `with_losses` runs.
 
-    The Variable is there only during the call. It holds one number, or one a layer of a stack of layers.
+    The Variable is there only during the call. It holds one number, or one for each layer of a stack of layers. Where
+    `nnx.StateAxes` lists the Variables of a module one by one, list it too.
 
     Example:
         >>> from flax import nnx
@@ -29,13 +32,13 @@ class ActivityLoss(nnx.Variable[jax.Array]):
     """
 
 
-class _Run(Protocol):
-    def note(self, loss: Any) -> None: ...
+class _Recording(Protocol):
+    def before_adding(self, loss: Any) -> None: ...
 
 
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.runs: list[_Run] = []  # the calls of `with_losses` in this thread, the innermost last
+        self.recordings: list[_Recording] = []  # of the calls of `with_losses` in this thread, the innermost last
 
 
 local = _Local()
@@ -49,26 +52,26 @@ def attach(module: nnx.Module, loss: ActivityLoss) -> None:
 
 
 def add(module: nnx.Module, output: Any) -> None:
+    """Add the penalty of an output to the total of the module."""
     loss = vars(module)[ATTRIBUTE]
-    if local.runs:
-        local.runs[-1].note(loss)
+    if local.recordings:
+        local.recordings[-1].before_adding(loss)
     if isinstance(module, nnx.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
-    both = (_weights.regularizers(module).get(_weights.ACTIVITY), loss.get_metadata("rule"))
-    value = sum(output_penalty(regularizer, output) for regularizer in both if regularizer is not None)
-    before = loss.get_raw_value()
-    value = jnp.asarray(value, before.dtype)
-    value = collect(value, before.ravel()[0])
+    regularizers = (regularizer_of(module, ACTIVITY), loss.get_metadata("rule"))
+    penalty = sum(output_penalty(regularizer, output) for regularizer in regularizers if regularizer is not None)
+    total = loss.get_raw_value()
+    penalty = collect(jnp.asarray(penalty, total.dtype), total.ravel()[0])
     try:
-        # A stack that a transform did not take apart: its sum is what counts.
-        loss.set_value(before + value if before.ndim == 0 else before.ravel().at[0].add(value).reshape(before.shape))
+        # Of a stack that no transform took apart only the sum counts: add to its first entry.
+        loss.set_value(total + penalty if total.ndim == 0 else total.ravel().at[0].add(penalty).reshape(total.shape))
     except flax.errors.TraceContextError:
         raise_lost(loss.get_metadata("path"))
 
 
 def raise_lost(path: str) -> NoReturn:
     raise ValueError(
-        f"`with_losses`: the activity penalty of the module {path or '(root)'} would be lost, because a transform "
+        f"`with_losses`: the activity penalty of the module {named(path)} would be lost, because a transform "
         "around it does not hand changes of the module back. Give the module to an NNX transform as an argument "
         "(`nnx.jit(lambda m, x: m(x))(self.layer, x)`, not `jax.jit`, nor a closure); in `nnx.scan` do not broadcast "
         "it whole: `in_axes=(nnx.StateAxes({jaxreg.nnx.ActivityLoss: nnx.Carry, ...: None}), ...)`."

@@ -8,7 +8,7 @@ from flax import nnx
 from jaxreg.nnx._regularized import Regularized
 
 
-class RegularizedCell(Regularized):
+class _Cell(Regularized):
     """`kernel_` of the input kernels, `recurrent_` of the hidden-to-hidden kernels, `bias_` of all biases.
 
     `activity_regularizer` is of the output of each step, not of the carry; the penalties of the steps add up, also
@@ -24,7 +24,7 @@ class RegularizedCell(Regularized):
     }
 
 
-class LSTMCell(RegularizedCell, nnx.LSTMCell):
+class LSTMCell(_Cell, nnx.LSTMCell):
     """`flax.nnx.LSTMCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`.
 
     Example:
@@ -37,13 +37,13 @@ class LSTMCell(RegularizedCell, nnx.LSTMCell):
     """
 
 
-class OptimizedLSTMCell(RegularizedCell, nnx.OptimizedLSTMCell):
+class OptimizedLSTMCell(_Cell, nnx.OptimizedLSTMCell):
     """`flax.nnx.OptimizedLSTMCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class GRUCell(RegularizedCell, nnx.GRUCell):
+class GRUCell(_Cell, nnx.GRUCell):
     """`flax.nnx.GRUCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""
 
 
-class SimpleCell(RegularizedCell, nnx.SimpleCell):
+class SimpleCell(_Cell, nnx.SimpleCell):
     """`flax.nnx.SimpleCell` with `kernel_`, `recurrent_`, `bias_` and `activity_regularizer`."""

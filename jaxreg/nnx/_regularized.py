@@ -8,15 +8,51 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
+from jaxreg._flax.declared import ACTIVITY, SUFFIX, module_regularizer, public_address
 from jaxreg._rules.identifiers import get
-from jaxreg.nnx import _observe, _weights
-from jaxreg.nnx._shapes import SHAPES
-from jaxreg.nnx._weights import SUFFIX
+from jaxreg.nnx._declarations import SHAPES, Declaring, finish, parameters, regularized
+from jaxreg.nnx._observe import OBSERVED, observed
 
 
-class Regularized(_weights.Declaring):
+class _Construction(threading.local):
+    """The modules whose `__init__` runs in this thread; those of parents run inside."""
+
+    def __init__(self) -> None:
+        self.running: set[int] = set()
+
+
+_construction = _Construction()
+
+
+def _accepting(init: Callable[..., None]) -> Callable[..., None]:
+    """An `__init__` that takes `<parameter>_regularizer` too; the outermost one notes and checks the parameters."""
+    signature = inspect.signature(init).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+
+    @functools.wraps(init)
+    def accepting_init(self: Declaring, *args: Any, **kwargs: Any) -> None:
+        own = [name for name in kwargs if name.endswith(SUFFIX) and name not in signature and not takes_all]
+        given = {name: kwargs.pop(name) for name in own}
+        outermost = id(self) not in _construction.running
+        _construction.running.add(id(self))
+        try:
+            init(self, *args, **kwargs)
+        finally:
+            if outermost:
+                _construction.running.discard(id(self))
+        for name, value in given.items():
+            setattr(self, name, value)
+        if outermost:
+            finish(self)
+
+    return accepting_init
+
+
+@public_address
+class Regularized(Declaring):
     """Penalize the parameters and the output of a module; a mixin that comes first in the bases.
 
         class Linear(jaxreg.nnx.Regularized, nnx.Linear): ...
@@ -28,9 +64,9 @@ class Regularized(_weights.Declaring):
     gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties; a plain `model(x)` computes none and leaves nothing behind. The
-    attributes may be set on a finished module, and count from its next call; they are static, so that `nnx.jit` traces
-    again. A regularizer with array coefficients is stored as `nnx.data`: its arrays are then part of `nnx.state(model)`
-    (not of `nnx.state(model, nnx.Param)`), and a new value does not trace again.
+    attributes may be set on a finished module, and count from its next call. A regularizer of Python numbers is static:
+    `nnx.jit` compiles again for another one. A regularizer that holds arrays is stored as `nnx.data`: its arrays are
+    part of `nnx.state(model)` (not of `nnx.state(model, nnx.Param)`), and new values do not compile again.
 
     A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
     a class attribute `{"kernel": ("query/kernel", ...)}`.
@@ -66,6 +102,7 @@ class Regularized(_weights.Declaring):
     bias_regularizer: Any = None
     activity_regularizer: Any = None
 
+    @_accepting
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in list(kwargs) if name.endswith(SUFFIX)}
         super().__init__(*args, **kwargs)
@@ -74,11 +111,12 @@ class Regularized(_weights.Declaring):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        public_address(cls)
         if "__init__" in vars(cls):
             cls.__init__ = _accepting(vars(cls)["__init__"])  # type: ignore[method-assign]
         call = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        if call is not None and not hasattr(call, _observe.OBSERVED):
-            cls.__call__ = _observe.observed(call)  # type: ignore[method-assign]
+        if call is not None and not hasattr(call, OBSERVED):
+            cls.__call__ = observed(call)  # type: ignore[method-assign]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.endswith(SUFFIX):
@@ -88,45 +126,9 @@ class Regularized(_weights.Declaring):
             value = value.metadata["nnx_value"]
         regularizer = get(value)
         if regularizer is not None:
-            _weights.to_regularizer(f"{type(self).__name__}({name}=...)", regularizer)
-        has_arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(regularizer))
-        if regularizer is not None and SHAPES in vars(self):
-            _weights.check_name(self, name, regularizer)
+            module_regularizer(type(self).__name__, name, regularizer)
+            parameter = name.removesuffix(SUFFIX)
+            if parameter != ACTIVITY and SHAPES in vars(self):  # before, parameters may be missing
+                regularized(self, parameter, regularizer, parameters(self))
+        has_arrays = any(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(regularizer))
         super().__setattr__(name, nnx.data(regularizer) if has_arrays else nnx.static(regularizer))
-
-
-class _Construction(threading.local):
-    """The modules whose `__init__` runs in this thread; those of parents run inside."""
-
-    def __init__(self) -> None:
-        self.running: set[int] = set()
-
-
-_construction = _Construction()
-
-
-def _accepting(init: Callable[..., None]) -> Callable[..., None]:
-    """An `__init__` that takes `<parameter>_regularizer` too, and notes the parameters' shapes when it is done."""
-    signature = inspect.signature(init).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
-
-    @functools.wraps(init)
-    def accepting_init(self: Regularized, *args: Any, **kwargs: Any) -> None:
-        own = [name for name in kwargs if name.endswith(SUFFIX) and name not in signature and not takes_all]
-        given = {name: kwargs.pop(name) for name in own}
-        outermost = id(self) not in _construction.running
-        _construction.running.add(id(self))
-        try:
-            init(self, *args, **kwargs)
-        finally:
-            if outermost:
-                _construction.running.discard(id(self))
-        for name, value in given.items():
-            setattr(self, name, value)
-        if outermost:
-            _weights.finish(self)
-
-    return accepting_init
-
-
-Regularized.__init__ = _accepting(Regularized.__init__)  # type: ignore[method-assign]

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxreg._core import checks
+from jaxreg._flax.declared import ACTIVITY, evaluate, named, shown
 from jaxreg._rules.tree import TreeRegularizer
-from jaxreg.nnx import _weights
-from jaxreg.nnx._recording import Run
+from jaxreg.nnx._declarations import Declarations, join
+from jaxreg.nnx._recording import Recording
+from jaxreg.nnx._weights import penalized
 
 
 def with_losses(
@@ -28,8 +29,8 @@ def with_losses(
     penalties leave nothing behind. Parameters are also penalized by metadata: `nnx.Param(value, regularizer=...)`,
     `nnx.Linear(..., kernel_metadata={"regularizer": ...})`.
 
-    Works inside `nnx.jit`, `nnx.grad`, `jax.jit`, `jax.grad` with the model as argument (where JAX itself, unlike NNX,
-    takes parameters that are shared for two).
+    Works inside `nnx.jit`, `nnx.grad`, `jax.jit` and `jax.grad` with the model as argument. A parameter that two
+    modules share counts once under transforms of NNX, and twice under those of JAX, which do not see that it is shared.
 
     Args:
         model: an NNX module; its modules that inherit `Regularized` are penalized.
@@ -62,20 +63,21 @@ def with_losses(
     )
 
     def call_with_losses(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, jax.Array]]:
-        found = _weights.declared(model)
-        run = Run(model, rules)
-        losses = _weights.penalties(
-            {path: one.regularizer for path, one in found.items()}, {path: one.value for path, one in found.items()}
+        declarations = Declarations(model)
+        found = penalized(declarations)
+        recording = Recording(declarations, rules)
+        losses = evaluate(
+            {path: one.regularizer for path, one in found.items()}, {path: one.parameter for path, one in found.items()}
         )
         closed_over = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
-        with run.recording((nnx.state(model), args, kwargs, closed_over)):
+        with recording.of_call((nnx.state(model), args, kwargs, closed_over)):
             y = call(model, *args, **kwargs)
-            activities = run.losses()
+            activities = recording.losses()
         for module, value in activities.items():
-            path = f"{module}/activity" if module else "activity"
+            path = join(module, ACTIVITY) if module else ACTIVITY
             if path in losses:
                 raise ValueError(
-                    f"`activity_regularizer`: the module {module or '(root)'} has a regularized parameter named "
+                    f"`activity_regularizer`: the module {named(module)} has a regularized parameter named "
                     "'activity', and the penalty of its output would stand under the same path. Rename the parameter."
                 )
             losses[path] = value
@@ -105,9 +107,10 @@ def regularizer(model: nnx.Module) -> TreeRegularizer:
         TreeRegularizer([('kernel', L1(l1=0.1))])
     """
     _check_model("regularizer", model)
-    return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in _weights.declared(model).items()])
+    found = penalized(Declarations(model))
+    return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in found.items()])
 
 
 def _check_model(call: str, model: Any) -> None:
     if not isinstance(model, nnx.Module):
-        raise TypeError(f"`{call}(model)` takes a Flax NNX module, got {checks.short(model)}.")
+        raise TypeError(f"`{call}(model)` takes a Flax NNX module, got {shown(model)}.")

@@ -23,7 +23,7 @@ class Stacked(Regularizer):
 
     Args:
         penalty: the regularizer of one layer.
-        axes: static; the positions of the stacked axes in the array.
+        axes: static; the positions of the stacked axes in the array, an int or a tuple.
 
     Raises:
         ValueError: the array has no such axes.
@@ -41,6 +41,7 @@ class Stacked(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
+        object.__setattr__(self, "axes", (self.axes,) if isinstance(self.axes, int) else self.axes)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         layers, _ = self._layers(jnp.asarray(x))

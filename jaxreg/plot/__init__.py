@@ -1,4 +1,11 @@
-"""Pictures of regularization, with matplotlib (`pip install "jaxreg[plot]"`).
+"""Pictures of regularization, with matplotlib (`pip install "jaxreg[plot]"`, then `import jaxreg.plot`).
+
+    jaxreg.plot.path(result)                        scores and exact zeros along the strengths, the best and the
+                                                    one-standard-error choice
+    jaxreg.plot.sparsity(params)                    exact zeros, dead input and output units by layer
+    jaxreg.plot.spectrum(params)                    singular values and ranks
+    jaxreg.plot.weights(before, after)              matrices as images; grey is exactly 0
+    jaxreg.plot.curves(losses, penalties, steps)    learning curves, the loss of the data and the penalties apart
 
 Every function draws into the axes that it is given, or into a new figure, and returns the axes. Colours follow the
 matplotlib style that is set: on a dark background (`plt.style.use("dark_background")`) the palette is a lighter one.

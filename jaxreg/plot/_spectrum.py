@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import flatten_with_paths, matrices
 from jaxreg.plot import _style
 
 
@@ -32,13 +32,13 @@ def spectrum(params: Any, axes: Axes | None = None) -> Axes:
         >>> [text.get_text() for text in axes.get_legend().get_texts()]
         ['after, rank 1 of 2', 'before, rank 2 of 2']
     """
-    paths, leaves, _ = flatten_with_paths(params)
-    pairs = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if is_inexact(leaf) and np.ndim(leaf) >= 2]
-    matrices = {path: np.asarray(leaf).reshape(-1, leaf.shape[-1]) for path, leaf in pairs if leaf.size}
-    if not matrices:
-        raise ValueError(f"`jaxreg.plot.spectrum`: no leaf has two axes or more; paths are {paths[:8]}.")
+    found = matrices(params)
+    if not found:
+        raise ValueError(
+            f"`jaxreg.plot.spectrum`: no leaf has two axes or more; paths are {flatten_with_paths(params).paths[:8]}."
+        )
     axes = _style.new_axes(1, 1, (7.0, 4.5))[0, 0] if axes is None else axes
-    for (path, matrix), style in zip(matrices.items(), _style.lines(), strict=False):
+    for (path, matrix), style in zip(found.items(), _style.lines(), strict=False):
         if not np.isfinite(matrix).all():
             raise ValueError(f"`jaxreg.plot.spectrum`: {path!r} has entries that are not finite.")
         precise = np.float32 if matrix.dtype.itemsize <= 2 else matrix.dtype

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from jaxreg._reports.table import share
-from jaxreg._rules.paths import flatten_with_paths, is_inexact
+from jaxreg._rules.paths import matrices
 from jaxreg.plot import _style
 
 
@@ -36,7 +36,7 @@ def weights(before: Any, after: Any, axes: Any = None) -> NDArray[np.object_]:
         >>> [one.get_title() for one in axes[0]]
         ['kernel, before: 8.3% exactly 0', 'kernel, after: 58.3% exactly 0']
     """
-    first, second = _matrices(before), _matrices(after)
+    first, second = matrices(before), matrices(after)
     shapes = [{path: matrix.shape for path, matrix in side.items()} for side in (first, second)]
     if not first or shapes[0] != shapes[1]:
         raise ValueError(
@@ -62,9 +62,3 @@ def weights(before: Any, after: Any, axes: Any = None) -> NDArray[np.object_]:
         row[0].figure.colorbar(mapped, ax=list(row), extend="both", label="weight")
     every[0, 1].legend(handles=[_style.zero_patch()], loc="upper right", fontsize="small", framealpha=0.9)
     return every
-
-
-def _matrices(params: Any) -> dict[str, NDArray[Any]]:
-    paths, leaves, _ = flatten_with_paths(params)
-    pairs = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if is_inexact(leaf) and np.ndim(leaf) >= 2]
-    return {path: np.asarray(leaf).reshape(-1, leaf.shape[-1]) for path, leaf in pairs if leaf.size}

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: that all runs, not how fast")
     parser.add_argument("--only", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="some families")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the README's table from such a file, and end")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print such a file as a Markdown table, and end")
     args = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 200)
     if args.table:

@@ -27,7 +27,7 @@ class Limit:
 class Measurement:
     """`work` beside `against`: median, least and greatest ratio of the pairs; or one exact number in `unit`.
 
-    The README's table has those with a limit and those that are only stated.
+    The table of README.md has those with a limit and those that are only stated.
     """
 
     family: str

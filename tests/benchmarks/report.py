@@ -1,4 +1,4 @@
-"""The results: a table for the terminal, JSON, and the table of the README."""
+"""The results: a table for the terminal, JSON, and the table of README.md in this folder."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Measurement]]:
 
 
 def markdown(path: Path) -> str:
-    """The rows with a limit and those that are stated, as a table of the README, with machine and command below it."""
+    """The rows with a limit and those that are stated, as a Markdown table, with machine and command below it."""
     result, rows = read(path)
     lines = ["| work | against | ratio (min – max) | to reach | reached |", "|---|---|---|---|---|"]
     for row in rows:

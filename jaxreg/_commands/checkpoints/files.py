@@ -142,7 +142,7 @@ def _orbax_item(path: Path) -> Path:
 
 def _flat(tree: Any) -> Arrays:
     """Paths as of parameters: the `value` under which NNX states and boxes store an array is no part of one."""
-    paths, leaves, _ = flatten_with_paths(tree)
+    paths, leaves, *_ = flatten_with_paths(tree)
     pairs = zip(paths, leaves, strict=True)
     return {path.removesuffix("/value"): leaf for path, leaf in pairs if isinstance(leaf, (np.ndarray, np.generic))}
 

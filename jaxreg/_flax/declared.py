@@ -1,0 +1,115 @@
+"""What Linen and NNX modules declare is read here: `<parameter>_regularizer`, rules for modules, stacks of layers."""
+
+import difflib
+import itertools
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from jaxreg._core import checks
+from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._core.struct import Struct
+from jaxreg._core.structure import Reach
+from jaxreg._rules.patterns import Pattern, Rule
+
+SUFFIX = "_regularizer"
+ACTIVITY = "activity"
+T = TypeVar("T")
+
+Shape = tuple[int, ...]
+
+# Where attention keeps the parameters that its `kernel_`, `bias_` and `scale_regularizer` are for.
+ATTENTION: Mapping[str, tuple[str, ...]] = {
+    "kernel": ("query/kernel", "key/kernel", "value/kernel", "out/kernel"),
+    "bias": ("query/bias", "key/bias", "value/bias", "out/bias"),
+    "scale": ("query_ln/scale", "key_ln/scale"),
+}
+
+
+def module_regularizer(owner: str, attribute: str, value: Any) -> Regularizer:
+    """Return what a module was given as `attribute`, as the regularizer of one array."""
+    try:
+        return as_regularizer(value)
+    except TypeError:
+        raise TypeError(
+            f"`{owner}({attribute}=...)` takes a regularizer of one array, got {shown(value)}. Rules for a whole tree "
+            "go into the loss or into `jaxreg.add_regularization`."
+        ) from None
+
+
+@jax.jit
+def evaluate(regularizers: dict[str, Regularizer], parameters: dict[str, Any]) -> dict[str, jax.Array]:
+    """Return `{path: penalty}` from `{path: regularizer}` and `{path: parameter}`, in one compiled program."""
+    return {path: regularizers[path](parameter) for path, parameter in parameters.items()}
+
+
+def stacked_axes(stored: Shape, own: Shape) -> list[Shape]:
+    """Return every set of axes that may be the stack: those without which the shape `stored` is that of one layer."""
+    candidates = itertools.combinations(range(len(stored)), max(len(stored) - len(own), 0))
+    return [axes for axes in candidates if tuple(n for i, n in enumerate(stored) if i not in axes) == own]
+
+
+def is_sum_over_entries(regularizer: Regularizer, stored: Shape) -> bool:
+    """Whether the penalty of a stack is the sum over its layers, along whatever axis it is stacked.
+
+    So it is for R(w) = Σ ρ(|w_i|), and for bounds and anchors that are numbers or of the shape of the whole stack. A
+    bound or anchor of the shape of one layer belongs to each layer, whose axes then matter.
+    """
+    if regularizer.scalar() is not None:
+        return True
+    arrays = jax.tree.leaves(regularizer)
+    return regularizer.reach is Reach.ENTRY and all(np.shape(array) in ((), stored) for array in arrays)
+
+
+def applies(rule: Rule, path: str, subject: Any) -> bool:
+    """Whether a rule is for the module of this path; a predicate is given `subject` too."""
+    if path == "" and isinstance(rule.pattern, str):
+        return rule.pattern in {"", "**"}  # `*` is one name, and the model itself has none
+    return rule.matches(path, subject)
+
+
+def fits_no_parameter(owner: str, attribute: str, regularizer: Any, place: str, paths: Collection[str]) -> ValueError:
+    """The error for a regularizer of a parameter that the module does not have."""
+    return ValueError(
+        f"`{owner}({attribute}={shown(regularizer)})` fits no parameter of the module{place}: as configured, it has "
+        f"{list(paths)}. Drop `{attribute}`, or give the module that parameter."
+    )
+
+
+def no_module_matches(pattern: Pattern, paths: Collection[str], which: str = "module") -> ValueError:
+    """The error for a rule that is for no module: with the paths of modules, those that come close first."""
+    text = pattern if isinstance(pattern, str) else getattr(pattern, "pattern", checks.short(pattern))
+    near = sorted(paths, key=lambda path: -difflib.SequenceMatcher(None, text, path).ratio())[:8]
+    more = f" and {len(paths) - len(near)} more" if len(paths) > len(near) else ""
+    return ValueError(
+        f"`with_losses(activity=...)`: no {which} matches the pattern {checks.short(text)}; paths are {near}{more}."
+    )
+
+
+def named(path: str) -> str:
+    """The path of a module in a message."""
+    return path or "(root)"
+
+
+def shown(value: Any) -> str:
+    """A short repr in which traced numbers, which have no value yet, are told by their types."""
+    return checks.short(jax.tree.map(_Traced.of, value) if isinstance(value, (Struct, jax.core.Tracer)) else value)
+
+
+def public_address(cls: type[T]) -> type[T]:
+    """Name a public class of ours by its package, as in `jaxreg.linen.Dense`, so that pickles do not name its file."""
+    package = cls.__module__.rpartition(".")[0]
+    if package in {"jaxreg.linen", "jaxreg.nnx"} and not cls.__name__.startswith("_"):
+        cls.__module__ = package
+    return cls
+
+
+class _Traced(str):
+    @classmethod
+    def of(cls, leaf: Any) -> Any:
+        return cls(f"<traced {leaf.aval.str_short()}>") if isinstance(leaf, jax.core.Tracer) else leaf
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -1,0 +1,149 @@
+"""TreePenalty: what every penalty of a whole tree does; sums of them."""
+
+import abc
+from typing import Any, Self, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg._core import checks, codec, names
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.struct import Struct
+from jaxreg._rules.paths import Leaves, flatten_with_paths
+
+
+class TreePenalty(Struct, abc.ABC):
+    """Penalize the leaves of a parameter tree. A subclass says which leaf has which regularizer, in `assign`."""
+
+    @abc.abstractmethod
+    def assign(self, flat: Leaves) -> list[Regularizer | None]:
+        """Return the regularizer of each leaf, None for those left alone."""
+
+    @abc.abstractmethod
+    def __mul__(self, factor: Any) -> "TreePenalty":
+        """Return the penalty times a factor."""
+
+    def __rmul__(self, factor: Any) -> "TreePenalty":
+        return self * factor
+
+    def __add__(self, other: Any) -> "TreePenalty":
+        if isinstance(other, (int, float)) and other == 0:  # so that the built-in `sum` works
+            return self
+        return TreeSum((*_terms(self), *_terms(other))) if isinstance(other, TreePenalty) else NotImplemented
+
+    def __radd__(self, other: Any) -> "TreePenalty":
+        return self + other
+
+    def __call__(self, params: Any) -> jax.Array:
+        """Return the penalty of the tree, a scalar."""
+        penalties = list(self._penalties(params).values())
+        return _add(penalties)
+
+    def breakdown(self, params: Any) -> dict[str, jax.Array]:
+        """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree."""
+        return self._penalties(params)
+
+    def assignment(self, params: Any) -> dict[str, Regularizer]:
+        """Return `{path: regularizer}` for the penalized leaves; computes nothing, so shapes alone will do."""
+        return {path: regularizer for path, _, regularizer in self._penalized(params)}
+
+    def prox(self, params: Any, step: Any = 1.0) -> Any:
+        """Return the tree with the proximal operator of its rule applied to each leaf, the others unchanged.
+
+        Args:
+            params: the tree.
+            step: a non-negative number, or a tree like `params` of numbers and arrays (see `Regularizer.prox`).
+        """
+        flat = flatten_with_paths(params)
+        one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
+        steps = [step] * len(flat.leaves) if one_step else flat.treedef.flatten_up_to(step)
+        new = [
+            leaf if regularizer is None else regularizer.prox(leaf, leaf_step)
+            for leaf, leaf_step, regularizer in zip(flat.leaves, steps, self.assign(flat), strict=True)
+        ]
+        return flat.treedef.unflatten(new)
+
+    def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
+        flat = flatten_with_paths(params)
+        seen: set[int] = set()
+        found = []
+        for path, leaf, regularizer in zip(flat.paths, flat.leaves, self.assign(flat), strict=True):
+            if regularizer is None or id(leaf) in seen:
+                continue
+            if isinstance(leaf, (jax.Array, np.ndarray)):
+                seen.add(id(leaf))
+            found.append((path, leaf, regularizer))
+        return found
+
+    def _penalties(self, params: Any) -> dict[str, jax.Array]:
+        penalized = self._penalized(params)
+        values = _evaluate([reg for _, _, reg in penalized], [leaf for _, leaf, _ in penalized])
+        result: dict[str, jax.Array] = {}
+        for (path, _, _), value in zip(penalized, values, strict=True):
+            result[path] = result[path] + value if path in result else value  # keys that contain "/" may coincide
+        return result
+
+
+def _terms(reg: TreePenalty) -> tuple[TreePenalty, ...]:
+    return reg.terms if isinstance(reg, TreeSum) else (reg,)
+
+
+@final
+class TreeSum(TreePenalty):
+    """Add penalties of trees: each leaf has the sum of what the terms give it. Written `a + b`.
+
+    Args:
+        terms: the penalties of trees (children of the pytree).
+
+    Example:
+        >>> import jax.numpy as jnp, jaxreg
+        >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+        >>> decay = jaxreg.TreeRegularizer({"**": jaxreg.L2(0.5)})
+        >>> sparse = jaxreg.TreeRegularizer({"kernel": jaxreg.L1(0.1), "bias": None})
+        >>> (decay + sparse).assignment(params)
+        {'bias': L2(l2=0.5), 'kernel': Sum(terms=(L2(l2=0.5), L1(l1=0.1)))}
+    """
+
+    terms: tuple[TreePenalty, ...] = ()
+
+    def __post_init__(self) -> None:
+        terms = self.terms if isinstance(self.terms, (list, tuple)) else (self.terms,)
+        for term in terms:
+            if not isinstance(term, TreePenalty):
+                raise TypeError(f"`TreeSum(terms=...)` takes penalties of trees, got {checks.short(term)}.")
+        object.__setattr__(self, "terms", tuple(terms))
+
+    def assign(self, flat: Leaves) -> list[Regularizer | None]:
+        columns = zip(*(term.assign(flat) for term in self.terms), strict=True)
+        present = ([regularizer for regularizer in column if regularizer is not None] for column in columns)
+        return [sum(found[1:], start=found[0]) if found else None for found in present]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the terms as plain lists and dicts, fit for JSON."""
+        return {"terms": [codec.encode(term) for term in self.terms]}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Return the penalty whose `get_config` gave `config`."""
+        if not isinstance(config, dict) or not isinstance(config.get("terms"), (list, tuple)) or len(config) != 1:
+            raise ValueError(f"`TreeSum.from_config` takes {{'terms': [...]}}, got {checks.short(config)}.")
+        return cls(tuple(codec.decode(list(config["terms"]), {})))
+
+    def __mul__(self, factor: Any) -> "TreeSum":
+        return NotImplemented if callable(factor) else TreeSum(tuple(term * factor for term in self.terms))
+
+
+@jax.jit
+def _evaluate(regularizers: list[Regularizer], leaves: list[Any]) -> list[jax.Array]:
+    return [regularizer(leaf) for regularizer, leaf in zip(regularizers, leaves, strict=True)]
+
+
+@jax.jit
+def _add(penalties: list[jax.Array]) -> jax.Array:
+    dtypes = [penalty.dtype for penalty in penalties]
+    dtype = np.result_type(np.float32, *dtypes)
+    return sum((penalty.astype(dtype) for penalty in penalties), start=jnp.zeros((), dtype))
+
+
+names.add_builtin(TreeSum)

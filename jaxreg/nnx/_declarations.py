@@ -1,0 +1,142 @@
+"""What the modules of an NNX model declare: found in one walk over the model, when a call begins, and handed on."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from flax import nnx
+
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import ACTIVITY, SUFFIX, Shape, fits_no_parameter, module_regularizer, stacked_axes
+from jaxreg._rules.identifiers import get
+from jaxreg._rules.paths import glob_matches
+
+SHAPES = "_parameter_shapes"  # the attribute in which a module notes the shapes of its parameters at construction
+
+Parameters = list[tuple[str, Any]]  # (path, Variable)
+
+
+class Declaring(nnx.Module):
+    """What the walk over a model looks for: the base of `Regularized`."""
+
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+
+class Declared(NamedTuple):
+    """A module of the model, and the regularizers that it has: `{"kernel": ..., "activity": ...}`."""
+
+    path: str
+    module: nnx.Module
+    regularizers: dict[str, Regularizer]
+
+
+class Declarations:
+    """What a model declares. Paths are those of `nnx.state(model, nnx.Param)`: of a shared node the first one counts.
+
+    Attributes:
+        modules: all modules of the model, inner ones before those around them.
+        parameters: all parameters of the model, each once.
+        shapes: `{id(Variable): shape}` in one layer. What an inner module says holds: to the modules around it, a
+            stack of layers is one parameter.
+    """
+
+    def __init__(self, model: nnx.Module) -> None:
+        nodes = [(join(*path), node) for path, node in nnx.iter_graph(model)]
+        modules = [(path, node) for path, node in nodes if isinstance(node, nnx.Module)]
+        self.modules = [Declared(path, module, regularizers(module)) for path, module in modules]
+        self.parameters: Parameters = [(path, node) for path, node in nodes if isinstance(node, nnx.Param)]
+        self._inside = {id(model): self.parameters}
+        self.shapes: dict[int, Shape] = {}
+        for _, module in modules:
+            for variable, shape in self._shapes_of(module):
+                self.shapes.setdefault(id(variable), shape)
+
+    def inside(self, module: nnx.Module) -> Parameters:
+        """The parameters of one module, by their paths from there.
+
+        What two modules share stands once in the walk over the model, but inside of both: hence a look at the module.
+        """
+        if id(module) not in self._inside:
+            self._inside[id(module)] = parameters(module)
+        return self._inside[id(module)]
+
+    def stack_of(self, module: nnx.Module) -> Shape:
+        """How many layers a module is a stack of, an axis each: () if it is one layer, or if nothing tells."""
+        noted = dict(vars(module).get(SHAPES, ()))
+        for path, variable in self.inside(module):
+            own = noted.get(path, self.shapes.get(id(variable)))
+            stored = getattr(variable.get_raw_value(), "shape", None)
+            if own is not None and stored is not None:
+                stacks = stacked_axes(stored, own)
+                return tuple(stored[axis] for axis in stacks[0]) if stacks else ()
+        return ()
+
+    def _shapes_of(self, module: nnx.Module) -> Iterator[tuple[Any, Shape]]:
+        for name, shape in _shapes_of_flax(module).items():
+            variable = getattr(module, name, None)
+            if isinstance(variable, nnx.Variable):
+                yield variable, shape
+        noted = dict(vars(module).get(SHAPES, ()))
+        if noted:
+            yield from ((variable, noted[path]) for path, variable in self.inside(module) if path in noted)
+
+
+def join(*parts: Any) -> str:
+    return "/".join(str(part) for part in parts)
+
+
+def parameters(module: nnx.Module) -> Parameters:
+    return [(join(*path), node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Param)]
+
+
+def regularizer_of(module: nnx.Module, name: str) -> Regularizer | None:
+    """What a module is given as `<name>_regularizer`, by an attribute of its own or of its class."""
+    value = get(getattr(module, name + SUFFIX, None)) if isinstance(module, Declaring) else None
+    return None if value is None else module_regularizer(type(module).__name__, name + SUFFIX, value)
+
+
+def regularizers(module: nnx.Module) -> dict[str, Regularizer]:
+    """Return `{"kernel": ..., "activity": ...}`."""
+    if not isinstance(module, Declaring):
+        return {}
+    attributes = {name for holder in (*map(vars, type(module).__mro__), vars(module)) for name in holder}
+    names = sorted(name.removesuffix(SUFFIX) for name in map(str, attributes) if name.endswith(SUFFIX))
+    return {name: found for name in names if (found := regularizer_of(module, name)) is not None}
+
+
+def regularized(module: Declaring, name: str, regularizer: Any, inside: Parameters, place: str = "") -> list[Any]:
+    """Return the parameters that `<name>_regularizer` is for; raise if there are none."""
+    globs, attribute = module.parameter_globs.get(name), getattr(module, name, None)
+    is_layer = isinstance(attribute, nnx.Module) and not isinstance(attribute, (nnx.List, nnx.Dict))
+    if globs is None:
+        globs = () if is_layer else (name, f"{name}/**")  # a layer is no parameter, a list of parameters is
+    found = [variable for path, variable in inside if any(glob_matches(glob, path) for glob in globs)]
+    if not found:
+        paths = [path for path, _ in inside]
+        raise fits_no_parameter(type(module).__name__, name + SUFFIX, regularizer, f" {place}" if place else "", paths)
+    return found
+
+
+def finish(module: Declaring) -> None:
+    """At the end of construction: note the shapes of the parameters, check that each regularizer has its parameter."""
+    inside = parameters(module)
+    arrays = [(path, variable) for path, variable in inside if hasattr(variable.get_raw_value(), "shape")]
+    setattr(module, SHAPES, tuple((path, tuple(variable.shape)) for path, variable in arrays))
+    for name, regularizer in regularizers(module).items():
+        if name != ACTIVITY:
+            regularized(module, name, regularizer, inside)
+
+
+def _shapes_of_flax(module: nnx.Module) -> dict[str, Shape]:
+    """The shapes in one layer by the fields of the layers of Flax, whose construction notes none."""
+    if isinstance(module, nnx.Linear):
+        return {"kernel": (module.in_features, module.out_features), "bias": (module.out_features,)}
+    if isinstance(module, nnx.LinearGeneral):
+        batch, out = tuple(module.batch_axis.values()), tuple(module.out_features)
+        return {"kernel": (*batch, *module.in_features, *out), "bias": (*batch, *out)}
+    if isinstance(module, (nnx.Conv, nnx.ConvTranspose, nnx.Einsum)):
+        return {"kernel": tuple(module.kernel_shape)}
+    if isinstance(module, nnx.Embed):
+        return {"embedding": (module.num_embeddings, module.features)}
+    if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):
+        return {"scale": (module.num_features,), "bias": (module.num_features,)}
+    return {}

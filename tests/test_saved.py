@@ -1,0 +1,107 @@
+"""Saved things outlive a move of files: pickles, exported programs."""
+
+import base64
+import pickle
+import pickletools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxreg
+from tests.cases import CASES
+
+# Written by version 0.1.0, whose modules lay flat: `base64.b64encode(pickle.dumps(...))`.
+OLD = {
+    "sum": (
+        "gASVlAAAAAAAAACME2pheHJlZy5fcmVndWxhcml6ZXKUjANTdW2Uk5QpgZR9lIwFdGVybXOUjBNqYXhyZWcucGVuYWx0aWVzLmwx"
+        "lIwCTDGUk5QpgZR9lIwCbDGURz+5mZmZmZmac2KME2pheHJlZy5wZW5hbHRpZXMubDKUjAJMMpSTlCmBlH2UjAJsMpRHP8mZmZmZ"
+        "mZpzYoaUc2Iu"
+    ),
+    "scaled": (
+        "gASV2AAAAAAAAACME2pheHJlZy5fcmVndWxhcml6ZXKUjAZTY2FsZWSUk5QpgZR9lCiMBmZhY3RvcpRHQAAAAAAAAACMB3BlbmFs"
+        "dHmUjBZqYXhyZWcucGVuYWx0aWVzLmdyb3VwlIwFR3JvdXCUk5QpgZR9lChoBowUamF4cmVnLnBlbmFsdGllcy5tY3CUjANNQ1CU"
+        "k5QpgZR9lCiMCHN0cmVuZ3RolEc/4AAAAAAAAIwFZ2FtbWGUR0AIAAAAAAAAdWKMBGF4aXOUSwGMBndlaWdodJSMBG5vbmWUdWJ1"
+        "Yi4="
+    ),
+    "tree": (
+        "gASVvgAAAAAAAACMDGpheHJlZy5fdHJlZZSMD1RyZWVSZWd1bGFyaXplcpSTlCmBlH2UjAVydWxlc5SMDWpheHJlZy5fcnVsZXOU"
+        "jARSdWxllJOUKYGUfZQojAdwYXR0ZXJulIwHKiovYmlhc5SMC3JlZ3VsYXJpemVylE51YmgIKYGUfZQoaAuMAioqlGgNjBNqYXhy"
+        "ZWcucGVuYWx0aWVzLmwxlIwCTDGUk5QpgZR9lIwCbDGURz/gAAAAAAAAc2J1YoaUc2Iu"
+    ),
+    "states": (
+        "gASVdAEAAAAAAACMEGpheHJlZy5fcHJveGltYWyUjA1Qcm94aW1hbFN0YXRllJOUjA9vcHRheC5fc3JjLmJhc2WUjApFbXB0eVN0"
+        "YXRllJOUKYGUaAUpgZSGlIwWbnVtcHkuX2NvcmUubXVsdGlhcnJheZSMDF9yZWNvbnN0cnVjdJSTlIwFbnVtcHmUjAduZGFycmF5"
+        "lJOUSwCFlEMBYpSHlFKUKEsBKWgMjAVkdHlwZZSTlIwCaTSUiYiHlFKUKEsDjAE8lE5OTkr/////Sv////9LAHSUYolDBAAAAACU"
+        "dJRiToeUgZSMEWpheHJlZy5fdHJhbnNmb3JtlIwWQWRkUmVndWxhcml6YXRpb25TdGF0ZZSTlGgLaA5LAIWUaBCHlFKUKEsBKWgX"
+        "iUMEAAAAAJR0lGJoC2gOSwCFlGgQh5RSlChLASloFIwCZjSUiYiHlFKUKEsDaBhOTk5K/////0r/////SwB0lGKJQwQAAAAAlHSU"
+        "YoaUgZSGlC4="
+    ),
+    "box": (
+        "gASVrAAAAAAAAACME2pheHJlZy5fcmVndWxhcml6ZXKUjANTdW2Uk5QpgZR9lIwFdGVybXOUjBRqYXhyZWcucGVuYWx0aWVzLmJv"
+        "eJSMA0JveJSTlCmBlH2UKIwFbG93ZXKURwAAAAAAAAAAjAV1cHBlcpRHP/AAAAAAAAB1YowdamF4cmVnLnBlbmFsdGllcy5ub25f"
+        "bmVnYXRpdmWUjAtOb25OZWdhdGl2ZZSTlCmBlIaUc2Iu"
+    ),
+}
+STATES = (
+    jaxreg.ProximalState((optax.EmptyState(), optax.EmptyState()), np.zeros((), np.int32), None),
+    jaxreg.AddRegularizationState(np.zeros((), np.int32), np.zeros((), np.float32)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sum", jaxreg.L1(0.1) + jaxreg.L2(0.2)),
+        ("scaled", 2.0 * jaxreg.Group(jaxreg.MCP(0.5, 3.0), axis=1)),
+        ("tree", jaxreg.TreeRegularizer({"**/bias": None, "**": jaxreg.L1(0.5)})),
+        ("box", jaxreg.Box(0.0, 1.0) + jaxreg.NonNegative()),
+    ],
+)
+def test_pickles_of_version_0_1_0_load(name: str, value: object) -> None:
+    assert pickle.loads(base64.b64decode(OLD[name])) == value
+
+
+def test_optimizer_states_of_version_0_1_0_load() -> None:
+    loaded = pickle.loads(base64.b64decode(OLD["states"]))
+    assert jax.tree.structure(loaded) == jax.tree.structure(STATES)
+    assert [type(state) for state in loaded] == [type(state) for state in STATES]
+
+
+def _addresses(value: object) -> set[str]:
+    """The modules that a pickle names."""
+    strings = [str(argument) for code, argument, _ in pickletools.genops(pickle.dumps(value)) if "UNICODE" in code.name]
+    return {text for text in strings if text.startswith("jaxreg")}
+
+
+@pytest.mark.parametrize(
+    "value", [*(case.regularizer for case in CASES), *STATES], ids=lambda value: type(value).__name__
+)
+def test_pickles_name_the_package_and_no_file(value: object) -> None:
+    assert _addresses(value) == {"jaxreg"}
+    assert type(value).__module__ == "jaxreg" and getattr(jaxreg, type(value).__name__) is type(value)
+
+
+def test_pickles_of_trees_and_paths_name_the_package_and_no_file() -> None:
+    result = jaxreg.path(lambda reg, key: (jnp.ones(2), 0.0, 0.0), jaxreg.L1(1.0), [1.0])
+    for value in (jaxreg.TreeRegularizer({"**": jaxreg.L1(1.0)}), result):
+        assert _addresses(value) == {"jaxreg"}
+
+
+def test_exported_programs_name_the_package_and_no_file() -> None:
+    reg = 2 * (jaxreg.L1(0.5) + jaxreg.Group(jaxreg.MCP(0.5)))
+    exported = jax.export.export(jax.jit(lambda reg, x: reg(x)))(reg, jnp.ones((2, 2)))
+    data = bytes(exported.serialize())
+    assert b"jaxreg.Scaled" in data and b"jaxreg.Sum" in data and b"jaxreg.MCP" in data
+    assert b"jaxreg._core" not in data and b"jaxreg.penalties" not in data
+
+
+def test_a_class_of_a_user_keeps_its_own_address() -> None:
+    class Mine(jaxreg.Regularizer):
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return jnp.sum(x)
+
+    assert Mine.__module__ == __name__
