@@ -29,15 +29,23 @@ class AddRegularizationState(NamedTuple):
 def add_regularization(
     reg: RegOrSchedule, *, track: bool = False, cautious: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """Add the gradient of a penalty to the updates.
+    """Add the gradient of a penalty to the updates. It belongs before the learning rate.
 
         u ← u + ∇R(params)                              (the minimum-norm subgradient; for L2(l2): u + 2·l2·params)
 
-    Its place in a chain decides what it means. Before an adaptive optimizer it is the coupled penalty, the same as a
-    penalty in the loss. Between `optax.scale_by_adam` and the learning rate it is decoupled: there `L2(wd/2)`, which is
-    `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`. The updates keep their dtype, and leaves whose update
-    is `None` or masked stay as they are. No temporary of the size of a leaf is made in a compiled, donated step (with
-    `cautious=True` the compiler may keep one); with `track=True` the parameters are read once more.
+    Behind a whole optimizer, `chain(adam(lr), add_regularization(...))`, it is wrong: there the updates are turned
+    round already, to be added, and the penalty makes the weights grow. A link does not see its neighbours, so only
+    `proximal` around such a chain can refuse it. The places that are right:
+
+    - before an optimizer: the coupled penalty, the same as a penalty in the loss;
+    - between `optax.scale_by_adam` and the learning rate: decoupled. There `L2(wd/2)`, which is
+      `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`;
+    - behind the learning rate with the updates turned round for it, `optax.scale(-1.0)` on both sides: decoupled from
+      the learning rate too (the last example).
+
+    The updates keep their dtype, and leaves whose update is `None` or masked stay as they are. No temporary of the
+    size of a leaf is made in a compiled, donated step (with `cautious=True` the compiler may keep one); with
+    `track=True` the parameters are read once more.
 
     Args:
         reg: a regularizer (for all floating leaves), a `TreeRegularizer`, or a function of the step count, from 0, that
@@ -72,6 +80,11 @@ def add_regularization(
         ... )
         >>> tx = jaxreg.proximal_adam(rate, lambda step: cubic(step) * jaxreg.L1(1e-4))
         >>> tx = jaxreg.proximal_adam(rate, lambda step: rate(step) / rate(0) * jaxreg.L1(1e-4))
+
+        A decay that does not depend on the learning rate, here 1 % of each weight a step:
+
+        >>> decay = jaxreg.add_regularization(jaxreg.L2.from_weight_decay(0.01))
+        >>> tx = optax.chain(optax.adam(rate), optax.scale(-1.0), decay, optax.scale(-1.0))
 
     References:
         Loshchilov and Hutter, *Decoupled weight decay regularization*, ICLR 2019. *Cautious weight decay*,

@@ -14,6 +14,21 @@ from jaxreg._rules.tree_penalty import TreePenalty
 Reg = Regularizer | TreePenalty
 RegOrSchedule = Reg | Callable[[jax.Array], Reg]
 
+# `optax.inject_hyperparams` takes a regularizer for a schedule, because it is callable; and how it is done.
+_INJECTED = {
+    "add_regularization": (
+        "optax.inject_hyperparams(lambda strength: jaxreg.add_regularization(jaxreg.L1(strength)))(strength=0.1)"
+    ),
+    "proximal": (
+        "optax.inject_hyperparams(lambda learning_rate, strength: jaxreg.proximal(optax.sgd(learning_rate), "
+        "jaxreg.L1(strength), learning_rate))(learning_rate=0.1, strength=0.1)"
+    ),
+    "proximal_adam": (
+        "optax.inject_hyperparams(lambda learning_rate, strength: jaxreg.proximal_adam(learning_rate, "
+        "jaxreg.L1(strength)))(learning_rate=0.1, strength=0.1)"
+    ),
+}
+
 
 class Row(NamedTuple):
     update: Any
@@ -48,7 +63,7 @@ def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreePenalty]:
         raise TypeError(
             f"`{call}` takes a regularizer, a `TreeRegularizer` or a function of the step that returns one, got "
             f"{checks.short(reg)}. Under `optax.inject_hyperparams` inject numbers and build the regularizer inside: "
-            f"`optax.inject_hyperparams(lambda strength: jaxreg.{call}(jaxreg.L1(strength), ...))(strength=0.1)`."
+            f"`{_INJECTED[call]}`. Or name it static: `optax.inject_hyperparams(jaxreg.{call}, static_args=('reg',))`."
         )
 
     def at(count: jax.Array) -> TreePenalty:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,8 @@ _PULL = 4.0
 class Metric(abc.ABC):
     """What `proximal` asks: which leaves the optimizer steps, and by what step sizes τ."""
 
+    name: str  # as it was written, for messages
+
     @abc.abstractmethod
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         """Return for each leaf what `step` makes τ of, None for a leaf at rest."""
@@ -40,6 +43,8 @@ class Metric(abc.ABC):
 class Uniform(Metric):
     """τ = η, for `metric=None`."""
 
+    name = "None"
+
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         del state, params
         return [1.0] * treedef.num_leaves
@@ -54,6 +59,7 @@ class Given(Metric):
     """τ_i = η·s_i, s = function(state, params) given by the user."""
 
     function: Callable[[Any, Any], Any]
+    name = "a function"
 
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         sizes = self.function(state, params)
@@ -92,6 +98,10 @@ class Moments(Metric):
     moments: Callable[[Any], Any]
     divisor: Callable[[Any, jax.Array], jax.Array]
     bounds_gradient: bool = True
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"jaxreg.{self.call}(...)"
 
     def __call__(self, state: Any, params: Any) -> Any:
         """Return the tree of step sizes for a learning rate of 1."""
@@ -153,6 +163,18 @@ def find_states(state: Any, kinds: tuple[type, ...]) -> list[Any]:
     return [node for node in nodes if isinstance(node, kinds)]
 
 
+@functools.cache
+def _rms_states() -> tuple[type, ...]:
+    """With that of `optax.rmsprop(bias_correction=True)`, which optax does not export."""
+    return optax.ScaleByRmsState, type(optax.scale_by_rms(bias_correction=True).init(()))
+
+
+def is_adaptive(state: Any) -> bool:
+    """Whether an optimizer's state holds what one of the metrics below reads, so that `None` is a choice beside it."""
+    others = (optax.ScaleByAdamState, optax.ScaleByAmsgradState, optax.ScaleByBeliefState, optax.ScaleByRssState)
+    return bool(find_states(state, (*others, *_rms_states())))
+
+
 def adam_metric(b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0) -> Moments:
     """Give `proximal` the metric of Adam, NAdam and their weight-decay forms.
 
@@ -160,14 +182,15 @@ def adam_metric(b2: Any = 0.999, eps: Any = 1e-8, eps_root: Any = 0.0) -> Moment
 
     v and count are read from the one `ScaleByAdamState` in the state of the wrapped optimizer, however deep in chains,
     schedules, masks and `optax.inject_hyperparams`. The arguments must be those of the optimizer, and nothing but the
-    learning rate may stand between Adam's direction and the update (LAMB's trust ratio does). `optax.adamax` keeps a
-    state of the same type that means something else.
+    learning rate may stand between Adam's direction and the update. LAMB's trust ratio does, and AdaMax, RAdam and
+    ADOPT keep a state of this type that means something else: `proximal` tries it out and refuses them. `optax.yogi`
+    has `eps=1e-3`.
 
     Args:
         b2: the decay of the second moment, a number or a traced value; likewise `eps` and `eps_root`.
 
     Raises:
-        ValueError: in `update`, the state holds no `ScaleByAdamState`, or more than one.
+        ValueError: in `init`, the state holds no `ScaleByAdamState`, or more than one.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg, optax
@@ -247,7 +270,7 @@ def rmsprop_metric(decay: Any = 0.9, eps: Any = 1e-8, eps_in_sqrt: bool = True) 
         v = v if isinstance(state, optax.ScaleByRmsState) else _corrected(v, decay, state.count)
         return jnp.sqrt(v + eps) if eps_in_sqrt else jnp.sqrt(v) + eps
 
-    return Moments("rmsprop_metric", (optax.ScaleByRmsState, _rms_with_count()), lambda state: state.nu, divisor)
+    return Moments("rmsprop_metric", _rms_states(), lambda state: state.nu, divisor)
 
 
 def adagrad_metric(eps: Any = 1e-7) -> Moments:
@@ -271,9 +294,3 @@ def adagrad_metric(eps: Any = 1e-7) -> Moments:
 def _corrected(moment: jax.Array, decay: Any, count: jax.Array) -> jax.Array:
     """The bias correction of optax, in its order of operations: the metric must be that of the step."""
     return optax.tree.bias_correction(moment, decay, count)
-
-
-def _rms_with_count() -> type:
-    """The state of `optax.rmsprop(bias_correction=True)`, which optax does not export."""
-    state = optax.scale_by_rms(bias_correction=True).init(())
-    return type(state)

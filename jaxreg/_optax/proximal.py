@@ -15,8 +15,10 @@ from jaxreg._core.structure import Reach
 from jaxreg._optax import half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Metric, adam_metric, as_metric, find_states
-from jaxreg._rules.paths import is_hidden
+from jaxreg._optax.metrics import Given, Metric, adam_metric, as_metric
+from jaxreg._optax.trial import refuse_by_state, refuse_by_trial
+from jaxreg._rules.paths import is_hidden, is_inexact
+from jaxreg._rules.tree_penalty import TreePenalty
 
 
 @stable_name
@@ -52,8 +54,11 @@ def proximal(
     `params + u` is then that minimum up to rounding, and exactly 0 wherever the proximal operator gives 0. τ is the
     step size of each coordinate: `learning_rate` for plain gradient descent, and `learning_rate/(√v̂ + eps)` in Adam's
     metric. With the τ that the optimizer itself took, a point at rest is a stationary point of loss + R, whatever the
-    metric; with another τ the zeros are exact too, but the strength means something else than in the loss
-    (`metric=None` around Adam is the decoupled penalty, as AdamW's decay is).
+    metric. So `init` tries the optimizer out on a small tree: constant gradients must lead to the updates that the
+    metric tells, up to a factor common to all with `metric=None`; else it raises and says what it saw
+    (`jaxreg/_optax/README.md` has the table of all optimizers). One choice is left: `metric=None` around Adam and its
+    like is the decoupled penalty, as AdamW's decay is; its zeros are exact too, but the strength means something else
+    than in the loss.
 
     The penalty must not also be in the loss. The wrapper must be outermost: no later link may change the update;
     wrappers that pass updates through whole (`optax.MultiSteps`, `optax.apply_if_finite`, `optax.masked`,
@@ -62,18 +67,22 @@ def proximal(
     zeros away.
 
     Frozen leaves are not shrunk if they are frozen outside (`optax.partition`, `optax.masked`), if their rule is
-    `None`, or if the optimizer of the metric does not step them (masked inside). float16 and bfloat16 parameters keep
-    what they cannot hold in a float32 residual in the state, so that thresholds of less than half an ulp add up.
+    `None`, or if the moments of the metric are masked there (then the update must be 0, or it raises). float16 and
+    bfloat16 parameters keep what they cannot hold in a float32 residual in the state, so that thresholds of less than
+    half an ulp add up.
 
     Args:
         inner: the optimizer.
         reg: a regularizer, a `TreeRegularizer`, or a function of the step count, from 0, that returns one of them; a
             schedule times a regularizer is one: `lambda step: ramp(step) * reg`. It does not compile again.
         learning_rate: η, a number, a schedule of the step count, or `None` to read it from the state of an
-            `optax.inject_hyperparams` inside `inner` that holds exactly one `learning_rate`.
-        metric: `None`, one step size for all coordinates (gradient descent; also Lion, whose steps are all η); or
-            `jaxreg.adam_metric(...)` and its like; or a function `(state of inner, params) -> tree of step sizes` for a
-            learning rate of 1, like the parameters, with scalars for leaves of one step and `None` for leaves at rest.
+            `optax.inject_hyperparams` inside `inner` that holds exactly one `learning_rate`. The scale of an
+            `optax.contrib.reduce_on_plateau` inside is read and multiplies it.
+        metric: `None`, one step size for all coordinates (gradient descent); or `jaxreg.adam_metric(...)` and its like;
+            or a function `(state of inner, params) -> tree of step sizes` for a learning rate of 1, like the
+            parameters, with scalars for leaves of one step and `None` for leaves at rest. A function is your own word
+            and is not tried: by `lambda state, params: jax.tree.map(lambda p: 1.0, params)` the penalty is decoupled
+            from the loss around any optimizer, Lion for example.
         momentum: of `optax.sgd(learning_rate, momentum)`, heavy-ball or Nesterov: τ is η/(1 − momentum), which is what
             a constant gradient is multiplied with in the long run. Not for Adam, whose momentum is an average.
         max_step: the largest τ_i. A coordinate that has had no gradient yet has τ = η/eps in Adam's metric, and its
@@ -90,8 +99,9 @@ def proximal(
             as near as they come (error O(1/K²)). Penalties with a closed form are not affected.
 
     Raises:
-        ValueError: no `params` in `update`, no single `learning_rate` or metric in the state, a pattern that matches no
-            leaf, a wrapper inside that skips steps (it must stand outside).
+        ValueError: in `init`, the metric does not tell the step of the optimizer, no single `learning_rate` or metric
+            is in the state, or a wrapper is inside that must stand outside. No `params` in `update`. A pattern that
+            matches no leaf.
         TypeError: an argument is none of these.
         NotImplementedError: a penalty has no proximal operator, or none in the metric and `inner_steps` is not given.
 
@@ -108,17 +118,35 @@ def proximal(
         *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
     """
     reg_at = regularizer_at("proximal", reg)
+    return _proximal(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps)
+
+
+def _proximal(
+    inner: optax.GradientTransformation,
+    reg_at: Callable[[jax.Array], TreePenalty],
+    learning_rate: Any,
+    metric: Metric,
+    momentum: Any,
+    max_step: Any,
+    inner_steps: int | None,
+    *,
+    told: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """`proximal`; `told`: the metric is known to be that of the optimizer."""
     step_at = learning_rate_at(learning_rate, momentum)
     leaf_prox = _leaf_prox(inner_steps)
-    metric = as_metric(metric)
     step_sizes = _step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> ProximalState:
         state = inner.init(params)
-        _refuse_skipped_steps(state)
+        refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
-        return ProximalState(state, count, half_precision.residuals(params, reg_at(count)))
+        reg = reg_at(count)
+        if not (told or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
+            rows = side_by_side("proximal", params, params, reg)
+            refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
+        return ProximalState(state, count, half_precision.residuals(params, reg))
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -196,7 +224,8 @@ def proximal_adam(
     """
     adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     metric = adam_metric(b2, eps, eps_root)
-    return proximal(adam, reg, learning_rate, metric, max_step=max_step, inner_steps=inner_steps)
+    reg_at = regularizer_at("proximal_adam", reg)
+    return _proximal(adam, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, told=True)
 
 
 def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -253,12 +282,3 @@ def _slope(regularizer: Regularizer, z: jax.Array) -> jax.Array:
     if (rho := regularizer.scalar()) is not None:
         return rho.slope(jnp.abs(z))  # without the signs that it would lose here again
     return jnp.abs(jax.grad(regularizer)(z))
-
-
-def _refuse_skipped_steps(state: Any) -> None:
-    if skipping := find_states(state, (optax.MultiStepsState, optax.ApplyIfFiniteState)):
-        name = type(skipping[0]).__name__.removesuffix("State")
-        raise ValueError(
-            f"`proximal`: the optimizer inside skips steps ({name}), and the penalty would not. Put that wrapper "
-            "outside, as in `optax.MultiSteps(jaxreg.proximal(...), 4)`."
-        )

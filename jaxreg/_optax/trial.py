@@ -1,0 +1,280 @@
+"""Is the step that is told the step that is taken? `proximal` tries its optimizer out at `init`, on a small tree.
+
+At rest the gradient of the loss is constant, and the penalty holds it. So a point at rest is a stationary point of
+loss + R if, and only if, the update that a constant gradient g leads to is −τ·g, with the τ that the proximal operator
+is told. That is what is tried: a few updates by a constant gradient, on a tree of the structure of the parameters with
+axes of length 2 at most, once more with a larger gradient and larger parameters, and each time against the same
+parameters without a gradient, which takes decay and noise away. It needs no list of optimizers. What it cannot judge,
+because it shows only with a loss or after many steps, is known by its state: `_SKIP` and `_UNJUDGED`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxreg._core import checks, numerics
+from jaxreg._optax.learning_rate import plateaus, plateaus_at
+from jaxreg._optax.leaves import Rows
+from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, find_states, is_adaptive
+from jaxreg._rules.paths import flatten_with_paths, is_hidden, is_inexact
+
+_STEPS = 4
+_SMALL = 0.01  # norm of the gradient over all leaves: nothing is clipped, and eps = 1e-8 does not count
+_LARGE = 1000.0  # where no eps counts, whatever it is
+_VALUE = 1e-8  # of the loss, for links that ask for it: near its minimum, where Polyak's step is not at its bound
+_SLACK = 0.05  # moments may be kept in bfloat16
+_RAMP = 1.5  # momentum behind moments that still grow has not come nearer to its limit in so few steps
+_GROWTH = 1e-5  # of the parameters, in one step without a gradient: more than rounding
+_MORE, _FURTHER = 3.0, 5.0  # the second gradient and the second parameters, in units of the first
+_GRADIENTS = (1.0, -0.5, 2.0, -3.0, 0.3, 1.5, -0.7)  # by coordinate, in turn
+_PARAMS = (1.0, -2.0, 0.5, -1.0, 1.5)
+
+_OWN_WORD = "`metric=lambda state, params: jax.tree.map(lambda p: 1.0, params)`"
+_OUTSIDE = "({}), and the penalty would not. Put that wrapper outside, as in `{}`."
+_SKIP: dict[type, str] = {
+    optax.MultiStepsState: _OUTSIDE.format("MultiSteps", "optax.MultiSteps(jaxreg.proximal(...), 4)"),
+    optax.ApplyIfFiniteState: _OUTSIDE.format("ApplyIfFinite", "optax.apply_if_finite(jaxreg.proximal(...), 5)"),
+    optax.ConditionallyTransformState: _OUTSIDE.format(
+        "ConditionallyTransform", "optax.conditionally_transform(jaxreg.proximal(...), condition)"
+    ),
+    optax.ConditionallyMaskState: _OUTSIDE.format(
+        "ConditionallyMask", "optax.conditionally_mask(jaxreg.proximal(...), condition)"
+    ),
+    optax.ApplyEvery: _OUTSIDE.format("ApplyEvery", "optax.MultiSteps(jaxreg.proximal(...), 4)"),
+}
+_BY_THE_LOSS = (
+    "sets its step by the loss ({}), which does not hold the penalty. Put the penalty into the loss, or take another "
+    "optimizer."
+)
+_OWN_RATE = "estimates its learning rate ({}). Take another optimizer, or put the penalty into the loss."
+_UNJUDGED: dict[type, str] = {
+    optax.LookaheadState: "averages parameters (Lookahead). Put it outside: "
+    "`optax.lookahead(jaxreg.proximal(...), 5, 0.5)`.",
+    optax.contrib.ScheduleFreeState: "averages parameters (ScheduleFree), and an average of zeros and others is not "
+    "zero. Put the penalty into the loss, or take the optimizer without it.",
+    optax.contrib.SAMState: "takes its gradients at other points (SAM). Put it outside: "
+    "`optax.contrib.sam(jaxreg.proximal(...), adversary, opaque_mode=True)`.",
+    optax.contrib.DifferentiallyPrivateAggregateState: "clips the gradient of every example "
+    "(DifferentiallyPrivateAggregate), which no step size tells. To have the penalty decoupled from the loss, say the "
+    f"step sizes yourself: {_OWN_WORD}.",
+    optax.ScaleByLBFGSState: _BY_THE_LOSS.format("L-BFGS"),
+    optax.ScaleByBacktrackingLinesearchState: _BY_THE_LOSS.format("a line search"),
+    optax.ScaleByZoomLinesearchState: _BY_THE_LOSS.format("a line search"),
+    optax.contrib.MechanicState: _BY_THE_LOSS.format("Mechanic"),
+    optax.contrib.MomoState: _BY_THE_LOSS.format("Momo"),
+    optax.contrib.MomoAdamState: _BY_THE_LOSS.format("Momo"),
+    optax.contrib.SophiaState: _BY_THE_LOSS.format("Sophia"),
+    optax.contrib.DoGState: _OWN_RATE.format("DoG"),
+    optax.contrib.DoWGState: _OWN_RATE.format("DoWG"),
+    optax.contrib.ProdigyState: _OWN_RATE.format("Prodigy"),
+    optax.contrib.DAdaptAdamWState: _OWN_RATE.format("D-Adaptation"),
+    optax.contrib.COCOBState: _OWN_RATE.format("COCOB"),
+}
+
+
+def refuse_by_state(state: Any, metric: Metric) -> None:
+    """Raise for what the trial cannot judge; of a metric given as a function only what is wrong with every metric."""
+    if found := find_states(state, tuple(_SKIP)):
+        raise ValueError(f"`proximal`: the optimizer inside skips steps {_SKIP[type(found[0])]}")
+    if not isinstance(metric, Given) and (found := find_states(state, tuple(_UNJUDGED))):
+        raise ValueError(f"`proximal`: the optimizer inside {_UNJUDGED[type(found[0])]}")
+
+
+class Run(NamedTuple):
+    """What one penalized leaf did under (a gradient, none, a larger one, none), in this order on axis 0."""
+
+    path: str
+    param: np.ndarray
+    update: np.ndarray
+    told: np.ndarray  # −τ·gradient
+    at_rest: bool  # says the metric
+
+
+def refuse_by_trial(
+    inner: optax.GradientTransformationExtraArgs,
+    metric: Metric,
+    step_at: Callable[[jax.Array, Any], Any],
+    momentum: Any,
+    state: Any,
+    params: Any,
+    rows: Rows,
+) -> None:
+    """Raise if constant gradients do not lead to the updates that the metric tells.
+
+    Args:
+        inner: the optimizer.
+        metric: what tells the steps.
+        step_at: (count, state) → learning rate/(1 − momentum).
+        momentum: the one in `step_at`.
+        state: of `inner` for `params`; only its types are read.
+        params: the parameters; only structure, shapes and dtypes are read: they may be abstract, sharded, or on the way
+            through `jax.jit`.
+        rows: the regularizers beside the parameters; leaves without one are not looked at.
+    """
+    decoupled = isinstance(metric, Uniform) and is_adaptive(state)
+    runs = _try(inner, metric, step_at, momentum, params, rows, decoupled)
+    for run in runs:
+        _refuse_growth(run)
+        _refuse_motion_at_rest(metric, run)
+    runs = [run for run in runs if not run.at_rest]
+    paths = [run.path for run in runs for _ in range(run.update[0].size)] * 2
+    taken, told = _effects([run.update for run in runs]), _effects([run.told for run in runs])
+    if not told.any():
+        return
+    with np.errstate(all="ignore"):
+        ratio = np.where(taken == told, 1.0, taken / told)
+        common = (taken @ told) / (told @ told)
+        near, alike = (1 / _RAMP < ratio) & (ratio < _RAMP), np.abs(ratio - common) <= _SLACK * abs(common)
+    # A factor common to all is judged only where the metric or a plateau tells it: else it may mean another strength.
+    right = near if isinstance(metric, Moments) else alike & (near | (not plateaus(state)))
+    if not right.all():
+        order = np.argsort(ratio)
+        seen = [f"a coordinate of {paths[i]!r} by {taken[i]:.2g} where it tells {told[i]:.2g}" for i in order[[0, -1]]]
+        behind = "Put `reduce_on_plateau` behind the optimizer. " if plateaus(state) else ""
+        raise ValueError(
+            f"`proximal`: `metric={metric.name}` does not tell the step that the optimizer takes. In a trial, constant "
+            f"gradients moved {seen[0]}, and {seen[1]}. {behind}Give the metric of the optimizer, if there is "
+            "one (`jaxreg.adam_metric(...)` and its like), with the optimizer's own arguments and learning rate, and "
+            "freeze leaves outside. Else put the penalty into the loss, "
+            "`optax.chain(jaxreg.add_regularization(reg), optimizer)`, which gives no exact zeros; or have it "
+            f"decoupled from the loss by step sizes of your own, {_OWN_WORD}."
+        )
+
+
+def _refuse_growth(run: Run) -> None:
+    """A decay behind the learning rate, where updates are turned round, makes parameters grow."""
+    growth = ((run.update[3] - run.update[1]) * run.param).sum()
+    if growth > _GROWTH * (run.param**2).sum():
+        raise ValueError(
+            f"`proximal`: without a gradient the optimizer makes {run.path!r} grow. A decay "
+            "(`jaxreg.add_regularization`, `optax.add_decayed_weights`) stands behind the learning rate, where updates "
+            "are subtracted already. Put it before, as in `optax.chain(optax.scale_by_adam(), "
+            "jaxreg.add_regularization(reg), optax.scale_by_learning_rate(learning_rate))`."
+        )
+
+
+def _refuse_motion_at_rest(metric: Metric, run: Run) -> None:
+    if run.at_rest and run.update.any():
+        raise ValueError(
+            f"`proximal`: `metric={metric.name}` has no step for {run.path!r}, whose moments are masked, but the "
+            "optimizer moves it. Wrap each part by itself, as in "
+            "`optax.partition({'a': jaxreg.proximal(...), 'b': ...}, labels)`; or exclude the leaf by a rule `None`; "
+            "or give a function `(state, params) -> step sizes`."
+        )
+
+
+def _effects(arrays: list[np.ndarray]) -> np.ndarray:
+    """What the small gradient changed, over all leaves, and then what the large one did."""
+    with np.errstate(all="ignore"):
+        effects = [(x[i] - np.nan_to_num(x[i + 1])).ravel() for i in (0, 2) for x in arrays]
+    return np.concatenate([np.zeros(0), *effects])
+
+
+def _try(
+    inner: optax.GradientTransformationExtraArgs,
+    metric: Metric,
+    step_at: Callable[[jax.Array, Any], Any],
+    momentum: Any,
+    params: Any,
+    rows: Rows,
+    decoupled: bool,
+) -> list[Run]:
+    """Let the optimizer run. A decoupled penalty goes with a direction that is about the sign of the gradient."""
+    paths, leaves, _, treedef = flatten_with_paths(params)
+    penalized = [i for i, row in enumerate(rows.leaves) if row.regularizer is not None]
+    gradients, places = _small(leaves, _GRADIENTS), _small(leaves, _PARAMS)
+    norm = np.sqrt(sum(np.sum(np.abs(gradients[i]) ** 2) for i in penalized))
+    scale = (_LARGE if decoupled else _SMALL) / norm if norm else 0.0
+    at_rest = set()
+
+    def four(leaves: list[Any], factors: tuple[float, ...]) -> Any:
+        return treedef.unflatten(
+            [x if is_hidden(x) else np.stack([x * x.dtype.type(factor) for factor in factors]) for x in leaves]
+        )
+
+    def step(gradients: Any, state: Any, params: Any) -> Any:
+        return inner.update(gradients, state, params, value=jnp.asarray(_VALUE))
+
+    def tell(gradients: Any, updates: Any, state: Any, params: Any) -> Any:
+        eta = step_at(jnp.asarray(_STEPS - 1), state) * (1 - momentum**_STEPS)
+        metric_leaves = metric.leaves(state, params, treedef)
+        updates, gradients = treedef.flatten_up_to(updates), treedef.flatten_up_to(gradients)
+        found = []
+        for i in penalized:
+            told = jnp.zeros_like(gradients[i])
+            if is_hidden(metric_leaves[i]):
+                at_rest.add(i)
+            else:
+                direction = jnp.sign(gradients[i]) if decoupled else gradients[i]
+                told -= metric.step(jnp.asarray(eta, numerics.real_dtype(told)), metric_leaves[i], None) * direction
+            found.append((jnp.zeros_like(told) if is_hidden(updates[i]) else updates[i], told))
+        return found
+
+    scale = (_LARGE if decoupled else _SMALL) / norm if norm else 0.0
+    gradient = four(gradients, (scale, 0, _MORE * scale, 0))
+    place = four(places, (1, 1, _FURTHER, _FURTHER))
+    with jax.ensure_compile_time_eval():
+        try:
+            state = _traced(inner.init, place)(place)
+            again = _traced(step, gradient, state, place)
+            for i in range(_STEPS):  # a plateau in the end: it must not lie before a momentum, which remembers
+                state = plateaus_at(0.5, state) if i == _STEPS - 1 else state
+                updates, state = again(gradient, state, place)
+        except Exception as error:
+            raise ValueError(
+                "`proximal` tries the optimizer out at `init`, on parameters with axes of length 2 at most, and it "
+                f"raised {type(error).__name__}: {checks.short(str(error))}. Where that is no fault, say the step "
+                f"sizes yourself, by a function `(state, params) -> step sizes`: {_OWN_WORD}, or "
+                "`metric=lambda state, params: jaxreg.adam_metric()(state, params)`."
+            ) from error
+        found = _traced(tell, gradient, updates, state, place)(gradient, updates, state, place)
+    return [
+        Run(paths[i], _real(places[i]), _real(update), _real(told), i in at_rest)
+        for i, (update, told) in zip(penalized, found, strict=True)
+    ]
+
+
+def _traced(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """`function` mapped over the runs, traced once. What is being traced around it is stood in for by 0.1."""
+    closed, shapes = jax.make_jaxpr(jax.vmap(function), return_shape=True)(*args)
+    consts = [
+        np.full(const.shape, 0.1, const.dtype) if isinstance(const, jax.core.Tracer) else const
+        for const in closed.consts
+    ]
+
+    def evaluate(*args: Any) -> Any:
+        return jax.tree.unflatten(
+            jax.tree.structure(shapes), jax.core.eval_jaxpr(closed.jaxpr, consts, *jax.tree.leaves(args))
+        )
+
+    return evaluate
+
+
+def _small(leaves: list[Any], values: tuple[float, ...]) -> list[Any]:
+    """Arrays with axes of length 2 at most and the values in turn, over all leaves; integers are 0."""
+    small, start = [], 0
+    for leaf in leaves:
+        if is_hidden(leaf):
+            small.append(leaf)
+            continue
+        shape = tuple(min(n, 2) for n in np.shape(leaf))
+        size = int(np.prod(shape))
+        dtype = np.dtype(jnp.result_type(leaf))
+        if not is_inexact(leaf):
+            small.append(np.zeros(shape, dtype))
+            continue
+        dtype = np.dtype(numerics.promote(jnp.zeros((), dtype)).dtype)
+        small.append(np.resize(np.roll(values, -start), size).reshape(shape).astype(dtype))
+        start += size
+    return small
+
+
+def _real(x: Any) -> np.ndarray:
+    """float64, complex numbers as pairs."""
+    x = np.asarray(x)
+    pairs = np.stack([x.real, x.imag], -1) if np.iscomplexobj(x) else x
+    return np.asarray(pairs, np.float64)
