@@ -204,8 +204,8 @@ class Sum(Regularizer):
         names = " + ".join(map(_written, self.terms))
         lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if parts.intervals else ""
         raise NotImplementedError(
-            f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not that "
-            "of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
+            f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not "
+            "that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
             f"remaining one to `jaxreg.proximal`.{lower}"
         )
 

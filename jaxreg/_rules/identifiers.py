@@ -123,7 +123,7 @@ def deserialize(config: Any, custom_objects: Mapping[str, Any] | None = None) ->
         custom_objects: classes or functions by name, for what is not registered.
 
     Raises:
-        ValueError: the name is unknown, a key or field is unknown, a number is negative, nan or inf, or the nesting too deep.
+        ValueError: a name, key or field is unknown, a number is negative, nan or inf, or the nesting too deep.
         TypeError: a value has the wrong type.
 
     Example:
