@@ -20,9 +20,8 @@ CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 DOCUMENTS = (
     README,
     CONTRIBUTING,
-    ROOT / "jaxreg" / "penalties" / "README.md",
-    ROOT / "tests" / "README.md",
-    ROOT / "tests" / "benchmarks" / "README.md",
+    *sorted(PACKAGE.rglob("README.md")),
+    *sorted((ROOT / "tests").rglob("README.md")),
 )
 PACKAGE = ROOT / "jaxreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
