@@ -20,7 +20,7 @@ CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 DOCUMENTS = (
     README,
     CONTRIBUTING,
-    *sorted(PACKAGE.rglob("README.md")),
+    *sorted((ROOT / "jaxreg").rglob("README.md")),
     *sorted((ROOT / "tests").rglob("README.md")),
 )
 PACKAGE = ROOT / "jaxreg"
