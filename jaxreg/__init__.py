@@ -1,8 +1,9 @@
 """Regularizers for JAX: one object for the penalty, its subgradient, its proximal operator and its JSON."""
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from jaxreg import activity as activity
 from jaxreg import penalties as penalties
 from jaxreg._core.constraint import Constraint as Constraint
 from jaxreg._core.elementwise import Elementwise as Elementwise
@@ -22,8 +23,6 @@ from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
 from jaxreg._optax.proximal import ProximalState as ProximalState
 from jaxreg._optax.proximal import proximal as proximal
 from jaxreg._optax.proximal import proximal_adam as proximal_adam
-from jaxreg._reports.sparsity import sparsity as sparsity
-from jaxreg._reports.summary import summary as summary
 from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
@@ -32,10 +31,6 @@ from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
 from jaxreg._rules.tree_penalty import TreeSum as TreeSum
-from jaxreg._shrink.shrink import shrink as shrink
-from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
-from jaxreg._strength.path import RegularizationPath as RegularizationPath
-from jaxreg._strength.path import path as path
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import L1 as L1
 from jaxreg.penalties import L1L2 as L1L2
@@ -66,6 +61,43 @@ __version__ = "0.1.0"
 
 # Keras' other names for the same classes
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
+
+# What few programs need is loaded when it is first asked for: `import jaxreg` does not pay for it. For type checkers
+# the same names are imported below, and `dir` has them for completion.
+_LAZY = {
+    "RegularizationPath": "jaxreg._strength.path",
+    "activity": "jaxreg.activity",
+    "coefficient_max": "jaxreg._strength.coefficient_max",
+    "path": "jaxreg._strength.path",
+    "shrink": "jaxreg._shrink.shrink",
+    "sparsity": "jaxreg._reports.sparsity",
+    "summary": "jaxreg._reports.summary",
+}
+
+if TYPE_CHECKING:
+    from jaxreg import activity as activity
+    from jaxreg._reports.sparsity import sparsity as sparsity
+    from jaxreg._reports.summary import summary as summary
+    from jaxreg._shrink.shrink import shrink as shrink
+    from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
+    from jaxreg._strength.path import RegularizationPath as RegularizationPath
+    from jaxreg._strength.path import path as path
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        file = _LAZY[name]
+        module = import_module(file)
+        found = module if file == f"{__name__}.{name}" else getattr(module, name)
+        globals()[name] = found  # so that Python calls this once for each name
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY} - {"TYPE_CHECKING", "import_module", "sys"})
+
+    __all__ = [name for name in __dir__() if not name.startswith("_")]  # for `from jaxreg import *` and `help`
+
 
 # Pickles of version 0.1.0 look for our classes in these modules.
 for _module in ("_regularizer", "_tree", "_proximal", "_transform", "_path"):

@@ -22,7 +22,7 @@ import safetensors.flax
 from flax import nnx
 
 import jaxreg
-from jaxreg.__main__ import main
+from jaxreg._commands.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -433,7 +433,7 @@ def test_neither_command_imports_keras_and_help_needs_no_extra(keras_files):
 import sys
 for name in ("keras", "tensorflow", "rich", "matplotlib"):
     sys.modules[name] = None
-from jaxreg.__main__ import main
+from jaxreg._commands.main import main
 assert main(["inspect", {str(out / "model.keras")!r}]) == 0
 for name in ("h5py", "safetensors", "orbax", "flax"):
     sys.modules[name] = None

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from jaxreg.__main__ import main
-from jaxreg._commands.demo import experiment, picture, runs, table, training
+from jaxreg._commands import report
+from jaxreg._commands.demo import picture, runs, table, training
 from jaxreg._commands.demo.network import LAYERS
 from jaxreg._commands.demo.training import Result
 from jaxreg._commands.digits import load_digits
+from jaxreg._commands.main import main
 from jaxreg.plot import _style
 
 MODELS = ("linen", "nnx")
@@ -38,15 +39,15 @@ class Demo(NamedTuple):
 
 def run_demo(arguments, out):
     kept = []
+    train_all = training.train_all
 
-    def run(*args):
-        kept.extend(whole_experiment(*args))
+    def train_and_keep(*args):
+        kept.extend(train_all(*args))
         return kept
 
-    whole_experiment = experiment.run
     stdout = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
-        patch.setattr(experiment, "run", run)
+        patch.setattr(training, "train_all", train_and_keep)
         patch.setenv("COLUMNS", "80")
         code = main(["demo", *arguments, "--out", str(out)])
     return Demo(code, stdout.getvalue(), out, kept)
@@ -150,7 +151,7 @@ def test_writes_a_table_and_a_picture_and_prints_where(demo):
     assert text in demo.printed
     for label in ("no penalty", "L2 in the loss", "module attributes", "L1 by proximal"):
         assert len(re.findall(rf"^{label} +\d+\.\d%", text, re.MULTILINE)) == 1
-    assert max(map(len, text.splitlines())) <= table.WIDTH
+    assert max(map(len, text.splitlines())) <= report.WIDTH
     assert "…" not in text  # nothing was cut off to fit
     height, width, _ = imread(demo.out / "weights.png").shape
     assert 1600 <= width <= 2400
@@ -217,7 +218,7 @@ def test_out_that_is_a_file_ends_in_one_line_before_training(tmp_path, capsys):
 
 
 def test_files_that_cannot_be_written_end_in_one_line(results, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "run", lambda *_: results)
+    monkeypatch.setattr(training, "train_all", lambda *_: results)
     (tmp_path / "table.txt").mkdir()
     assert main(["demo", "--steps", "1", "--out", str(tmp_path)]) == 2
     assert f"cannot write into --out {tmp_path} (Is a directory)" in capsys.readouterr().err.splitlines()[-1]
@@ -241,7 +242,7 @@ def test_help_needs_no_extra():
 import sys
 for name in ("flax", "matplotlib", "rich", "sklearn"):
     sys.modules[name] = None
-from jaxreg.__main__ import main
+from jaxreg._commands.main import main
 main(["demo", "--help"])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode == 0

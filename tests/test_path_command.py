@@ -5,8 +5,8 @@ import pytest
 from matplotlib.image import imread
 
 import jaxreg
-from jaxreg.__main__ import main
 from jaxreg._commands.digits import load_digits
+from jaxreg._commands.main import main
 from jaxreg._commands.path import experiment, picture
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: the error that ends one in a line, types of options, the check for an extra, `--out`."""
+"""What the commands share: the error for users, types of options, the check for an extra, `--out`."""
 
 import argparse
 import contextlib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something the user can put right; `main` prints it as one line and returns 2."""
+    """Something the user can put right; `main` prints it on one line and returns 2."""
 
 
 def positive_int(text: str) -> int:
@@ -30,10 +30,10 @@ def _whole_number(text: str, wanted: str, allowed: range) -> int:
 
 
 def require(extra: str, modules: Mapping[str, str]) -> None:
-    """Raise unless the modules of an extra can be imported; imports none of them.
+    """Raise unless the modules of an extra are installed; this imports none of them.
 
     Args:
-        extra: the extra of jaxreg that brings them.
+        extra: the extra of jaxreg that installs them.
         modules: `{module: name of its package}`.
     """
     missing = [package for module, package in modules.items() if is_missing(module)]
@@ -42,7 +42,7 @@ def require(extra: str, modules: Mapping[str, str]) -> None:
 
 
 def is_missing(module: str) -> bool:
-    """Whether a module cannot be imported; imports no more than the packages above it."""
+    """Whether a module is not installed; this imports no more than the packages that contain it."""
     try:
         return importlib.util.find_spec(module) is None
     except ModuleNotFoundError:
@@ -57,7 +57,7 @@ def add_out(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def make_directory(path: Path) -> Path:
-    """Return the directory, made if it is not there, before minutes are spent on what shall go into it."""
+    """Make the directory unless it is there, and return it; called before the training, so that mistakes show early."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,7 +67,7 @@ def make_directory(path: Path) -> Path:
 
 @contextlib.contextmanager
 def writing_into(out: Path) -> Iterator[None]:
-    """Turn what keeps a file from being written into one line."""
+    """Raise a UserError where a file cannot be written."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The data: scikit-learn's 1797 handwritten digits, 8×8 pixels, in three fixed parts."""
+"""The data of `demo` and `path`: scikit-learn's 1797 handwritten digits, 8×8 pixels, in three fixed parts."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,12 +19,12 @@ class Part(NamedTuple):
 
 class Digits(NamedTuple):
     train: Part
-    validation: Part  # the strengths in `runs.py` were chosen on it; the command itself does not use it
+    validation: Part  # the strengths in `demo/runs.py` were chosen on it; the commands do not use it
     test: Part
 
 
 def load_digits() -> Digits:
-    """Return 600 images to train on, 600 to choose strengths by, 597 to test; the same in every process."""
+    """Return 600 images for training, 600 for validation and 597 for testing; the same in every process."""
     images, labels = datasets.load_digits(return_X_y=True)
     whole = Part((images / 16).astype(np.float32), labels.astype(np.int32))
     rest, test = _split(whole, 597)
@@ -40,7 +40,7 @@ def _split(part: Part, size: int) -> tuple[Part, Part]:
 
 
 def batches(part: Part, size: int, seed: int) -> Iterator[Part]:
-    """Yield batches without end: every epoch in a new order, its incomplete last batch left out."""
+    """Yield batches without end: each epoch in a new order, without its incomplete last batch."""
     rng = np.random.default_rng(seed)
     while True:
         order = rng.permutation(len(part.labels))

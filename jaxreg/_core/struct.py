@@ -68,13 +68,21 @@ class Struct:
                 f"`{cls.__name__}` defines `__init__`; declare fields instead, for example `strength: float = 0.1`, "
                 "and the constructor follows."
             )
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        dataclasses.dataclass(eq=False, repr=False)(cls)  # frozen below: `frozen=True` compiles two methods a class
         _register(cls)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = checks.field_value(type(self).__name__, field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__ or name not in (*self._static_names, *self._leaf_names):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        object.__setattr__(self, name, value)  # by `__init__`
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):

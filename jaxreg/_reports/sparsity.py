@@ -1,4 +1,4 @@
-"""Exact zeros and dead units of parameters."""
+"""`sparsity`: exact zeros and dead units of parameters."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from jaxreg._rules.paths import untied
 
 @dataclasses.dataclass(frozen=True)
 class Zeros:
-    """Count the exact zeros and the dead units of one leaf, or of all together."""
+    """Hold the numbers of exact zeros and of dead units, of one leaf or of all together."""
 
     size: int
     zeros: int
@@ -74,7 +74,7 @@ def sparsity(params: Any) -> Sparsity:
         dead inputs  = #{j : w[..., j, :] = 0 everywhere}  of a leaf with two axes or more
         dead outputs = #{k : w[..., :, k] = 0 everywhere}
 
-    The convention is that of Flax and Keras: the last axis of a kernel are its outputs, the one before its inputs, so
+    The convention is that of Flax and Keras: the last axis of a kernel is its outputs, the one before it its inputs, so
     (inputs, outputs) for a dense kernel, (height, width, inputs, outputs) for a convolution, (tokens, features) for an
     embedding, where a dead input is a row of zeros. A leaf of one axis has entries only. Each leaf is reported by
     itself: a dead output unit of a kernel whose bias is not 0 still gives that constant.
@@ -86,7 +86,7 @@ def sparsity(params: Any) -> Sparsity:
 
     Returns:
         a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`, and
-        their sum as `total`. It prints as a table, in which, from 40 leaves on, those that differ only in
+        their sum as `total`. It prints as a table; with more than 40 leaves, those whose paths differ only in
         numbers share a row.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a regularizer does to a tree of parameters, leaf by leaf."""
+"""`summary`: what a regularizer does to a tree of parameters, leaf by leaf."""
 
 import glob
 import math
@@ -21,12 +21,13 @@ from jaxreg._rules.tree_penalty import TreePenalty
 
 
 def summary(reg: Any, params: Any) -> Summary:
-    """Show what a regularizer does to each leaf of a tree: which one it has, and what comes of it.
+    """Show what a regularizer does to each leaf of a tree.
 
-    For each leaf: path, shape, dtype, the regularizer that the rules assign, its penalty R(leaf) and share of the
-    tree's, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's gradient. Below the
-    totals stand the rules, also those that match no leaf (where `reg(params)` raises), and what is left out and why.
-    In print, from 40 leaves on, those that differ only in numbers (`layers_0`, `layers_1`) share a row.
+    For each leaf: path, shape, dtype, the regularizer that the rules assign, its penalty R(leaf) and the share of it in
+    the penalty of the tree, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's
+    gradient. Below the totals the rules are listed, also those that match no leaf (`reg(params)` raises there), and the
+    leaves without a penalty, with the reason. In print, with more than 40 leaves, those whose paths differ only in
+    numbers (`layers_0`, `layers_1`) share a row.
 
     Args:
         reg: a `TreeRegularizer`, or one regularizer for all floating leaves.
@@ -88,7 +89,7 @@ def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
 
 
 def _is_number(leaf: Any) -> bool:
-    """Whether it is an array or a number: not a function of a module, nor where an optax wrapper took a leaf away."""
+    """Whether it is an array or a number: no function held by a module, no placeholder of an optax wrapper."""
     return hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))
 
 
@@ -113,7 +114,7 @@ def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any,
 
 
 def _padded(regularizer: Regularizer, leaf: Any) -> Any:
-    """The leaf, or where only its entries count, these and zeros up to a power of two: one program for many shapes."""
+    """The leaf; for elementwise penalties its entries, padded by zeros to a power of 2: one program for many shapes."""
     if regularizer.scalar() is None:
         return leaf
     entries = np.asarray(leaf).ravel()

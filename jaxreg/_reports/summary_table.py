@@ -1,4 +1,4 @@
-"""The summary as data, and in words."""
+"""`Summary`: the summary as data, and as text."""
 
 import dataclasses
 import math
@@ -18,22 +18,22 @@ BY_RULE = "by the rule "
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One leaf: what it is, its regularizer and what comes of it, or why it has none."""
+    """One leaf: what it is, its regularizer with its numbers, or why it has none."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     size: int
     regularizer: Regularizer | None
-    penalty: float | None  # None where there is no regularizer, as the gradient norm
+    penalty: float | None  # None without a regularizer; so is the gradient norm
     gradient_norm: float | None  # of the penalty
-    zeros: int | None  # entries that are exactly 0; None where there are no floats to count
+    zeros: int | None  # entries that are exactly 0; None for leaves that are not floating or complex
     left_out: str  # why it has no regularizer; "" if it has one
 
 
 @dataclasses.dataclass(frozen=True)
 class RuleUse:
-    """One rule: its pattern, its regularizer in words, the leaves that it decides over, whether any leaf matches."""
+    """One rule: its pattern, the repr of its regularizer, the leaves it decides over, whether any leaf matches."""
 
     pattern: str
     regularizer: str
@@ -43,7 +43,7 @@ class RuleUse:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary(Report):
-    """Hold the leaves, the totals and the rules that match nothing; print as a table."""
+    """Hold what `summary` found: leaves, totals, and the rules that match nothing; print it as a table."""
 
     rules: tuple[RuleUse, ...]
     leaves: tuple[Leaf, ...]
@@ -55,17 +55,17 @@ class Summary(Report):
 
     @property
     def gradient_norm(self) -> float:
-        """The norm of the penalty's gradient with respect to all leaves."""
+        """The Euclidean norm of the penalty's gradient with respect to all leaves."""
         return math.hypot(*(leaf.gradient_norm for leaf in self.leaves if leaf.gradient_norm is not None))
 
     @property
     def size(self) -> int:
-        """The number of floating and complex entries."""
+        """The number of entries of all floating and complex leaves."""
         return sum(leaf.size for leaf in self.leaves if leaf.zeros is not None)
 
     @property
     def zeros(self) -> int:
-        """The number of these that are exactly 0."""
+        """The number of those entries that are exactly 0."""
         return sum(leaf.zeros for leaf in self.leaves if leaf.zeros is not None)
 
     @property
@@ -107,7 +107,7 @@ def _repr(leaf: Leaf) -> str | None:
 
 
 class _Array(NamedTuple):
-    """Stands where a regularizer has an array, such as the reference of `Anchored`."""
+    """What is printed in place of an array in a regularizer, such as the reference of `Anchored`."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -117,7 +117,7 @@ class _Array(NamedTuple):
 
 
 def without_arrays(regularizer: Regularizer | None) -> str:
-    """The repr, with arrays by their shapes."""
+    """The repr, with shape and dtype in place of arrays."""
     return repr(jax.tree.map(lambda c: _Array(np.shape(c), dtype_name(c)) if np.ndim(c) else c, regularizer))
 
 
@@ -128,7 +128,7 @@ def _positional(text: str) -> str:
 
 
 def _cells(alike: Sequence[Leaf], total: float) -> tuple[str, ...]:
-    """The row of one leaf, or of some that are alike, after its path."""
+    """The cells after the path, for one leaf or for several that share a row."""
     one = alike[0]
     shape = "×".join(map(str, one.shape)) or "scalar"
     zeros = "-" if one.zeros is None else share(sum(leaf.zeros or 0 for leaf in alike), one.size * len(alike))
@@ -168,6 +168,6 @@ def _named(paths: Sequence[str]) -> str:
 
 
 def dtype_name(leaf: Any) -> str:
-    """`f32`, `bf16`, `i8`, ...; the type of what has no dtype."""
+    """`f32`, `bf16`, `i8`, ...; the name of the type for what has no dtype."""
     name = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
     return re.sub(r"^(bf|[fcui])[a-z]*(?=\d)", r"\1", name)

@@ -8,22 +8,22 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 WIDTH = 80
-_MANY = 40  # leaves, from which on those that differ only in numbers share a row
+_MANY = 40  # with more leaves than this, those whose paths differ only in numbers share a row
 _GAP = "  "
-_CELL = 24  # the longest cell beside the first column; the rest of a longer one is left out
+_CELL = 24  # characters of a cell outside the first column; a longer one is shortened
 
 
 class Table(NamedTuple):
-    """A title above each column, cells, and a last row of totals; numbers stand to the right."""
+    """A header, rows and a last row of totals; text columns are aligned to the left, numbers to the right."""
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     total: tuple[str, ...]
-    left: tuple[int, ...] = (0,)  # the columns that stand to the left
+    left: tuple[int, ...] = (0,)  # the text columns
 
 
 class Report(abc.ABC):
-    """What shows itself as a table with notes: plain by `print`, HTML in a notebook, in colours by `rich.print`."""
+    """A table with notes below it: plain text by `print`, HTML in a notebook, colours by `rich.print`."""
 
     @abc.abstractmethod
     def _table(self) -> Table:
@@ -57,7 +57,7 @@ class Report(abc.ABC):
 
 
 def share(part: float, whole: float) -> str:
-    """A share in percent, where 0 and 100 % are exact: `0`, `<0.1%`, `12.5%`, `>99.9%`, `100%`."""
+    """A share in percent; only exact values print as `0` and `100%`, others as `<0.1%`, `12.5%`, `>99.9%`."""
     if not part or not whole:
         return "0"
     percent = 100 * part / whole
@@ -81,13 +81,13 @@ def leaves(n: int) -> str:
 
 
 def merged(kinds: Sequence[tuple[str, Hashable]]) -> list[tuple[str, list[int]]]:
-    """The rows that leaves are shown in: of many, those of a kind whose paths differ only in numbers share one.
+    """Group leaves into rows: one each, or with many leaves one for all of a kind whose paths differ only in numbers.
 
     Args:
         kinds: `(path, kind)` of each leaf.
 
     Returns:
-        the path of each row, such as `layers_{0..11}/kernel ×12`, and the positions of its leaves.
+        for each row its path, such as `layers_{0..11}/kernel ×12`, and the positions of its leaves in `kinds`.
     """
     groups: dict[Hashable, list[int]] = {}
     for i, (path, kind) in enumerate(kinds):
@@ -106,7 +106,7 @@ def _common(paths: Sequence[str]) -> str:
 
 
 def _lines(table: Table, width: int = WIDTH) -> list[str]:
-    """The table as lines; a first cell that does not fit stands on a line of its own, whole."""
+    """The table as lines of text; a path that does not fit into the first column has a line of its own."""
     rows = _fitted([table.header, *table.rows, table.total], table.left, width)
     widths = _widths(rows)
     gaps = len(_GAP) * (len(widths) - 1)
@@ -117,7 +117,7 @@ def _lines(table: Table, width: int = WIDTH) -> list[str]:
 
 
 def _fitted(rows: list[tuple[str, ...]], left: tuple[int, ...], width: int) -> list[tuple[str, ...]]:
-    """The rows with long words beside the first column cut, the widest of them by what the table is too wide."""
+    """Shorten long cells; take what is still too wide from the widest text column."""
     limits = [0, *([_CELL] * (len(rows[0]) - 1))]
     widths = [min(w, limit) for w, limit in zip(_widths(rows), limits, strict=True)]
     least = max(len(rows[0][0]), len(rows[-1][0])) + sum(widths[1:]) + len(_GAP) * (len(widths) - 1)

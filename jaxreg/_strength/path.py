@@ -35,7 +35,7 @@ class RegularizationPath:
         ...     return w, jnp.sum(w), -jnp.sum((w - 1) ** 2)
         >>> result = jaxreg.path(train, jaxreg.L1(1.0), [2.0, 1.0])
         >>> result.coefficients[result.best], result.at(result.best)
-        (np.float64(2.0), Array([1., 0.], dtype=float32))
+        (np.float64(2.0), array([1., 0.], dtype=float32))
     """
 
     coefficients: Floats  # (n,)

@@ -8,8 +8,8 @@
     jaxreg.plot.curves(losses, penalties, steps)    learning curves, the loss of the data and the penalties apart
 
 Every function draws into the axes that it is given, or into a new figure, and returns the axes. Colours follow the
-matplotlib style that is set: on a dark background (`plt.style.use("dark_background")`) the palette is a lighter one.
-Both palettes can be told apart by colour-blind readers; lines differ in dashes too. What is exactly 0 is grey.
+current matplotlib style: on a dark background (`plt.style.use("dark_background")`) they are lighter. Colour-blind
+readers can tell them apart, and lines differ in dashes too. Weights that are exactly 0 are grey.
 """
 
 from jaxreg.plot._curves import curves as curves

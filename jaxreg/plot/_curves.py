@@ -1,4 +1,4 @@
-"""Learning curves: the loss of the data and the penalties apart."""
+"""Learning curves: the loss of the data and the penalties, each in axes of its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ def curves(
 ) -> NDArray[np.object_]:
     """Draw learning curves, the loss of the data to the left and the penalties to the right.
 
-    The two have scales of their own: a sum of both hides which of them falls. Scales are logarithmic where values are
-    positive.
+    Each has its own scale: a curve of the sum would hide which of the two falls. A scale is logarithmic where all
+    values are positive.
 
     Args:
         losses: one sequence of numbers, or several by name (`{"train": ..., "validation": ...}`).
-        penalties: the same; for a `TreeRegularizer`, the values of `breakdown` by path.
-        steps: at which they were measured, the same for all; by default 0, 1, 2, ...
+        penalties: the same, for example the values of `TreeRegularizer.breakdown` by path.
+        steps: the training steps of the measurements, the same for all curves; by default 0, 1, 2, ...
         axes: two matplotlib axes; by default of a new figure.
 
     Returns:
@@ -57,8 +57,8 @@ def _draw(axes: Axes, argument: str, named: dict[str, NDArray[Any]], steps: Arra
         x = np.arange(len(np.atleast_1d(values))) if steps is None else np.asarray(steps)
         if values.ndim != 1 or x.shape != values.shape:
             raise ValueError(
-                f"`jaxreg.plot.curves({argument}=...)`: {name!r} has the shape {values.shape}, where one number for "
-                f"each of {x.size} steps is wanted."
+                f"`jaxreg.plot.curves({argument}=...)`: {name!r} has the shape {values.shape}, but it needs one "
+                f"number for each of {x.size} steps."
             )
         axes.plot(x, values, label=name, **style)
     _style.log_scale(axes, "y", *named.values())

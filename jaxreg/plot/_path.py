@@ -1,4 +1,4 @@
-"""What becomes of scores and zeros along a regularization path."""
+"""A regularization path: scores, exact zeros and weights against the strength."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 from jaxreg.plot import _style
 
-_FEW = 60  # weights, up to which each has a line
+_FEW = 60  # up to so many weights, each has a line
 
 
 def path(result: Any, axes: Any = None) -> NDArray[np.object_]:
     """Draw a regularization path: scores, and the share of exact zeros, against the strength of the penalty.
 
-    The band is one standard error wide on either side. Lines mark the best strength and the strongest one within a
-    standard error of it. Where there are at most 60 weights, each is drawn against the strength too.
+    The band around the scores is one standard error wide on either side. Vertical lines mark the best strength and the
+    strongest one whose score is within one standard error of the best. Up to 60 weights are drawn too, a line each.
 
     Args:
         result: what `jaxreg.path` returns.
-        axes: two matplotlib axes, three where there are few weights; by default of a new figure.
+        axes: two matplotlib axes, or three with at most 60 weights; by default of a new figure.
 
     Returns:
-        the axes: scores, zeros, and weights where there are few.
+        the axes: scores, zeros, and with at most 60 weights the weights.
 
     Example:
         >>> import types, numpy as np, jaxreg.plot
@@ -64,7 +64,7 @@ def _mark(axes: Axes, result: Any, colour: str) -> None:
 
 
 def _weights(params: Any, n: int) -> NDArray[Any] | None:
-    """The entries of all leaves, (n, entries), if they are few and there is one set of them for each strength."""
+    """The weights of all leaves, of shape (n strengths, entries); None if they are too many."""
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
     entries = sum(leaf.size for leaf in leaves) // n
     return np.concatenate([leaf.reshape(n, -1) for leaf in leaves], axis=1) if 0 < entries <= _FEW else None

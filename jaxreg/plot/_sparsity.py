@@ -13,11 +13,11 @@ from jaxreg.plot import _style
 def sparsity(params: Any, axes: Axes | None = None) -> Axes:
     """Draw the share of the entries of each leaf that are exactly 0, and of its input and output units that are dead.
 
-    From 40 leaves on, those that differ only in numbers share bars.
+    With more than 40 leaves, those whose paths differ only in numbers share bars.
 
     Args:
-        params: any tree of arrays, or what `jaxreg.sparsity` returned for it (see there for what a dead unit is).
-        axes: matplotlib axes; by default of a new figure that is as high as there are leaves.
+        params: any tree of arrays, or what `jaxreg.sparsity` returned for it; its docstring defines a dead unit.
+        axes: matplotlib axes; by default of a new figure, whose height grows with the number of leaves.
 
     Returns:
         the axes.
@@ -51,7 +51,7 @@ def sparsity(params: Any, axes: Axes | None = None) -> Axes:
 
 
 def _bars(rows: list[Zeros]) -> dict[str, dict[int, float]]:
-    """The percent of each kind of bar by row; leaves of one axis have no units."""
+    """For each kind of bar `{row: percent}`; leaves of one axis have no units."""
     return {
         "entries": {i: 100 * row.share for i, row in enumerate(rows)},
         "dead input units": {i: 100 * row.dead_inputs / row.inputs for i, row in enumerate(rows) if row.inputs},

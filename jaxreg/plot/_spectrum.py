@@ -1,4 +1,4 @@
-"""Singular values."""
+"""Singular values of matrices."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from jaxreg.plot import _style
 def spectrum(params: Any, axes: Axes | None = None) -> Axes:
     """Draw the singular values of every matrix in a tree, the largest first, one line for each.
 
-    A leaf of more than two axes is taken as a matrix with its last axis as columns: (height·width·inputs, outputs) for
-    a convolution. The numerical rank stands in the legend: the number of singular values above
-    σ₁ · max(rows, columns) · ε. Those below are left out.
+    A leaf of more than two axes becomes a matrix with its last axis as columns: (height·width·inputs, outputs) for a
+    convolution. The legend shows the numerical rank, which is the number of singular values above
+    σ₁ · max(rows, columns) · ε; smaller singular values are not drawn.
 
     Args:
         params: any tree; leaves of fewer than two axes are left out. `{"before": w, "after": v}` compares two matrices.

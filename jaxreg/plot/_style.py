@@ -1,4 +1,4 @@
-"""Colours for light and dark, lines, and the frame of every picture."""
+"""What all pictures share: colours for light and dark backgrounds, lines, axes, and the colours of weights."""
 
 import itertools
 from collections.abc import Iterator
@@ -13,17 +13,18 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-# Of Okabe and Ito, whose colours colour-blind readers tell apart; each on the background where it stands out.
+# The colours of Okabe and Ito, which colour-blind readers can tell apart, for a light and for a dark background.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#444444")
 DARK = ("#56B4E9", "#E69F00", "#A6F0D0", "#F5A3CB", "#F0E442", "#CCCCCC")
+COLOURS = (LIGHT[-1], *LIGHT[:3])  # grey, blue, orange, green: the pictures of the commands, on white
 DASHES = ("-", "--", "-.", ":")
-# The middle of the map is the background, so that small weights recede; what is exactly 0 stands out from it.
+# Small weights have about the colour of the background; exact zeros are grey and stand out from it.
 _MAP_OF_LIGHT, _MAP_OF_DARK = "PuOr", "managua"
 _ZERO_OF_LIGHT, _ZERO_OF_DARK = (0.75, 0.75, 0.75), (0.55, 0.55, 0.55)
 
 
 def is_dark() -> bool:
-    """Whether the style that is set has a dark background."""
+    """Whether the current matplotlib style has a dark background."""
     r, g, b = colors.to_rgb(mpl.rcParams["axes.facecolor"])
     return 0.2126 * r + 0.7152 * g + 0.0722 * b < 0.5
 
@@ -34,7 +35,7 @@ def palette() -> tuple[str, ...]:
 
 
 def lines() -> Iterator[dict[str, Any]]:
-    """Colours and dashes for one line after the other: 24 that differ."""
+    """Colours and dashes of the first line, the second, and so on; the first 24 differ."""
     for dash, (i, colour) in itertools.cycle(itertools.product(range(len(DASHES)), enumerate(palette()))):
         yield {"color": colour, "linestyle": DASHES[(dash + i) % len(DASHES)], "linewidth": 2.0}
 
@@ -46,7 +47,7 @@ def new_axes(rows: int, columns: int, size: tuple[float, float]) -> NDArray[np.o
 
 
 def given(axes: Any, n: int, call: str) -> NDArray[np.object_]:
-    """The axes that a caller gave, checked in number."""
+    """The axes that a caller gave, as a flat array; raises unless there are `n`."""
     flat = np.asarray(axes, dtype=object).ravel()
     if flat.size != n or not all(isinstance(one, Axes) for one in flat):
         raise ValueError(f"`jaxreg.plot.{call}(axes=...)` takes {n} matplotlib axes here, got {flat.size} of {axes!r}.")
@@ -54,7 +55,7 @@ def given(axes: Any, n: int, call: str) -> NDArray[np.object_]:
 
 
 def frame(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
-    """Title, labels, and a grid that recedes."""
+    """Set title and labels, and draw a faint grid."""
     axes.set_title(title)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -64,14 +65,14 @@ def frame(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
 
 
 def whole_numbers(axes: Axes) -> None:
-    """Ticks at whole numbers only, where the axes count."""
+    """Put ticks at whole numbers only, on linear axes."""
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "linear":
             axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def log_scale(axes: Axes, which: str, *values: ArrayLike) -> None:
-    """A logarithmic scale where all values that are there are positive; linear from 0 to the least one otherwise."""
+    """Make a scale logarithmic where no value is negative; with zeros, linear from 0 to the least positive value."""
     every = np.concatenate([np.ravel(np.asarray(value, float)) for value in values] or [np.zeros(0)])
     positive = every[np.isfinite(every) & (every > 0)]
     setter = axes.set_xscale if which == "x" else axes.set_yscale
@@ -83,7 +84,7 @@ def log_scale(axes: Axes, which: str, *values: ArrayLike) -> None:
 
 
 def paint(weights: NDArray[Any], scale: colors.Normalize) -> NDArray[np.uint8]:
-    """The colours of weights, one RGB for each; exact zeros have a grey of their own."""
+    """The RGB colours of weights; exact zeros are grey."""
     image: NDArray[np.uint8] = colormaps[weight_map()](scale(np.real(weights).astype(np.float32)), bytes=True)[..., :3]
     image[np.asarray(weights) == 0] = np.round(255 * np.array(zero_colour()))
     return image
@@ -95,10 +96,10 @@ def weight_map() -> str:
 
 
 def zero_colour() -> tuple[float, float, float]:
-    """The colour of what is exactly 0."""
+    """The grey of exact zeros."""
     return _ZERO_OF_DARK if is_dark() else _ZERO_OF_LIGHT
 
 
 def zero_patch() -> Patch:
-    """The entry of a legend for what is exactly 0."""
+    """The entry of exact zeros in a legend."""
     return Patch(facecolor=zero_colour(), edgecolor=mpl.rcParams["text.color"], label="exactly 0")

@@ -1,4 +1,4 @@
-"""Weights as images, before and after."""
+"""Weights as images, before and after a change."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from jaxreg.plot import _style
 
 
 def weights(before: Any, after: Any, axes: Any = None) -> NDArray[np.object_]:
-    """Draw the matrices of two trees as images side by side, one scale of colours for each row; exact zeros are grey.
+    """Draw the matrices of two trees side by side as images; exact zeros are grey.
 
-    A leaf of more than two axes is drawn as a matrix with its last axis as columns. The scale ends at the 99th
-    percentile of |w|, so that a few large weights leave the others visible.
+    A leaf of more than two axes becomes a matrix with its last axis as columns. Both images of a leaf have the same
+    scale of colours, which ends at the 99th percentile of |w|, so that a few large weights do not make the others pale.
 
     Args:
         before: any tree; leaves of fewer than two axes are left out.

@@ -1,1 +1,1 @@
-"""The commands `inspect` and `convert`: checkpoints and Keras models read without the code that made them."""
+"""The commands `inspect` and `convert`: read checkpoints and Keras models without the code that made them."""

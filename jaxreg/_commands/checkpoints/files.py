@@ -1,4 +1,4 @@
-"""Checkpoint files to `{path: array}`; told apart by what is in them, not by their names. Nothing is unpickled."""
+"""Read checkpoints as `{path: array}`; the format is told by the content, not by the name. Nothing is unpickled."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ def read(path: Path) -> Arrays:
             directory.
 
     Raises:
-        UserError: it is none of these, or damaged.
+        UserError: it has none of these formats, or is damaged.
     """
     with one_line(path):
         arrays = _reader(path)(path)
@@ -44,7 +44,7 @@ def is_keras(path: Path) -> bool:
 
 @contextlib.contextmanager
 def one_line(path: Path) -> Iterator[None]:
-    """Turn whatever a library says of a damaged file into one line."""
+    """Turn whatever a library raises on a damaged file into a UserError of one line."""
     try:
         yield
     except (cli.UserError, KeyboardInterrupt):
@@ -101,7 +101,7 @@ def _safetensors(path: Path) -> Arrays:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as file:
-        return {_slashes(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        return {_slashes(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no mapping
 
 
 def _msgpack(path: Path) -> Arrays:
@@ -117,7 +117,7 @@ def _orbax(path: Path) -> Arrays:
     import jax
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns that no shardings are given: NumPy needs none
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of missing shardings, which NumPy does not need
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(item.absolute()).item_metadata.tree
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
@@ -125,7 +125,7 @@ def _orbax(path: Path) -> Arrays:
 
 
 def _orbax_item(path: Path) -> Path:
-    """The directory of arrays in a checkpoint, or in the last step of a manager's directory."""
+    """The directory that holds the arrays: of a checkpoint, or of the last step in a CheckpointManager's directory."""
     if (path / "_METADATA").is_file():
         return path
     inside = [entry for entry in path.iterdir() if entry.is_dir()]
@@ -141,12 +141,12 @@ def _orbax_item(path: Path) -> Path:
 
 
 def _flat(tree: Any) -> Arrays:
-    """Paths as of parameters: the `value` under which NNX states and boxes store an array is no part of one."""
+    """The arrays by the paths of the parameters: without the `value` under which NNX states and boxes store them."""
     paths, leaves, *_ = flatten_with_paths(tree)
     pairs = zip(paths, leaves, strict=True)
     return {path.removesuffix("/value"): leaf for path, leaf in pairs if isinstance(leaf, (np.ndarray, np.generic))}
 
 
 def _slashes(name: str) -> str:
-    """`layers.0.weight` as a path."""
+    """Turn the name `layers.0.weight` into the path `layers/0/weight`."""
     return name if "/" in name else name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""The command `inspect`: the summary of a model that one has trained, without its code."""
+"""The command `inspect`: the summary of a trained model, without its code."""
 
 import argparse
 import json
@@ -77,7 +77,7 @@ def read_rules(path: Path) -> TreeRegularizer:
 
 
 def _own_rules(path: Path) -> TreeRegularizer:
-    """The rules where none are given: those in the config of a Keras model, if it has layers, otherwise none."""
+    """The rules without `--rules`: those in the config of a Keras model that lists its layers, otherwise none."""
     config = keras_file.read_config(path) if files.is_keras(path) else None
     if not keras_layers.are_in(config):
         return TreeRegularizer()
@@ -105,7 +105,7 @@ def _show(result: Summary) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no nan and no infinity: those as strings."""
+    """Replace nan and infinities, which JSON does not have, by strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Keras' files: a `.keras` archive and the HDF5 weights in it, read as data; no Keras, no code of the model."""
+"""Read the files of Keras, `.keras` archives and HDF5 weights, as data: without Keras and the code of the model."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from jaxreg._commands import cli
 from jaxreg._commands.checkpoints import keras_layers
 
-_LARGEST_RATIO = 2000  # of an array's size to its bytes in the file: beyond it the file only claims to hold an array
+_LARGEST_RATIO = 2000  # of the bytes of an array to its bytes in the file: a compressed array stays below it
 
 
 def read_config(path: Path) -> Any:
@@ -37,7 +37,7 @@ def read_keras(path: Path) -> dict[str, Any]:
 
 
 def read_h5(path: Path) -> dict[str, Any]:
-    """Return the variables of a `.weights.h5` file; it does not name them, so by number: `dense/0`."""
+    """Return the variables of a `.weights.h5` file, numbered as there, since it does not name them: `dense/0`."""
     with path.open("rb") as file:
         return _arrays(path, file, {})
 
@@ -68,7 +68,7 @@ def _arrays(path: Path, file: BinaryIO, classes: dict[tuple[str, ...], keras_lay
 
 
 def _name(group: Any, key: str) -> tuple[str, ...]:
-    """The name of the layer in a group; a group that only lists layers has none."""
+    """What a group adds to the path: the name of its layer, or nothing if it only lists layers."""
     variables = group.get("vars")
     if variables is None:
         return () if key in {"layers", "cells"} else (key,)

@@ -10,7 +10,7 @@ _FLAG = {"bias": "use_bias", "gamma": "scale", "beta": "center"}  # what a layer
 
 
 class Layer(NamedTuple):
-    """One layer: the names from the model down to it, its class and config, and whether it is trained."""
+    """One layer: the names on the way from the model to it, its class and config, and whether it is trained."""
 
     path: tuple[str, ...]
     class_name: str
@@ -18,7 +18,7 @@ class Layer(NamedTuple):
     trained: bool
 
     def has_inside(self) -> bool:
-        """Whether its variables belong to layers that it makes itself: `lstm/lstm_cell/kernel`."""
+        """Whether its variables belong to layers that it creates itself: `lstm/lstm_cell/kernel`."""
         return not self.class_name.endswith("Cell") and self.class_name.startswith(_INSIDE)
 
     def has(self, variable: str) -> bool:
@@ -32,7 +32,7 @@ def are_in(model: Any) -> bool:
 
 
 def walk(model: Any) -> Iterator[Layer]:
-    """Give the layers of a model's config, those of models and wrappers inside it too."""
+    """Yield the layers of a model's config, also those inside inner models and wrappers."""
     if not are_in(model):
         raise cli.UserError(
             "no layers in the config: it is written for Sequential and functional models, and a subclassed one has "
@@ -55,7 +55,7 @@ def _walk(layer: Any, above: tuple[str, ...], trained: bool) -> Iterator[Layer]:
 
 def _config(layer: Mapping[str, Any]) -> Mapping[str, Any]:
     config = layer.get("config")
-    if isinstance(config, Sequence) and not isinstance(config, str):  # a Sequential of old
+    if isinstance(config, Sequence) and not isinstance(config, str):  # as early versions of Keras save a Sequential
         return {"layers": config}
     return config if isinstance(config, Mapping) else {}
 
@@ -74,14 +74,14 @@ def _listed(config: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _backward(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The copy that `Bidirectional` makes of the layer which its config gives."""
+    """The copy of its layer that `Bidirectional` makes for the backward direction."""
     config = dict(_config(layer))
     config["name"] = "backward_" + str(config.get("name", "")).removeprefix("forward_")
     return {**layer, "config": config}
 
 
 def variable_name(names: tuple[str, ...], key: str, classes: Mapping[tuple[str, ...], Layer]) -> str:
-    """The name of a variable that the file only numbers; the number, where the class of its layer is not known."""
+    """The name of a variable that the file only numbers; the number itself if the class of the layer is not known."""
     layer, parent = classes.get(names), classes.get(names[:-1])
     if layer is not None:
         known = _variables(layer)

@@ -1,4 +1,4 @@
-"""The regularizers in a Keras model's config as rules for a tree of parameters."""
+"""Turn the regularizers in a Keras model's config into rules for a tree of parameters."""
 
 import glob
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _ENDING = "_regularizer"
 
 
 class Converted(NamedTuple):
-    """The rules, and in words what a Keras model has that rules on parameters cannot say."""
+    """The rules, and notes on what rules for parameters cannot express."""
 
     rules: TreeRegularizer
     notes: tuple[str, ...]
@@ -37,10 +37,10 @@ class _Slot(NamedTuple):
 
 
 def convert(model: Any) -> Converted:
-    """Return the weight penalties of a Keras model, as exact as its config has them.
+    """Return the weight penalties of a Keras model with the coefficients of its config.
 
-    A pattern is `**/` and the path that Keras gives the variable: `**/dense/kernel`. Frozen layers have none, as in
-    Keras.
+    A pattern is `**/` and the path that Keras gives the variable: `**/dense/kernel`. Frozen layers have no penalty, as
+    in Keras.
 
     Args:
         model: its config, as `model.to_json()` and `.keras` archives hold it.
@@ -71,7 +71,7 @@ def convert(model: Any) -> Converted:
 
 
 def _is_caught(slot: _Slot, slots: list[_Slot]) -> bool:
-    """Whether the pattern of another variable also matches this one, which has no regularizer."""
+    """Whether the pattern of a penalized variable also matches this one, which has no regularizer."""
     penalized = (other.pattern() for other in slots if other.regularizer is not None)
     return any(glob_matches(pattern, slot.example()) for pattern in penalized)
 

@@ -1,4 +1,4 @@
-"""The command `demo`: its options, and the order of what it does."""
+"""The command `demo`: its options and its steps."""
 
 import argparse
 
@@ -41,12 +41,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, print the table, write the files; return the exit code."""
     cli.require("demo", _MODULES)
-    from jaxreg._commands.demo import experiment, picture, table  # here, because these import the extras
+    from jaxreg._commands import report  # here and not above: these need the extra
+    from jaxreg._commands.demo import picture, table, training
 
     out = cli.make_directory(args.out)
-    results = experiment.run(args.model, args.steps, args.seed)
-    table.show(results)
+    results = training.train_all(args.model, args.steps, args.seed)
+    parts = table.parts(results)
+    report.show(*parts)
     with cli.writing_into(out):
-        paths = [table.save(results, out / "table.txt"), picture.save(results, out / "weights.png")]
+        paths = [report.save(out / "table.txt", *parts), picture.save(results, out / "weights.png")]
     print(*paths, sep="\n")
     return 0

@@ -1,4 +1,4 @@
-"""The network in Flax Linen."""
+"""The network of the demo in Flax Linen."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxreg._commands.demo.network import Network
 
 
 class Hidden(jaxreg.linen.Dense):
-    """A dense layer with its ReLU, so that the activity penalty is of what leaves the ReLU."""
+    """A dense layer with its ReLU, so that the activity penalty sees the output of the ReLU."""
 
     @nn.compact
     def __call__(self, inputs: Any) -> jax.Array:

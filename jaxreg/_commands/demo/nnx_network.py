@@ -1,4 +1,4 @@
-"""The network in Flax NNX."""
+"""The network of the demo in Flax NNX."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxreg._commands.demo.network import Network
 
 
 class Hidden(jaxreg.nnx.Linear):
-    """A linear layer with its ReLU, so that the activity penalty is of what leaves the ReLU."""
+    """A linear layer with its ReLU, so that the activity penalty sees the output of the ReLU."""
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         return nnx.relu(super().__call__(inputs, out_sharding))

@@ -1,4 +1,4 @@
-"""The picture: learning curves above, the weights of the first layer as images below."""
+"""The picture of the demo: learning curves above, the weights of the first layer as images below."""
 
 from pathlib import Path
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from jaxreg._commands.demo.training import Result
 from jaxreg.plot import _style
 
-COLOURS = ("#444444", "#0072B2", "#D55E00", "#009E73")  # of Okabe and Ito: colour-blind readers tell them apart
 LINES: tuple[str, ...] = ("-", "--", "-.", "-")
-SIDE = 8  # pixels of a digit, and units of the first layer in a row and in a column
+SIDE = 8  # a digit has 8×8 pixels, and the mosaic 8×8 units
 
 
 def save(results: list[Result], path: Path) -> Path:
@@ -26,7 +25,7 @@ def save(results: list[Result], path: Path) -> Path:
     limit = float(np.quantile(np.abs([result.kernels["first"] for result in results]), 0.99))
     scale = Normalize(-limit, limit)
     panels = below.subplots(1, len(results))
-    for axes, result, colour in zip(panels, results, COLOURS, strict=True):
+    for axes, result, colour in zip(panels, results, _style.COLOURS, strict=True):
         _weights(axes, result, colour, scale)
     below.suptitle("Weights of the first layer: one 8×8 image for each of the 64 units, the largest first", fontsize=14)
     bar = below.colorbar(
@@ -51,7 +50,7 @@ def save(results: list[Result], path: Path) -> Path:
 
 
 def mosaic(kernel: NDArray[np.float32], scale: Normalize) -> NDArray[np.uint8]:
-    """Return the units of a (64, 64) kernel as one RGB image, the largest norm first, white lines between them."""
+    """Return the units of a (64, 64) kernel as one RGB image, those of largest norm first, with white lines between."""
     order = np.argsort(-np.linalg.norm(kernel, axis=0), kind="stable")
     units = kernel.T[order].reshape(-1, SIDE, SIDE)
     tiles = np.pad(_style.paint(units, scale), ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
@@ -73,7 +72,7 @@ def _weights(axes: Axes, result: Result, colour: str, scale: Normalize) -> None:
 
 def _curves(both: NDArray[np.object_], results: list[Result]) -> None:
     left, right = both
-    for result, colour, line in zip(results, COLOURS, LINES, strict=True):
+    for result, colour, line in zip(results, _style.COLOURS, LINES, strict=True):
         left.plot(result.steps, result.train_loss, line, color=colour, linewidth=2.2, label=result.label)
         label = f"{result.label}: {result.test_accuracy[-1]:.1%}"
         right.plot(
@@ -96,7 +95,7 @@ def _curves(both: NDArray[np.object_], results: list[Result]) -> None:
 
 
 def _accuracy_range(results: list[Result]) -> tuple[float, float]:
-    """From where the slowest run is after a tenth of its steps, so that the end can be told apart."""
+    """From the lowest accuracy after a tenth of the steps up to the best, so that the ends of the curves are apart."""
     low = min(100 * result.test_accuracy[len(result.test_accuracy) // 10] for result in results)
     high = max(100 * max(result.test_accuracy) for result in results)
     return low - 1, min(100.0, high + 1)

@@ -1,16 +1,14 @@
-"""The table: one row for each run, one column for each layer."""
-
-from pathlib import Path
+"""The table of the demo: one row for each run; penalty and zeros have one column for each layer."""
 
 from rich import box
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 import jaxreg
 from jaxreg._commands.demo.network import LAYERS
 from jaxreg._commands.demo.training import Result
 
-WIDTH = 80
 _LEGEND = """\
 activity: mean output of the first layer's units on the test images
 penalty: of each layer, on the training images
@@ -18,28 +16,15 @@ zeros: weights of each layer that are exactly 0
 """
 
 
-def show(results: list[Result]) -> None:
-    """Print the table, after an empty line."""
-    print()
-    _print(Console(), results)
-
-
-def save(results: list[Result], path: Path) -> Path:
-    """Write the table as plain text, 80 columns wide."""
-    with path.open("w", encoding="utf-8") as file:
-        _print(Console(file=file, width=WIDTH), results)
-    return path
+def parts(results: list[Result]) -> tuple[RenderableType, ...]:
+    """Return the table, the meaning of its columns, and a sentence for each run that has exact zeros."""
+    sentences = (_sentence(result) for result in results if zero_share(result))
+    return _table(results), Text(_LEGEND, style="dim"), Text("\n".join(sentences))
 
 
 def zero_share(result: Result) -> float:
     """Return the share of all weights that are exactly 0."""
     return jaxreg.sparsity(result.kernels).total.share
-
-
-def _print(console: Console, results: list[Result]) -> None:
-    console.print(_table(results))
-    console.print(_LEGEND, style="dim", highlight=False)
-    console.print(*map(_sentence, filter(zero_share, results)), sep="\n", highlight=False)
 
 
 def _table(results: list[Result]) -> Table:

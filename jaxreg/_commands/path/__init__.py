@@ -1,1 +1,1 @@
-"""`python -m jaxreg path`: a strength for L1 chosen by cross-validation, all trainings in one program."""
+"""`python -m jaxreg path`: the strength of L1 chosen by cross-validation, all trainings in one program."""

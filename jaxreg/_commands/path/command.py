@@ -1,4 +1,4 @@
-"""The command `path`: its options, and the order of what it does."""
+"""The command `path`: its options and its steps."""
 
 import argparse
 
@@ -36,13 +36,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, print the table, write the files; return the exit code."""
     cli.require("demo", _MODULES)
-    from jaxreg._commands.path import experiment, picture, table  # here, because these import the extras
+    from jaxreg._commands import report  # here and not above: these need the extra
+    from jaxreg._commands.path import experiment, picture, table
 
     out = cli.make_directory(args.out)
     result = experiment.run(args.strengths, args.folds, args.seed)
-    table.show(result)
+    parts = table.parts(result)
+    report.show(*parts)
     with cli.writing_into(out):
-        paths = [table.save(result, out / "table.txt"), picture.save(result, out / "path.png")]
+        paths = [report.save(out / "table.txt", *parts), picture.save(result, out / "path.png")]
     print(*paths, sep="\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""Softmax regression with L1 at every strength: once for each fold, and once on all of the images of the folds."""
+"""Softmax regression with L1 at every strength: once for each fold, and once on the images of all folds."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ import jaxreg
 from jaxreg._commands.digits import load_digits
 from jaxreg._strength.path import RegularizationPath
 
-STEPS = 2000  # another 2000 change loss + penalty by less than 0.1 % at the weakest strength
-RANGE = 1000  # from the strength at which every weight is 0 down to this part of it
+STEPS = 2000  # 2000 more change loss + penalty by less than 0.1 % at the weakest strength
+RANGE = 1000  # the ratio of the strongest strength, at which every weight is 0, to the weakest
 
 
 class Result(NamedTuple):
-    folds: RegularizationPath  # of the cross-validation; its scores are minus the cross-entropy of the images left out
-    whole: RegularizationPath  # trained on the images of all folds; its scores are accuracies on the test images
+    folds: RegularizationPath  # the cross-validation; a score is minus the cross-entropy of the images left out
+    whole: RegularizationPath  # trained on the images of all folds; a score is the accuracy on the test images
 
 
 class Weights(NamedTuple):
@@ -29,7 +29,7 @@ class Weights(NamedTuple):
 def run(strengths: int, folds: int, seed: int) -> Result:
     """Train at all strengths and return both paths; progress goes to the standard error stream."""
     digits = load_digits()
-    mean = digits.train.images.mean(axis=0)  # without it only the bias changes, and steps are eleven times longer
+    mean = digits.train.images.mean(axis=0)  # subtracting it changes only the bias; steps may be 11 times longer
     images, labels = digits.train.images - mean, digits.train.labels
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(images, labels)
     in_fold = np.zeros((folds, len(labels)), np.float32)
@@ -52,20 +52,20 @@ def run(strengths: int, folds: int, seed: int) -> Result:
 
 
 def strongest(reg: Any, images: Any, labels: Any) -> float:
-    """The least strength at which every weight is 0, from the gradient where only the bias is fitted."""
+    """Return the least strength at which every weight is 0, from the gradient at weights 0 and the fitted bias."""
     bias = jnp.log(jnp.bincount(labels, length=10) / len(labels))
     start = Weights(jnp.zeros((images.shape[1], 10)), bias)
     return float(jaxreg.coefficient_max(reg, jax.grad(cross_entropy)(start, images, labels, jnp.ones(len(labels)))))
 
 
 def fit(reg: Any, images: Any, labels: Any, counted: jax.Array) -> tuple[Weights, jax.Array]:
-    """Return the weights that minimize cross-entropy + reg over the counted images, and their cross-entropy."""
+    """Return the weights that minimize cross-entropy + reg, and their cross-entropy, on the images that count."""
 
     def loss(weights: Weights) -> jax.Array:
         return cross_entropy(weights, images, labels, counted)
 
-    # ½ bounds the curvature of softmax; the largest eigenvalue is of the images with a column of ones for the bias
-    inputs = np.column_stack([images, np.ones(len(images))])
+    # The Hessian of the cross-entropy is at most ½ · inputsᵀ inputs / n, and this step is 1 over its norm.
+    inputs = np.column_stack([images, np.ones(len(images))])  # the ones are for the bias
     step = 2 / (np.linalg.eigvalsh(inputs.T @ inputs)[-1] / counted.sum())
 
     def accelerated(state: tuple[Weights, Weights, jax.Array], _: None) -> tuple[Any, None]:

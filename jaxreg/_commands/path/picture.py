@@ -1,4 +1,4 @@
-"""The picture: scores and zeros against the strength, and the weights of the ten classes at five strengths."""
+"""The picture of `path`: scores and zeros against the strength, and the weights of each digit at five strengths."""
 
 from pathlib import Path
 
@@ -10,12 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from jaxreg._commands.demo.picture import COLOURS
 from jaxreg._commands.path.experiment import Result
 from jaxreg.plot import _style
 
 ROWS = 5
-_GREY, _BLUE, _ORANGE, _GREEN = COLOURS
+_GREY, _BLUE, _ORANGE, _GREEN = _style.COLOURS
 
 
 def save(result: Result, path: Path) -> Path:
@@ -49,7 +48,7 @@ def save(result: Result, path: Path) -> Path:
 
 
 def _chosen_rows(result: Result) -> NDArray[np.int_]:
-    """A few strengths from the first with some weights left to the last, the two chosen ones among them."""
+    """The strengths to show: from the first with 2 % of weights left to the last, the two chosen ones among them."""
     folds, whole = result
     alive = int(np.argmax(whole.zeros < 0.98))
     even = np.linspace(alive, len(whole.zeros) - 1, ROWS).round().astype(int)

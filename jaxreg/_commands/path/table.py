@@ -1,14 +1,12 @@
-"""The table: one row for each strength, the two chosen ones marked."""
-
-from pathlib import Path
+"""The table of `path`: one row for each strength, the two chosen ones marked."""
 
 from rich import box
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from jaxreg._commands.path.experiment import Result
 
-WIDTH = 80
 _LEGEND = """\
 folds: cross-entropy of the images left out, mean and standard error
 loss, zeros, test: trained on the images of all folds: their cross-entropy,
@@ -16,22 +14,9 @@ the weights that are exactly 0, the accuracy on the test images
 """
 
 
-def show(result: Result) -> None:
-    """Print the table, after an empty line."""
-    print()
-    _print(Console(), result)
-
-
-def save(result: Result, path: Path) -> Path:
-    """Write the table as plain text, 80 columns wide."""
-    with path.open("w", encoding="utf-8") as file:
-        _print(Console(file=file, width=WIDTH), result)
-    return path
-
-
-def _print(console: Console, result: Result) -> None:
-    console.print(_table(result))
-    console.print(_LEGEND, style="dim", highlight=False)
+def parts(result: Result) -> tuple[RenderableType, ...]:
+    """Return the table and the meaning of its columns."""
+    return _table(result), Text(_LEGEND, style="dim")
 
 
 def _table(result: Result) -> Table:

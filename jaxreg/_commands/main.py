@@ -1,0 +1,64 @@
+"""The list of commands, their parser, and what every one of them returns to the shell."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxreg import __version__
+from jaxreg._commands.checkpoints import convert, inspect
+from jaxreg._commands.cli import UserError
+from jaxreg._commands.demo import command as demo
+from jaxreg._commands.path import command as path
+
+# A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
+# It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.
+COMMANDS = (demo, path, inspect, convert)
+STOPPED = 130  # the exit code after Ctrl-C, as shells have it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 something the user can put right, 130 stopped by Ctrl-C.
+
+    Args:
+        argv: the arguments; by default those of the process.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        code = int(args.run(args))
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxreg",
+        description="Regularizers for JAX, Flax and optax.",
+        epilog="python -m jaxreg COMMAND --help shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxreg {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for command in COMMANDS:
+        own = commands.add_parser(
+            command.NAME,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            epilog=command.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the line breaks of the texts
+        )
+        command.add_options(own)
+        own.set_defaults(run=command.run)
+    return parser

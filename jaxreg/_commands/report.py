@@ -1,0 +1,25 @@
+"""Print a table and the lines below it, and save the same as plain text."""
+
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+
+WIDTH = 80  # columns of a saved report
+
+
+def show(*parts: RenderableType) -> None:
+    """Print the parts one below the other, after an empty line."""
+    print()
+    _print(Console(), parts)
+
+
+def save(path: Path, *parts: RenderableType) -> Path:
+    """Write the parts into a text file and return its path."""
+    with path.open("w", encoding="utf-8") as file:
+        _print(Console(file=file, width=WIDTH), parts)
+    return path
+
+
+def _print(console: Console, parts: tuple[RenderableType, ...]) -> None:
+    for part in parts:
+        console.print(part)
