@@ -308,6 +308,7 @@ def test_metadata_set_in_the_ways_of_flax() -> None:
     assert sorted(with_losses(layer)(X)[1]) == ["kernel"]
 
 
+@pytest.mark.skipif(not hasattr(nnx, "capture"), reason="Flax before 0.12.8 has no `nnx.capture`")
 def test_capture_and_with_losses_do_not_disturb_each_other() -> None:
     class Sower(nnx.Module):
         def __init__(self) -> None:
