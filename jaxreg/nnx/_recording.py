@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._flax.declared import ACTIVITY, Shape, applies, no_module_matches
+from jaxreg._flax.declared import ACTIVITY, Shape, applies, gives_no_output, no_module_matches
 from jaxreg._rules.patterns import Rule
 from jaxreg.nnx._collect import zero
-from jaxreg.nnx._declarations import Declarations
+from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
 from jaxreg.nnx._outputs import ATTRIBUTE, ActivityLoss, attach, local, raise_lost
 
@@ -41,6 +41,11 @@ class Recording:
                 decided = rules[matching[0]].regularizer if matching else None
                 if decided is not None:
                     self.rules[path] = decided
+                    self.patched.add(type(module))
+            if ACTIVITY in regularizers:
+                if not callable(module):
+                    raise gives_no_output(type(module).__name__, path, regularizers[ACTIVITY])
+                if not isinstance(module, Declaring):
                     self.patched.add(type(module))
             if ACTIVITY in regularizers or path in self.rules:
                 self.modules[path] = module

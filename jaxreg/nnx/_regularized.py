@@ -64,7 +64,8 @@ class Regularized(Declaring):
     gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties; a plain `model(x)` computes none and leaves nothing behind. The
-    attributes may be set on a finished module, and count from its next call. A regularizer of Python numbers is static:
+    attributes may be set on a finished module, and count from its next call. They count on modules without this mixin
+    too, which take them by assignment alone and are checked when they run. A regularizer of Python numbers is static:
     `nnx.jit` compiles again for another one. A regularizer that holds arrays is stored as `nnx.data`: its arrays are
     part of `nnx.state(model)` (not of `nnx.state(model, nnx.Param)`), and new values do not compile again.
 

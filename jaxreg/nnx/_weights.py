@@ -10,7 +10,7 @@ from jaxreg._core.regularizer import Regularizer, Sum
 from jaxreg._flax.declared import ACTIVITY, Shape, is_sum_over_entries, module_regularizer, shown, stacked_axes
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg.nnx._declarations import Declarations, Declaring, join, regularized
+from jaxreg.nnx._declarations import Declarations, join, regularized
 from jaxreg.penalties import Stacked
 
 
@@ -42,7 +42,7 @@ def penalized(declarations: Declarations) -> dict[str, Penalized]:
 def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
     for path, module, regularizers in declarations.modules:
         for name, regularizer in regularizers.items():
-            if name != ACTIVITY and isinstance(module, Declaring):
+            if name != ACTIVITY:
                 inside = declarations.inside(module)
                 for variable in regularized(module, name, regularizer, inside, path):
                     yield variable, regularizer

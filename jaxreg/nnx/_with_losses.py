@@ -33,7 +33,8 @@ def with_losses(
     modules share counts once under transforms of NNX, and twice under those of JAX, which do not see that it is shared.
 
     Args:
-        model: an NNX module; its modules that inherit `Regularized` are penalized.
+        model: an NNX module. The attributes `<parameter>_regularizer` and `activity_regularizer` of its modules count,
+            of those that inherit `Regularized` and of all others, as in `model.layers[0].kernel_regularizer = reg`.
         activity: rules `(pattern, regularizer)` as `jaxreg.TreeRegularizer` takes them, for the outputs of modules one
             cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
             modules. A predicate is given the path and the module.
