@@ -31,7 +31,8 @@ class Anchored(Regularizer):
 
     Args:
         penalty: any regularizer; with weights an elementwise class such as L1, L2, MCP.
-        reference: an array of the shape of `x`, or a number. Do not donate its buffer.
+        reference: an array of the shape of `x`, or a number. Do not donate its buffer. Of a variable (NNX, Keras) the
+            value that it has now, of a NumPy array a copy: what training changes later does not move the reference.
         weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
 
     Raises:
@@ -61,6 +62,7 @@ class Anchored(Regularizer):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, bool, list, tuple, dict)) or (value is None and name == "reference"):
                 raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {checks.short(value)}.")
+            object.__setattr__(self, name, _as_it_is_now(f"Anchored({name}=...)", value))
         if self.weights is not None and self.penalty.scalar() is None:
             raise TypeError(
                 f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as "
@@ -127,6 +129,20 @@ class Anchored(Regularizer):
         if value.shape not in ((), x.shape):
             raise ValueError(f"`Anchored({name}=...)` has the shape {value.shape}, the array has {x.shape}.")
         return value
+
+
+def _as_it_is_now(call: str, value: Any) -> Any:
+    """The value of a variable (NNX, Keras, `jax.Ref`), a copy of a NumPy array: a reference stays where it was."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, jax.Ref):
+        return value[...]
+    if isinstance(value, (jax.Array, type)) or not hasattr(value, "__jax_array__"):
+        return value
+    value = value.__jax_array__()
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        raise TypeError(f"`{call}` must be an array or a number, got a variable that holds {checks.short(value)}.")
+    return _as_it_is_now(call, value)
 
 
 def _describe(value: Any) -> dict[str, Any]:
