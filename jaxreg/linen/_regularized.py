@@ -34,7 +34,9 @@ class Regularized(nn.Module):
     `<parameter>_regularizer` for any other that a subclass declares as a field. A weight penalty is of the whole
     parameter and counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over
     calls: each floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an
-    empty batch gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
+    empty batch gives 0). That is the batch; where it is not, `with_losses(model, batch_axis=...)` says so: under
+    `nn.vmap` a module sees one example, and `batch_axis=None` divides by nothing. Recurrent cells return
+    `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties, right under every lifted transform. For models without nn.scan, nn.vmap
     and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`. `init`

@@ -19,7 +19,13 @@ _trace_numbers = itertools.count()
 
 
 def run(
-    model: nn.Module, rules: tuple[Rule, ...], variables: Mapping[str, Any], args: Any, kwargs: Any, mutable: Any
+    model: nn.Module,
+    rules: tuple[Rule, ...],
+    variables: Mapping[str, Any],
+    args: Any,
+    kwargs: Any,
+    mutable: Any,
+    batch_axis: int | None = 0,
 ) -> tuple[Any, dict[str, Any], dict[str, _declarations.Declared]]:
     """Return the output, the state with the collection `losses`, and what is declared, by path of the parameter."""
     given = {
@@ -27,8 +33,8 @@ def run(
     }
     interceptor = _outputs.Interceptor(rules)
     intercepting = nn.intercept_methods(interceptor) if rules else contextlib.nullcontext()
-    with _declarations.open_pass() as this_pass, intercepting:
-        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules))
+    with _declarations.open_pass(batch_axis) as this_pass, intercepting:
+        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules, batch_axis))
     state = dict(state)
     notes = state.pop(_declarations.NOTES, {})
     noted, called = _read_notes(notes, _declarations.DECLARED), _read_notes(notes, _declarations.CALLED)
@@ -52,9 +58,9 @@ def run(
     return y, state, declared
 
 
-def _mutable(mutable: Any, rules: tuple[Rule, ...]) -> Any:
+def _mutable(mutable: Any, rules: tuple[Rule, ...], batch_axis: int | None) -> Any:
     """The caller's filter, with `losses` and the notes, and with a tag: `nn.jit` reuses no trace of another filter."""
-    tag = f"jaxreg {rules!r}"
+    tag = f"jaxreg {batch_axis} {rules!r}"
     if not all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
         tag = f"jaxreg {next(_trace_numbers)}"  # different arrays and traced numbers may print alike: share no trace
     if mutable is True or isinstance(mutable, DenyList):

@@ -11,12 +11,13 @@ from flax.core.scope import in_filter
 
 from jaxreg._core.numerics import promote
 from jaxreg._flax.declared import shown
+from jaxreg._flax.outputs import check_batch_axis
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.linen import _declarations, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
 
 
-def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
+def with_losses(model: nn.Module, activity: Any = (), *, batch_axis: int | None = 0) -> Callable[..., Any]:
     """Return a function that does what `model.apply` does and returns the penalties of the call too.
 
         y, losses = with_losses(model)(variables, x)          losses = {path: scalar}
@@ -33,6 +34,10 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         activity: rules `(pattern, regularizer)` as `jaxreg.TreeRegularizer` takes them, for the outputs of modules one
             cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
             modules. They act as an `activity_regularizer` of the module would.
+        batch_axis: the axis of outputs by whose length activity penalties are divided, the same for all modules; 1 for
+            time-major models. `None` divides by nothing, where modules see one example: a single image, or inside
+            `jax.vmap`, which then returns the losses of each example (take their mean). Inside the model `nn.vmap`
+            adds them up: divide by the number of examples.
 
     Returns:
         A function with the arguments of `model.apply`. With `mutable=[...]` it returns `((y, state), losses)`, and
@@ -51,9 +56,14 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         >>> y, losses = jaxreg.linen.with_losses(model, activity=[("", "l1")])(variables, x)
         >>> {path: round(float(loss), 4) for path, loss in losses.items()}
         {'activity': 0.06, 'layers_0/kernel': 0.06}
+        >>> penalties = jaxreg.linen.with_losses(model, activity=[("", "l1")], batch_axis=None)
+        >>> y, losses = jax.vmap(penalties, in_axes=(None, 0))(variables, x)
+        >>> round(float(losses["activity"].mean()), 4)
+        0.06
     """
     _check_model("with_losses", model)
     rules: Any = TreeRegularizer(activity).rules
+    batch_axis = check_batch_axis(batch_axis)
 
     def apply_with_losses(
         variables: Mapping[str, Any],
@@ -65,12 +75,12 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         options = {"rngs": rngs, "method": method, "capture_intermediates": capture_intermediates}
-        y, state, declared = _trace.run(model, rules, variables, args, {**kwargs, **options}, mutable)
+        y, state, declared = _trace.run(model, rules, variables, args, {**kwargs, **options}, mutable, batch_axis)
 
         def probe(boxed: Any) -> dict[str, _declarations.Declared]:
             inputs = {**variables, "params": boxed}
             return _trace.trace(
-                lambda *a, **k: _trace.run(model, (), inputs, a, {**k, **options}, mutable)[2], args, kwargs
+                lambda *a, **k: _trace.run(model, (), inputs, a, {**k, **options}, mutable, batch_axis)[2], args, kwargs
             )
 
         sown = state.get(LOSSES, {})

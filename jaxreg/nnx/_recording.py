@@ -22,7 +22,8 @@ _epoch = 0  # part of the static metadata, so that a trace that loses a penalty 
 class Recording:
     """The modules whose outputs are penalized in one call, and where each of them adds its penalties up."""
 
-    def __init__(self, declarations: Declarations, rules: Sequence[Rule]) -> None:
+    def __init__(self, declarations: Declarations, rules: Sequence[Rule], batch_axis: int | None) -> None:
+        self.batch_axis = batch_axis
         self.modules: dict[str, nnx.Module] = {}
         self.rules: dict[str, Regularizer] = {}
         self.patched: set[type] = set()
@@ -61,7 +62,8 @@ class Recording:
         try:
             for path, module in self.modules.items():
                 value = jnp.broadcast_to(start, self._stacks[path])
-                attach(module, ActivityLoss(value, path=path, rule=self.rules.get(path), epoch=_epoch))
+                told = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
+                attach(module, ActivityLoss(value, epoch=_epoch, **told))
             local.recordings.append(self)
             with patched(self.patched):
                 yield

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from jaxreg._flax.declared import ACTIVITY, evaluate, named, shown
+from jaxreg._flax.outputs import check_batch_axis
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.nnx._declarations import Declarations, join
 from jaxreg.nnx._recording import Recording
@@ -15,7 +16,11 @@ from jaxreg.nnx._weights import penalized
 
 
 def with_losses(
-    model: nnx.Module, activity: Any = (), *, method: str | Callable[..., Any] = "__call__"
+    model: nnx.Module,
+    activity: Any = (),
+    *,
+    method: str | Callable[..., Any] = "__call__",
+    batch_axis: int | None = 0,
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """Return a function that does what `model(...)` does and returns the penalties of the call too.
 
@@ -39,6 +44,10 @@ def with_losses(
             cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
             modules. A predicate is given the path and the module.
         method: the name of the method to call, or a function that takes the module first.
+        batch_axis: the axis of outputs by whose length activity penalties are divided, the same for all modules; 1 for
+            time-major models. `None` divides by nothing, where modules see one example: a single image, or inside
+            `jax.vmap`, which then returns the losses of each example (take their mean). Inside the model `nnx.vmap`
+            adds them up: divide by the number of examples.
 
     Raises:
         ValueError: a pattern matches no module; a regularizer fits no parameter; an activity penalty would be lost in
@@ -54,9 +63,14 @@ def with_losses(
         >>> y, losses = jaxreg.nnx.with_losses(model, activity=[("", "l1")])(jnp.ones((4, 3)))
         >>> {path: round(float(loss), 4) for path, loss in losses.items()}
         {'activity': 0.06, 'layers/0/kernel': 0.06}
+        >>> penalties = jaxreg.nnx.with_losses(model, activity=[("", "l1")], batch_axis=None)
+        >>> y, losses = nnx.vmap(penalties)(jnp.ones((4, 3)))
+        >>> round(float(losses["activity"].mean()), 4)
+        0.06
     """
     _check_model("with_losses", model)
     rules: Any = TreeRegularizer(activity).rules
+    batch_axis = check_batch_axis(batch_axis)
     call = (
         (lambda module, *args, **kwargs: getattr(module, method)(*args, **kwargs))
         if isinstance(method, str)
@@ -66,7 +80,7 @@ def with_losses(
     def call_with_losses(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, jax.Array]]:
         declarations = Declarations(model)
         found = penalized(declarations)
-        recording = Recording(declarations, rules)
+        recording = Recording(declarations, rules, batch_axis)
         losses = evaluate(
             {path: one.regularizer for path, one in found.items()}, {path: one.parameter for path, one in found.items()}
         )
