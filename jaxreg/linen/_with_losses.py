@@ -12,6 +12,8 @@ from flax.core.scope import in_filter
 from jaxreg._core.numerics import promote
 from jaxreg._flax.declared import shown
 from jaxreg._flax.outputs import check_batch_axis
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg._rules.patterns import Pattern, Rule, check_pattern, matches_nothing
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.linen import _declarations, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
@@ -93,7 +95,7 @@ def with_losses(model: nn.Module, activity: Any = (), *, batch_axis: int | None 
     return apply_with_losses
 
 
-def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> TreeRegularizer:
+def regularizer(model: nn.Module, variables: Any, *args: Any, wrt: Pattern = "**", **kwargs: Any) -> TreeRegularizer:
     """Return the weight penalties that a model declares, as rules on the paths of `variables["params"]`.
 
     For an optax chain: `jaxreg.add_regularization(regularizer(model, variables))`, `jaxreg.proximal(...)`.
@@ -105,10 +107,12 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         model: an unbound Linen module.
         variables: what `model.init` returns, or its `"params"`; shapes suffice.
         *args, **kwargs: the inputs of `model.apply`, `method=` and `rngs=` included; arrays or shapes.
+        wrt: the parameters that the optimizer trains, a pattern of their paths as `jaxreg.TreeRegularizer` takes it
+            (a glob, a compiled `re`, a function of path and array): only their penalties are returned.
 
     Raises:
         ValueError: no equal model has run in this process, or the shapes do not tell which axis of a parameter is a
-            stack of layers; give inputs.
+            stack of layers; give inputs. Or no parameter matches `wrt`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg, jaxreg.linen
@@ -116,6 +120,8 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
         >>> jaxreg.linen.regularizer(model, variables)
         TreeRegularizer([('kernel', L1(l1=0.1))])
+        >>> jaxreg.linen.regularizer(model, variables, wrt="**/bias")
+        TreeRegularizer([])
     """
     _check_model("regularizer", model)
     if not isinstance(variables, Mapping):
@@ -146,7 +152,12 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         declared = remembered
         _weights.check_jitted(variables["params"], declared)
     found = _weights.assign(variables["params"], declared, probe)
-    return TreeRegularizer([(glob.escape(path), one) for path, one in found.items()])
+    paths, leaves, *_ = flatten_with_paths(variables["params"])
+    check_pattern(wrt)
+    trained = {path for path, leaf in zip(paths, leaves, strict=True) if Rule(wrt, None).matches(path, leaf)}
+    if not trained:
+        raise ValueError(f"`regularizer(model, variables, wrt=...)`: {matches_nothing(wrt, paths)}")
+    return TreeRegularizer([(glob.escape(path), one) for path, one in found.items() if path in trained])
 
 
 def _check_model(call: str, model: Any) -> None:

@@ -1,7 +1,7 @@
 """What the modules of an NNX model declare: found in one walk over the model, when a call begins, and handed on."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
@@ -44,16 +44,19 @@ class Declarations:
 
     Attributes:
         modules: all modules of the model, inner ones before those around them.
-        parameters: all parameters of the model, each once.
+        parameters: all parameters of the model, each once: `nnx.Param`s, and what else `wrt` means.
+        wanted: the ids of the variables that `wrt` means.
         shapes: `{id(Variable): shape}` in one layer. What an inner module says holds: to the modules around it, a
             stack of layers is one parameter.
     """
 
-    def __init__(self, model: nnx.Module) -> None:
-        nodes = [(join(*path), node) for path, node in nnx.iter_graph(model)]
-        modules = [(path, node) for path, node in nodes if isinstance(node, nnx.Module) or _declares(node)]
+    def __init__(self, model: nnx.Module, wrt: Any = nnx.Param) -> None:
+        means = nnx.filterlib.to_predicate(wrt)
+        nodes = list(nnx.iter_graph(model))
+        modules = [(join(*path), node) for path, node in nodes if isinstance(node, nnx.Module) or _declares(node)]
         self.modules = [Declared(path, module, regularizers(module)) for path, module in modules]
-        self.parameters: Parameters = [(path, node) for path, node in nodes if isinstance(node, nnx.Param)]
+        self.wanted = {id(node) for path, node in nodes if isinstance(node, nnx.Variable) and means(path, node)}
+        self.parameters: Parameters = _parameters(nodes, self.wanted)
         self._inside = {id(model): self.parameters}
         self.shapes: dict[int, Shape] = {}
         for _, module in modules:
@@ -66,7 +69,7 @@ class Declarations:
         What two modules share stands once in the walk over the model, but inside of both: hence a look at the module.
         """
         if id(module) not in self._inside:
-            self._inside[id(module)] = parameters(module)
+            self._inside[id(module)] = parameters(module, self.wanted)
         return self._inside[id(module)]
 
     def stack_of(self, module: nnx.Module) -> Shape:
@@ -99,8 +102,13 @@ def join(*parts: Any) -> str:
     return "/".join(str(part) for part in parts)
 
 
-def parameters(module: nnx.Module) -> Parameters:
-    return [(join(*path), node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Param)]
+def parameters(module: nnx.Module, wanted: Collection[int] = ()) -> Parameters:
+    """The parameters of a module by their paths: `nnx.Param`s, and the variables with the ids `wanted`."""
+    return _parameters(nnx.iter_graph(module), wanted)
+
+
+def _parameters(nodes: Iterable[tuple[Any, Any]], wanted: Collection[int]) -> Parameters:
+    return [(join(*path), node) for path, node in nodes if isinstance(node, nnx.Param) or id(node) in wanted]
 
 
 def regularizer_of(module: Any, name: str) -> Regularizer | None:

@@ -62,7 +62,7 @@ class Recording:
         try:
             for path, module in self.modules.items():
                 value = jnp.broadcast_to(start, self._stacks[path])
-                told = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
+                told: dict[str, Any] = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
                 attach(module, ActivityLoss(value, epoch=_epoch, **told))
             local.recordings.append(self)
             with patched(self.patched):

@@ -22,10 +22,12 @@ class Penalized(NamedTuple):
 
 
 def penalized(declarations: Declarations) -> dict[str, Penalized]:
-    """Return `{path: (regularizer, parameter)}`, each parameter once."""
+    """Return `{path: (regularizer, parameter)}`, each parameter that is wanted once."""
     paths = {id(variable): path for path, variable in declarations.parameters}
     found: dict[str, Penalized] = {}
     for variable, regularizer in _declared(declarations):
+        if id(variable) not in declarations.wanted:
+            continue
         for path, leaf in _leaves(paths[id(variable)], variable):
             if path in found and found[path].regularizer != regularizer:
                 raise ValueError(

@@ -101,18 +101,19 @@ def with_losses(
     return call_with_losses
 
 
-def regularizer(model: nnx.Module) -> TreeRegularizer:
-    """Return the weight penalties that a model declares, as rules on the paths of `nnx.state(model, nnx.Param)`.
+def regularizer(model: nnx.Module, wrt: Any = nnx.Param) -> TreeRegularizer:
+    """Return the weight penalties that a model declares, as rules on the paths of `nnx.state(model, wrt)`.
 
     For an optax chain: `jaxreg.add_regularization(regularizer(model))`, `jaxreg.proximal(...)`, in
     `nnx.Optimizer(model, ..., wrt=nnx.Param)`. Penalties of outputs are not among them.
 
     Args:
         model: an NNX module.
+        wrt: the variables that the optimizer trains, as its own `wrt=` says it: only their penalties are returned.
 
     Raises:
-        ValueError: a regularizer fits no parameter, or a parameter has two.
-        TypeError: the model is not an NNX module.
+        ValueError: a regularizer fits no parameter, or a parameter has two; the model has no variable that `wrt` means.
+        TypeError: the model is not an NNX module, or `wrt` no filter of NNX.
 
     Example:
         >>> from flax import nnx
@@ -120,10 +121,33 @@ def regularizer(model: nnx.Module) -> TreeRegularizer:
         >>> model = jaxreg.nnx.Linear(3, 2, kernel_regularizer=jaxreg.L1(0.1), rngs=nnx.Rngs(0))
         >>> jaxreg.nnx.regularizer(model)
         TreeRegularizer([('kernel', L1(l1=0.1))])
+        >>> tuned = jaxreg.nnx.LoRALinear(3, 2, lora_rank=1, kernel_regularizer="l2", lora_a_regularizer="l1",
+        ...                               rngs=nnx.Rngs(0))
+        >>> jaxreg.nnx.regularizer(tuned, wrt=nnx.LoRAParam)
+        TreeRegularizer([('lora/lora_a', L1(l1=0.01))])
     """
     _check_model("regularizer", model)
-    found = penalized(Declarations(model))
+    try:
+        nnx.filterlib.to_predicate(wrt)
+    except (TypeError, ValueError):  # ValueError: Flax fails at its own message
+        raise TypeError(
+            f"`regularizer(model, wrt=...)` takes a filter of NNX, such as `nnx.LoRAParam`, got {shown(wrt)}."
+        ) from None
+    declarations = Declarations(model, wrt)
+    if not declarations.wanted:
+        kinds = sorted(
+            {type(variable).__name__ for variable in jax.tree.leaves(nnx.state(model), is_leaf=_is_variable)}
+        )
+        raise ValueError(
+            f"`regularizer(model, wrt={shown(wrt)})`: the model has no such variable, only {kinds}. Give the `wrt` of "
+            "its `nnx.Optimizer`."
+        )
+    found = penalized(declarations)
     return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in found.items()])
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
 
 
 def _check_model(call: str, model: Any) -> None:
