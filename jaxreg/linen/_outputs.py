@@ -9,7 +9,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, applies, named
 from jaxreg._flax.outputs import output_penalty
 from jaxreg._rules.patterns import Rule
-from jaxreg.linen import _declarations
+from jaxreg.linen import _declarations, _plain
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -21,6 +21,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     if not module.is_mutable_collection(_declarations.LOSSES):
         if current is not None:
             _raise_lost(module)
+        _plain.check_asked(module, root, regularizer, ACTIVITY)
         return
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more

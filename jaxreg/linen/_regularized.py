@@ -14,7 +14,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, SUFFIX, fits_no_parameter, module_regularizer, named, public_address
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg.linen import _declarations, _outputs, _weights
+from jaxreg.linen import _declarations, _outputs, _plain, _weights
 
 _OBSERVED = "jaxreg_observed"
 
@@ -39,8 +39,10 @@ class Regularized(nn.Module):
     `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties, right under every lifted transform. For models without nn.scan, nn.vmap
-    and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`. `init`
-    leaves none, and evaluation without that collection computes none.
+    and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`; inside of
+    these it raises where a penalty would be lost, or counted once a step (not if the model itself is the transformed
+    class, `nn.vmap(Dense)(...)`, which hides what was asked for). `init` leaves none, and evaluation without that
+    collection computes none.
 
     A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
     a class attribute `{"kernel": ("query/kernel", ...)}`.
@@ -141,9 +143,13 @@ def declare(module: Regularized) -> None:
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
         for path, (regularizer, leaf) in found.items():
+            _plain.check_counted_once(module, root, regularizer, path, leaf)
             module.sow(
                 _declarations.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new
             )
+    else:
+        for path, (regularizer, _) in found.items():
+            _plain.check_asked(module, root, regularizer, path)
 
 
 def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:
