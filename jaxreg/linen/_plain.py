@@ -19,6 +19,9 @@ def check_asked(module: nn.Module, root: nn.Module, regularizer: Regularizer, na
 def check_counted_once(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str, leaf: Any) -> None:
     """Raise if a lifted transform runs the module several times with one parameter, and each run leaves a penalty."""
     assert module.scope is not None
+    assert root.scope is not None
+    if root.scope.debug_path:
+        return  # the model is a transformed class itself, and hides what is stored
     lifts = sum(part.count("scan(") + part.count("vmap(") for part in module.scope.debug_path)
     stored: Any = root.variables.get("params", {}) if lifts else {}
     for part in (*module.path, *name.split("/")):
