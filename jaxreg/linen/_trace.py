@@ -1,6 +1,7 @@
 """One call of `model.apply`: its output, its state, and what its modules declare."""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -60,15 +61,23 @@ def run(
 
 def _mutable(mutable: Any, rules: tuple[Rule, ...], batch_axis: int | None) -> Any:
     """The caller's filter, with `losses` and the notes, and with a tag: `nn.jit` reuses no trace of another filter."""
-    tag = f"jaxreg {batch_axis} {rules!r}"
-    if not all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
-        tag = f"jaxreg {next(_trace_numbers)}"  # different arrays and traced numbers may print alike: share no trace
+    if all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
+        number = _number_of(rules)
+    else:
+        number = next(_trace_numbers)  # arrays and traced numbers have nothing to be told apart by: share no trace
+    tag = f"jaxreg {batch_axis} {number}"
     if mutable is True or isinstance(mutable, DenyList):
         denied: Any = () if mutable is True else mutable.deny
         denied = {denied} if isinstance(denied, str) else set(denied)
         return DenyList((*sorted(denied - {_declarations.LOSSES, _declarations.NOTES}), tag))
     asked: Any = union_filters(mutable, (_declarations.LOSSES, _declarations.NOTES, tag))
     return tuple(sorted(asked))
+
+
+@functools.lru_cache(maxsize=256)
+def _number_of(rules: tuple[Rule, ...]) -> int:
+    """The number of equal rules; by their text two functions of one name would be equal."""
+    return next(_trace_numbers)
 
 
 def _read_notes(notes: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, Any]:
