@@ -35,7 +35,8 @@ class Regularized(nn.Module):
     parameter and counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over
     calls: each floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an
     empty batch gives 0). That is the batch; where it is not, `with_losses(model, batch_axis=...)` says so: under
-    `nn.vmap` a module sees one example, and `batch_axis=None` divides by nothing. Recurrent cells return
+    `nn.vmap` a module sees one example, and `batch_axis=None` divides by nothing. The functions of `jaxreg.activity`
+    are taken as they are, and so is its `WholeOutput`, a penalty of all that a module returns. Recurrent cells return
     `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties, right under every lifted transform. For models without nn.scan, nn.vmap

@@ -62,8 +62,9 @@ class Regularized(Declaring):
     counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over calls: each
     floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an empty batch
     gives 0). That is the batch; where it is not, `with_losses(model, batch_axis=...)` says so: under `nnx.vmap` a
-    module sees one example, and `batch_axis=None` divides by nothing. Recurrent cells return `(carry, output)`; there
-    only `output` is penalized.
+    module sees one example, and `batch_axis=None` divides by nothing. The functions of `jaxreg.activity` are taken as
+    they are, and so is its `WholeOutput`, a penalty of all that a module returns. Recurrent cells return
+    `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties; a plain `model(x)` computes none and leaves nothing behind. The
     attributes may be set on a finished module, and count from its next call. They count on modules without this mixin
