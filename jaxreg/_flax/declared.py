@@ -39,6 +39,14 @@ def module_regularizer(owner: str, attribute: str, value: Any) -> Regularizer:
         ) from None
 
 
+def no_regularizer(owner: str, attribute: str, value: Any) -> TypeError:
+    """The error for a layer or a variable in the place of a regularizer."""
+    return TypeError(
+        f"`{owner}.{attribute} = {type(value).__name__}(...)`: an attribute of that name takes a regularizer of one "
+        f"array, got {shown(value)}. Rename the attribute if it is none."
+    )
+
+
 @jax.jit
 def evaluate(regularizers: dict[str, Regularizer], parameters: dict[str, Any]) -> dict[str, jax.Array]:
     """Return `{path: penalty}` from `{path: regularizer}` and `{path: parameter}`, in one compiled program."""
@@ -74,7 +82,16 @@ def fits_no_parameter(owner: str, attribute: str, regularizer: Any, place: str, 
     """The error for a regularizer of a parameter that the module does not have."""
     return ValueError(
         f"`{owner}({attribute}={shown(regularizer)})` fits no parameter of the module{place}: as configured, it has "
-        f"{list(paths)}. Drop `{attribute}`, or give the module that parameter."
+        f"{list(paths)}. Drop `{attribute}`, or give the module that parameter. A module that only hands a regularizer "
+        "on to its layers keeps it under another name."
+    )
+
+
+def gives_no_output(owner: str, path: str, regularizer: Any) -> ValueError:
+    """The error for a penalty of the output of a module that has none."""
+    return ValueError(
+        f"`{owner}(activity_regularizer={shown(regularizer)})`: the penalty is of the output of `__call__`, and the "
+        f"module {named(path)} has no `__call__`. Give it to the layer whose output it is of."
     )
 
 

@@ -6,6 +6,10 @@ What holds for all of them:
 
 No coefficient. Each function is the formula of its docstring; the strength is a factor in the loss, and may be traced.
 
+In Flax modules. As `activity_regularizer=`, or in a rule of `with_losses(activity=...)`, each is taken as it is and not
+divided by the batch once more: `0.1 * jaxreg.Function(functools.partial(activity.kl_sparsity, rho=0.1))`. A function of
+your own that calls one of them, with a mask say, goes there as `WholeOutput(function)`.
+
 Masks. `mask` is an array of bool, or of 0 and 1, over the leading axes: its first axis is the first of the array, so
 (batch, time) is the padding mask of (batch, time, features). An axis of length 1 stands for all of that axis. Entries
 that are masked out (0, False) do not count, neither in sums nor in the numbers that sums are divided by: the penalty is
@@ -31,3 +35,4 @@ from jaxreg.activity._distribution import z_loss as z_loss
 from jaxreg.activity._size import activation_l2 as activation_l2
 from jaxreg.activity._size import penalty as penalty
 from jaxreg.activity._size import temporal_l2 as temporal_l2
+from jaxreg.activity._whole import WholeOutput as WholeOutput

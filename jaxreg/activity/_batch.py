@@ -1,7 +1,11 @@
 """Masked sums, counts and means over a batch that may be split over devices; the checks of arrays, masks and axes."""
 
+import contextlib
+import functools
 import math
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,44 @@ import numpy as np
 
 from jaxreg._core import checks, numerics
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Local(threading.local):
+    refuse: Callable[[str], Exception] | None = None
+
+
+_local = _Local()
+_of_batch: set[Any] = set()
+
 _TREES = " For a tree of arrays add up the penalties of its leaves."
+
+
+def of_batch(function: F) -> F:
+    """Mark a function that divides by the batch: what would divide its value once more can ask, and can refuse."""
+
+    @functools.wraps(function)
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        if _local.refuse is not None:
+            raise _local.refuse(function.__name__)
+        return function(*args, **kwargs)
+
+    _of_batch.add(marked)
+    return marked  # type: ignore[return-value]
+
+
+def is_of_batch(function: Any) -> bool:
+    return any(function is one for one in _of_batch)
+
+
+@contextlib.contextmanager
+def refusing(refuse: Callable[[str], Exception]) -> Iterator[None]:
+    """Let marked functions raise `refuse(their name)` in this thread."""
+    outer, _local.refuse = _local.refuse, refuse
+    try:
+        yield
+    finally:
+        _local.refuse = outer
 
 
 def array(call: str, x: Any) -> jax.Array:

@@ -10,6 +10,7 @@ from jaxreg._core import compiler
 from jaxreg.activity import _batch
 
 
+@_batch.of_batch
 def decorrelation(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Make features vary independently of each other over the batch: DeCov.
 
@@ -43,6 +44,7 @@ def decorrelation(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = 
     return jnp.sum(_off_diagonal("decorrelation", h, mask, axis_name, ddof=0) ** 2) / 2
 
 
+@_batch.of_batch
 def covariance(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Make features vary independently of each other over the batch: the covariance term of VICReg.
 
@@ -77,6 +79,7 @@ def covariance(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = Non
     return jnp.sum(c**2) / max(len(c), 1)
 
 
+@_batch.of_batch
 def variance(
     h: ArrayLike,
     target: ArrayLike = 1.0,

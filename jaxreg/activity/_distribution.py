@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxreg.activity import _batch
 
 
+@_batch.of_batch
 def kl_sparsity(h: ArrayLike, rho: ArrayLike = 0.05, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Make every unit active on a fraction rho of the batch: the penalty of sparse autoencoders.
 
@@ -60,6 +61,7 @@ def _proportion(rho: Any) -> Any:
     return rho
 
 
+@_batch.of_batch
 def entropy(logits: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Penalize confident predictions: the NEGATIVE entropy of the softmax, a mean over the batch.
 
@@ -98,6 +100,7 @@ def entropy(logits: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = N
     return _batch.mean(jnp.sum(terms, axis=-1, keepdims=True), kept, axis_name)
 
 
+@_batch.of_batch
 def z_loss(logits: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Keep logits near normalized, so that they neither drift nor grow: the z-loss of PaLM and of expert routers.
 

@@ -12,6 +12,7 @@ from jaxreg._rules.identifiers import get
 from jaxreg.activity import _batch
 
 
+@_batch.of_batch
 def penalty(
     regularizer: Any, h: ArrayLike, mask: ArrayLike | None = None, batch_axis: int = 0, axis_name: Any = None
 ) -> jax.Array:
@@ -64,6 +65,7 @@ def penalty(
     return _batch.total(value, axis_name) / jnp.maximum(n, 1)
 
 
+@_batch.of_batch
 def activation_l2(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Keep activations small: AR, the first half of AWD-LSTM's regularization of hidden states.
 
@@ -94,6 +96,7 @@ def activation_l2(h: ArrayLike, mask: ArrayLike | None = None, axis_name: Any = 
     return _mean_square(h, _batch.mask("activation_l2", "h", mask, h.shape), axis_name)
 
 
+@_batch.of_batch
 def temporal_l2(h: ArrayLike, axis: int = 1, mask: ArrayLike | None = None, axis_name: Any = None) -> jax.Array:
     """Make states change slowly: TAR, the second half of AWD-LSTM's regularization of hidden states.
 

@@ -12,6 +12,8 @@ What happens in one call of `with_losses(model)(variables, x)`:
 5. `_weights` finds the regularizer of each parameter as it is stored, `Stacked` where a lifted transform has stacked
    layers, and computes all weight penalties in one compiled program.
 6. `_with_losses` sums what stands in the collection `losses` by path, and returns `(y, losses)`.
+
+What a plain `model.apply(variables, x, mutable=["losses"])` cannot tell, `_plain` refuses.
 """
 
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes

@@ -51,8 +51,9 @@ jax.tree_util.register_pytree_node(Note, lambda note: ((), note.content), lambda
 class Pass:
     """One call of `with_losses`: what its modules declare."""
 
-    def __init__(self, outer_modules: int) -> None:
+    def __init__(self, outer_modules: int, batch_axis: int | None) -> None:
         self._outer_modules = outer_modules
+        self.batch_axis = batch_axis
         self.declared: dict[str, Declared] = {}  # by path of the parameter
         self.ran: set[str] = set()  # paths of regularized modules
         self.called: dict[str, int | None] = {}  # path of a module: number of the rule for its output
@@ -72,9 +73,9 @@ _declared_by: OrderedDict[Hashable, dict[str, Declared]] = OrderedDict()
 
 
 @contextlib.contextmanager
-def open_pass() -> Iterator[Pass]:
+def open_pass(batch_axis: int | None) -> Iterator[Pass]:
     """Let the modules that this thread runs declare to a new pass."""
-    current = Pass(len(_module_stack()))
+    current = Pass(len(_module_stack()), batch_axis)
     _local.passes = (*_local.passes, current)
     try:
         yield current

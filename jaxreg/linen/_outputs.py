@@ -9,7 +9,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, applies, named
 from jaxreg._flax.outputs import output_penalty
 from jaxreg._rules.patterns import Rule
-from jaxreg.linen import _declarations
+from jaxreg.linen import _declarations, _plain
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -17,13 +17,16 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     if module.is_initializing():
         return
     root = _declarations.root_of(module)
+    current = _declarations.pass_of(module, root)
     if not module.is_mutable_collection(_declarations.LOSSES):
-        if _declarations.pass_of(module, root) is not None:
+        if current is not None:
             _raise_lost(module)
+        _plain.check_asked(module, root, regularizer, ACTIVITY)
         return
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
-    value = output_penalty(regularizer, output)
+    batch_axis = 0 if current is None else current.batch_axis
+    value = output_penalty(regularizer, output, batch_axis, "/".join(module.path))
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(

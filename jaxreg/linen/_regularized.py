@@ -14,7 +14,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, SUFFIX, fits_no_parameter, module_regularizer, named, public_address
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg.linen import _declarations, _outputs, _weights
+from jaxreg.linen import _declarations, _outputs, _plain, _weights
 
 _OBSERVED = "jaxreg_observed"
 
@@ -34,11 +34,16 @@ class Regularized(nn.Module):
     `<parameter>_regularizer` for any other that a subclass declares as a field. A weight penalty is of the whole
     parameter and counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over
     calls: each floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an
-    empty batch gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
+    empty batch gives 0). That is the batch; where it is not, `with_losses(model, batch_axis=...)` says so: under
+    `nn.vmap` a module sees one example, and `batch_axis=None` divides by nothing. The functions of `jaxreg.activity`
+    are taken as they are, and so is its `WholeOutput`, a penalty of all that a module returns. Recurrent cells return
+    `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties, right under every lifted transform. For models without nn.scan, nn.vmap
-    and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`. `init`
-    leaves none, and evaluation without that collection computes none.
+    and nn.RNN, `model.apply(variables, x, mutable=["losses"])` leaves the same in the collection `losses`; inside of
+    these it raises where a penalty would be lost, or counted once a step (not if the model itself is the transformed
+    class, `nn.vmap(Dense)(...)`, which hides what was asked for). `init` leaves none, and evaluation without that
+    collection computes none.
 
     A module whose parameters live in modules of its own, as those of attention do, says where by `parameter_globs`:
     a class attribute `{"kernel": ("query/kernel", ...)}`.
@@ -139,9 +144,13 @@ def declare(module: Regularized) -> None:
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
         for path, (regularizer, leaf) in found.items():
+            _plain.check_counted_once(module, root, regularizer, path, leaf)
             module.sow(
                 _declarations.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new
             )
+    else:
+        for path, (regularizer, _) in found.items():
+            _plain.check_asked(module, root, regularizer, path)
 
 
 def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:

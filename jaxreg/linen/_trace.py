@@ -1,6 +1,7 @@
 """One call of `model.apply`: its output, its state, and what its modules declare."""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,7 +20,13 @@ _trace_numbers = itertools.count()
 
 
 def run(
-    model: nn.Module, rules: tuple[Rule, ...], variables: Mapping[str, Any], args: Any, kwargs: Any, mutable: Any
+    model: nn.Module,
+    rules: tuple[Rule, ...],
+    variables: Mapping[str, Any],
+    args: Any,
+    kwargs: Any,
+    mutable: Any,
+    batch_axis: int | None = 0,
 ) -> tuple[Any, dict[str, Any], dict[str, _declarations.Declared]]:
     """Return the output, the state with the collection `losses`, and what is declared, by path of the parameter."""
     given = {
@@ -27,8 +34,8 @@ def run(
     }
     interceptor = _outputs.Interceptor(rules)
     intercepting = nn.intercept_methods(interceptor) if rules else contextlib.nullcontext()
-    with _declarations.open_pass() as this_pass, intercepting:
-        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules))
+    with _declarations.open_pass(batch_axis) as this_pass, intercepting:
+        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules, batch_axis))
     state = dict(state)
     notes = state.pop(_declarations.NOTES, {})
     noted, called = _read_notes(notes, _declarations.DECLARED), _read_notes(notes, _declarations.CALLED)
@@ -52,17 +59,25 @@ def run(
     return y, state, declared
 
 
-def _mutable(mutable: Any, rules: tuple[Rule, ...]) -> Any:
+def _mutable(mutable: Any, rules: tuple[Rule, ...], batch_axis: int | None) -> Any:
     """The caller's filter, with `losses` and the notes, and with a tag: `nn.jit` reuses no trace of another filter."""
-    tag = f"jaxreg {rules!r}"
-    if not all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
-        tag = f"jaxreg {next(_trace_numbers)}"  # different arrays and traced numbers may print alike: share no trace
+    if all(isinstance(leaf, (int, float)) for leaf in jax.tree.leaves(rules)):
+        number = _number_of(rules)
+    else:
+        number = next(_trace_numbers)  # arrays and traced numbers have nothing to be told apart by: share no trace
+    tag = f"jaxreg {batch_axis} {number}"
     if mutable is True or isinstance(mutable, DenyList):
         denied: Any = () if mutable is True else mutable.deny
         denied = {denied} if isinstance(denied, str) else set(denied)
         return DenyList((*sorted(denied - {_declarations.LOSSES, _declarations.NOTES}), tag))
     asked: Any = union_filters(mutable, (_declarations.LOSSES, _declarations.NOTES, tag))
     return tuple(sorted(asked))
+
+
+@functools.lru_cache(maxsize=256)
+def _number_of(rules: tuple[Rule, ...]) -> int:
+    """The number of equal rules; by their text two functions of one name would be equal."""
+    return next(_trace_numbers)
 
 
 def _read_notes(notes: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, Any]:

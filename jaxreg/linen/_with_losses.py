@@ -11,12 +11,15 @@ from flax.core.scope import in_filter
 
 from jaxreg._core.numerics import promote
 from jaxreg._flax.declared import shown
+from jaxreg._flax.outputs import check_batch_axis
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg._rules.patterns import Pattern, Rule, check_pattern, matches_nothing
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.linen import _declarations, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
 
 
-def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
+def with_losses(model: nn.Module, activity: Any = (), *, batch_axis: int | None = 0) -> Callable[..., Any]:
     """Return a function that does what `model.apply` does and returns the penalties of the call too.
 
         y, losses = with_losses(model)(variables, x)          losses = {path: scalar}
@@ -33,6 +36,10 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         activity: rules `(pattern, regularizer)` as `jaxreg.TreeRegularizer` takes them, for the outputs of modules one
             cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
             modules. They act as an `activity_regularizer` of the module would.
+        batch_axis: the axis of outputs by whose length activity penalties are divided, the same for all modules; 1 for
+            time-major models. `None` divides by nothing, where modules see one example: a single image, or inside
+            `jax.vmap`, which then returns the losses of each example (take their mean). Inside the model `nn.vmap`
+            adds them up: divide by the number of examples.
 
     Returns:
         A function with the arguments of `model.apply`. With `mutable=[...]` it returns `((y, state), losses)`, and
@@ -51,9 +58,14 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         >>> y, losses = jaxreg.linen.with_losses(model, activity=[("", "l1")])(variables, x)
         >>> {path: round(float(loss), 4) for path, loss in losses.items()}
         {'activity': 0.06, 'layers_0/kernel': 0.06}
+        >>> penalties = jaxreg.linen.with_losses(model, activity=[("", "l1")], batch_axis=None)
+        >>> y, losses = jax.vmap(penalties, in_axes=(None, 0))(variables, x)
+        >>> round(float(losses["activity"].mean()), 4)
+        0.06
     """
     _check_model("with_losses", model)
     rules: Any = TreeRegularizer(activity).rules
+    batch_axis = check_batch_axis(batch_axis)
 
     def apply_with_losses(
         variables: Mapping[str, Any],
@@ -65,12 +77,12 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         options = {"rngs": rngs, "method": method, "capture_intermediates": capture_intermediates}
-        y, state, declared = _trace.run(model, rules, variables, args, {**kwargs, **options}, mutable)
+        y, state, declared = _trace.run(model, rules, variables, args, {**kwargs, **options}, mutable, batch_axis)
 
         def probe(boxed: Any) -> dict[str, _declarations.Declared]:
             inputs = {**variables, "params": boxed}
             return _trace.trace(
-                lambda *a, **k: _trace.run(model, (), inputs, a, {**k, **options}, mutable)[2], args, kwargs
+                lambda *a, **k: _trace.run(model, (), inputs, a, {**k, **options}, mutable, batch_axis)[2], args, kwargs
             )
 
         sown = state.get(LOSSES, {})
@@ -83,7 +95,7 @@ def with_losses(model: nn.Module, activity: Any = ()) -> Callable[..., Any]:
     return apply_with_losses
 
 
-def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> TreeRegularizer:
+def regularizer(model: nn.Module, variables: Any, *args: Any, wrt: Pattern = "**", **kwargs: Any) -> TreeRegularizer:
     """Return the weight penalties that a model declares, as rules on the paths of `variables["params"]`.
 
     For an optax chain: `jaxreg.add_regularization(regularizer(model, variables))`, `jaxreg.proximal(...)`.
@@ -95,10 +107,12 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         model: an unbound Linen module.
         variables: what `model.init` returns, or its `"params"`; shapes suffice.
         *args, **kwargs: the inputs of `model.apply`, `method=` and `rngs=` included; arrays or shapes.
+        wrt: the parameters that the optimizer trains, a pattern of their paths as `jaxreg.TreeRegularizer` takes it
+            (a glob, a compiled `re`, a function of path and array): only their penalties are returned.
 
     Raises:
         ValueError: no equal model has run in this process, or the shapes do not tell which axis of a parameter is a
-            stack of layers; give inputs.
+            stack of layers; give inputs. Or no parameter matches `wrt`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg, jaxreg.linen
@@ -106,6 +120,8 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
         >>> jaxreg.linen.regularizer(model, variables)
         TreeRegularizer([('kernel', L1(l1=0.1))])
+        >>> jaxreg.linen.regularizer(model, variables, wrt="**/bias")
+        TreeRegularizer([])
     """
     _check_model("regularizer", model)
     if not isinstance(variables, Mapping):
@@ -136,7 +152,12 @@ def regularizer(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> 
         declared = remembered
         _weights.check_jitted(variables["params"], declared)
     found = _weights.assign(variables["params"], declared, probe)
-    return TreeRegularizer([(glob.escape(path), one) for path, one in found.items()])
+    paths, leaves, *_ = flatten_with_paths(variables["params"])
+    check_pattern(wrt)
+    trained = {path for path, leaf in zip(paths, leaves, strict=True) if Rule(wrt, None).matches(path, leaf)}
+    if not trained:
+        raise ValueError(f"`regularizer(model, variables, wrt=...)`: {matches_nothing(wrt, paths)}")
+    return TreeRegularizer([(glob.escape(path), one) for path, one in found.items() if path in trained])
 
 
 def _check_model(call: str, model: Any) -> None:

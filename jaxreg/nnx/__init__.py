@@ -3,7 +3,8 @@
 What happens in one call of `with_losses(model)(x)`:
 
 1. `_declarations` walks over the model once: its modules, its parameters, which regularizers the modules were given
-   (the mixin in `_regularized` stores them), and the shape that each parameter has in one layer.
+   (the mixin in `_regularized` stores them; on other modules they are plain attributes), and the shape that each
+   parameter has in one layer. What the layers of Flax do not say themselves stands in `_flax_layers`.
 2. `_weights` finds the regularizer of each parameter, `Stacked` where `nnx.vmap` has made a stack of layers. The weight
    penalties are computed in one compiled program, before the model runs.
 3. `_recording` gives a total, an `ActivityLoss` that starts at 0, to each module whose output is penalized.

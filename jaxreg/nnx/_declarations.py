@@ -1,14 +1,24 @@
 """What the modules of an NNX model declare: found in one walk over the model, when a call begins, and handed on."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from flax import nnx
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._flax.declared import ACTIVITY, SUFFIX, Shape, fits_no_parameter, module_regularizer, stacked_axes
+from jaxreg._flax.declared import (
+    ACTIVITY,
+    SUFFIX,
+    Shape,
+    fits_no_parameter,
+    module_regularizer,
+    no_regularizer,
+    stacked_axes,
+)
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import glob_matches
+from jaxreg.nnx._flax_layers import globs_of, shapes_of
 
 SHAPES = "_parameter_shapes"  # the attribute in which a module notes the shapes of its parameters at construction
 
@@ -16,7 +26,7 @@ Parameters = list[tuple[str, Any]]  # (path, Variable)
 
 
 class Declaring(nnx.Module):
-    """What the walk over a model looks for: the base of `Regularized`."""
+    """The base of `Regularized`: modules that check what they are given when it is set, and not only in a call."""
 
     parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -34,16 +44,19 @@ class Declarations:
 
     Attributes:
         modules: all modules of the model, inner ones before those around them.
-        parameters: all parameters of the model, each once.
+        parameters: all parameters of the model, each once: `nnx.Param`s, and what else `wrt` means.
+        wanted: the ids of the variables that `wrt` means.
         shapes: `{id(Variable): shape}` in one layer. What an inner module says holds: to the modules around it, a
             stack of layers is one parameter.
     """
 
-    def __init__(self, model: nnx.Module) -> None:
-        nodes = [(join(*path), node) for path, node in nnx.iter_graph(model)]
-        modules = [(path, node) for path, node in nodes if isinstance(node, nnx.Module)]
+    def __init__(self, model: nnx.Module, wrt: Any = nnx.Param) -> None:
+        means = nnx.filterlib.to_predicate(wrt)
+        nodes = list(nnx.iter_graph(model))
+        modules = [(join(*path), node) for path, node in nodes if isinstance(node, nnx.Module) or _declares(node)]
         self.modules = [Declared(path, module, regularizers(module)) for path, module in modules]
-        self.parameters: Parameters = [(path, node) for path, node in nodes if isinstance(node, nnx.Param)]
+        self.wanted = {id(node) for path, node in nodes if isinstance(node, nnx.Variable) and means(path, node)}
+        self.parameters: Parameters = _parameters(nodes, self.wanted)
         self._inside = {id(model): self.parameters}
         self.shapes: dict[int, Shape] = {}
         for _, module in modules:
@@ -56,7 +69,7 @@ class Declarations:
         What two modules share stands once in the walk over the model, but inside of both: hence a look at the module.
         """
         if id(module) not in self._inside:
-            self._inside[id(module)] = parameters(module)
+            self._inside[id(module)] = parameters(module, self.wanted)
         return self._inside[id(module)]
 
     def stack_of(self, module: nnx.Module) -> Shape:
@@ -71,7 +84,7 @@ class Declarations:
         return ()
 
     def _shapes_of(self, module: nnx.Module) -> Iterator[tuple[Any, Shape]]:
-        for name, shape in _shapes_of_flax(module).items():
+        for name, shape in shapes_of(module).items():
             variable = getattr(module, name, None)
             if isinstance(variable, nnx.Variable):
                 yield variable, shape
@@ -80,40 +93,64 @@ class Declarations:
             yield from ((variable, noted[path]) for path, variable in self.inside(module) if path in noted)
 
 
+def _declares(node: Any) -> bool:
+    """Whether it is a pytree of NNX that is no module, and has regularizers all the same."""
+    return isinstance(node, nnx.Pytree) and bool(regularizers(node))
+
+
 def join(*parts: Any) -> str:
     return "/".join(str(part) for part in parts)
 
 
-def parameters(module: nnx.Module) -> Parameters:
-    return [(join(*path), node) for path, node in nnx.iter_graph(module) if isinstance(node, nnx.Param)]
+def parameters(module: nnx.Module, wanted: Collection[int] = ()) -> Parameters:
+    """The parameters of a module by their paths: `nnx.Param`s, and the variables with the ids `wanted`."""
+    return _parameters(nnx.iter_graph(module), wanted)
 
 
-def regularizer_of(module: nnx.Module, name: str) -> Regularizer | None:
+def _parameters(nodes: Iterable[tuple[Any, Any]], wanted: Collection[int]) -> Parameters:
+    return [(join(*path), node) for path, node in nodes if isinstance(node, nnx.Param) or id(node) in wanted]
+
+
+def regularizer_of(module: Any, name: str) -> Regularizer | None:
     """What a module is given as `<name>_regularizer`, by an attribute of its own or of its class."""
-    value = get(getattr(module, name + SUFFIX, None)) if isinstance(module, Declaring) else None
+    value = getattr(module, name + SUFFIX, None)
+    if _is_part(value) and not isinstance(module, Declaring):
+        has_parameter = callable(module) if name == ACTIVITY else _of_name(module, name, parameters(module))
+        if not has_parameter:
+            return None  # a method or a layer of a module that knows nothing of us, named so by chance
+    if isinstance(value, (nnx.Pytree, nnx.Variable)):
+        raise no_regularizer(type(module).__name__, name + SUFFIX, value)
+    value = get(value)
     return None if value is None else module_regularizer(type(module).__name__, name + SUFFIX, value)
 
 
-def regularizers(module: nnx.Module) -> dict[str, Regularizer]:
+def _is_part(value: Any) -> bool:
+    return inspect.ismethod(value) or isinstance(value, (nnx.Pytree, nnx.Variable))
+
+
+def regularizers(module: Any) -> dict[str, Regularizer]:
     """Return `{"kernel": ..., "activity": ...}`."""
-    if not isinstance(module, Declaring):
-        return {}
     attributes = {name for holder in (*map(vars, type(module).__mro__), vars(module)) for name in holder}
     names = sorted(name.removesuffix(SUFFIX) for name in map(str, attributes) if name.endswith(SUFFIX))
     return {name: found for name in names if (found := regularizer_of(module, name)) is not None}
 
 
-def regularized(module: Declaring, name: str, regularizer: Any, inside: Parameters, place: str = "") -> list[Any]:
+def regularized(module: Any, name: str, regularizer: Any, inside: Parameters, place: str = "") -> list[Any]:
     """Return the parameters that `<name>_regularizer` is for; raise if there are none."""
-    globs, attribute = module.parameter_globs.get(name), getattr(module, name, None)
+    found = _of_name(module, name, inside)
+    if not found:
+        paths, owner = [path for path, _ in inside], type(module).__name__
+        attribute = name + SUFFIX
+        raise fits_no_parameter(owner, attribute, regularizer, f" {place}" if place else "", paths)
+    return found
+
+
+def _of_name(module: Any, name: str, inside: Parameters) -> list[Any]:
+    globs, attribute = globs_of(module).get(name), getattr(module, name, None)
     is_layer = isinstance(attribute, nnx.Module) and not isinstance(attribute, (nnx.List, nnx.Dict))
     if globs is None:
         globs = () if is_layer else (name, f"{name}/**")  # a layer is no parameter, a list of parameters is
-    found = [variable for path, variable in inside if any(glob_matches(glob, path) for glob in globs)]
-    if not found:
-        paths = [path for path, _ in inside]
-        raise fits_no_parameter(type(module).__name__, name + SUFFIX, regularizer, f" {place}" if place else "", paths)
-    return found
+    return [variable for path, variable in inside if any(glob_matches(glob, path) for glob in globs)]
 
 
 def finish(module: Declaring) -> None:
@@ -124,19 +161,3 @@ def finish(module: Declaring) -> None:
     for name, regularizer in regularizers(module).items():
         if name != ACTIVITY:
             regularized(module, name, regularizer, inside)
-
-
-def _shapes_of_flax(module: nnx.Module) -> dict[str, Shape]:
-    """The shapes in one layer by the fields of the layers of Flax, whose construction notes none."""
-    if isinstance(module, nnx.Linear):
-        return {"kernel": (module.in_features, module.out_features), "bias": (module.out_features,)}
-    if isinstance(module, nnx.LinearGeneral):
-        batch, out = tuple(module.batch_axis.values()), tuple(module.out_features)
-        return {"kernel": (*batch, *module.in_features, *out), "bias": (*batch, *out)}
-    if isinstance(module, (nnx.Conv, nnx.ConvTranspose, nnx.Einsum)):
-        return {"kernel": tuple(module.kernel_shape)}
-    if isinstance(module, nnx.Embed):
-        return {"embedding": (module.num_embeddings, module.features)}
-    if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):
-        return {"scale": (module.num_features,), "bias": (module.num_features,)}
-    return {}

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from flax import nnx
 
 from jaxreg._flax.declared import ATTENTION
+from jaxreg.nnx._flax_layers import LORA
 from jaxreg.nnx._regularized import Regularized
 
 
@@ -103,10 +104,7 @@ class LoRALinear(Regularized, nnx.LoRALinear):
     lora_a_regularizer: Any = None
     lora_b_regularizer: Any = None
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "lora_a": ("lora/lora_a",),
-        "lora_b": ("lora/lora_b",),
-    }
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = LORA
 
 
 class MultiHeadAttention(Regularized, nnx.MultiHeadAttention):

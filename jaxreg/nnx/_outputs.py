@@ -58,15 +58,16 @@ def add(module: nnx.Module, output: Any) -> None:
         local.recordings[-1].before_adding(loss)
     if isinstance(module, nnx.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
+    batch_axis, path = loss.get_metadata("batch_axis"), loss.get_metadata("path")
     regularizers = (regularizer_of(module, ACTIVITY), loss.get_metadata("rule"))
-    penalty = sum(output_penalty(regularizer, output) for regularizer in regularizers if regularizer is not None)
+    penalty = sum(output_penalty(one, output, batch_axis, path) for one in regularizers if one is not None)
     total = loss.get_raw_value()
     penalty = collect(jnp.asarray(penalty, total.dtype), total.ravel()[0])
     try:
         # Of a stack that no transform took apart only the sum counts: add to its first entry.
         loss.set_value(total + penalty if total.ndim == 0 else total.ravel().at[0].add(penalty).reshape(total.shape))
     except flax.errors.TraceContextError:
-        raise_lost(loss.get_metadata("path"))
+        raise_lost(path)
 
 
 def raise_lost(path: str) -> NoReturn:

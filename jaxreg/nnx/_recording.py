@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._flax.declared import ACTIVITY, Shape, applies, no_module_matches
+from jaxreg._flax.declared import ACTIVITY, Shape, applies, gives_no_output, no_module_matches
 from jaxreg._rules.patterns import Rule
 from jaxreg.nnx._collect import zero
-from jaxreg.nnx._declarations import Declarations
+from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
 from jaxreg.nnx._outputs import ATTRIBUTE, ActivityLoss, attach, local, raise_lost
 
@@ -22,7 +22,8 @@ _epoch = 0  # part of the static metadata, so that a trace that loses a penalty 
 class Recording:
     """The modules whose outputs are penalized in one call, and where each of them adds its penalties up."""
 
-    def __init__(self, declarations: Declarations, rules: Sequence[Rule]) -> None:
+    def __init__(self, declarations: Declarations, rules: Sequence[Rule], batch_axis: int | None) -> None:
+        self.batch_axis = batch_axis
         self.modules: dict[str, nnx.Module] = {}
         self.rules: dict[str, Regularizer] = {}
         self.patched: set[type] = set()
@@ -42,6 +43,11 @@ class Recording:
                 if decided is not None:
                     self.rules[path] = decided
                     self.patched.add(type(module))
+            if ACTIVITY in regularizers:
+                if not callable(module):
+                    raise gives_no_output(type(module).__name__, path, regularizers[ACTIVITY])
+                if not isinstance(module, Declaring):
+                    self.patched.add(type(module))
             if ACTIVITY in regularizers or path in self.rules:
                 self.modules[path] = module
         for rule, was_used in zip(rules, used, strict=True):
@@ -56,7 +62,8 @@ class Recording:
         try:
             for path, module in self.modules.items():
                 value = jnp.broadcast_to(start, self._stacks[path])
-                attach(module, ActivityLoss(value, path=path, rule=self.rules.get(path), epoch=_epoch))
+                told: dict[str, Any] = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
+                attach(module, ActivityLoss(value, epoch=_epoch, **told))
             local.recordings.append(self)
             with patched(self.patched):
                 yield

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from flax import nnx
 
+from jaxreg.nnx._flax_layers import RECURRENT
 from jaxreg.nnx._regularized import Regularized
 
 
@@ -17,11 +18,7 @@ class _Cell(Regularized):
 
     recurrent_regularizer: Any = None
 
-    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "kernel": ("i*/kernel", "dense_i/kernel"),  # ii, if_, ig, io
-        "recurrent": ("h*/kernel", "dense_h/kernel"),
-        "bias": ("*/bias",),
-    }
+    parameter_globs: ClassVar[Mapping[str, tuple[str, ...]]] = RECURRENT
 
 
 class LSTMCell(_Cell, nnx.LSTMCell):

@@ -61,10 +61,14 @@ class Regularized(Declaring):
     `<parameter>_regularizer` for any other `nnx.Param` of the module. A weight penalty is of the whole parameter and
     counts once. `activity_regularizer` is of the output of `__call__`, once per call and summed over calls: each
     floating leaf of the output by itself, divided by its leading dimension (a scalar is not divided, an empty batch
-    gives 0). Recurrent cells return `(carry, output)`; there only `output` is penalized.
+    gives 0). That is the batch; where it is not, `with_losses(model, batch_axis=...)` says so: under `nnx.vmap` a
+    module sees one example, and `batch_axis=None` divides by nothing. The functions of `jaxreg.activity` are taken as
+    they are, and so is its `WholeOutput`, a penalty of all that a module returns. Recurrent cells return
+    `(carry, output)`; there only `output` is penalized.
 
     `with_losses(model)` returns the penalties; a plain `model(x)` computes none and leaves nothing behind. The
-    attributes may be set on a finished module, and count from its next call. A regularizer of Python numbers is static:
+    attributes may be set on a finished module, and count from its next call. They count on modules without this mixin
+    too, which take them by assignment alone and are checked when they run. A regularizer of Python numbers is static:
     `nnx.jit` compiles again for another one. A regularizer that holds arrays is stored as `nnx.data`: its arrays are
     part of `nnx.state(model)` (not of `nnx.state(model, nnx.Param)`), and new values do not compile again.
 

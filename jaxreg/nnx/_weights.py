@@ -10,7 +10,7 @@ from jaxreg._core.regularizer import Regularizer, Sum
 from jaxreg._flax.declared import ACTIVITY, Shape, is_sum_over_entries, module_regularizer, shown, stacked_axes
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg.nnx._declarations import Declarations, Declaring, join, regularized
+from jaxreg.nnx._declarations import Declarations, join, regularized
 from jaxreg.penalties import Stacked
 
 
@@ -22,10 +22,12 @@ class Penalized(NamedTuple):
 
 
 def penalized(declarations: Declarations) -> dict[str, Penalized]:
-    """Return `{path: (regularizer, parameter)}`, each parameter once."""
+    """Return `{path: (regularizer, parameter)}`, each parameter that is wanted once."""
     paths = {id(variable): path for path, variable in declarations.parameters}
     found: dict[str, Penalized] = {}
     for variable, regularizer in _declared(declarations):
+        if id(variable) not in declarations.wanted:
+            continue
         for path, leaf in _leaves(paths[id(variable)], variable):
             if path in found and found[path].regularizer != regularizer:
                 raise ValueError(
@@ -42,7 +44,7 @@ def penalized(declarations: Declarations) -> dict[str, Penalized]:
 def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
     for path, module, regularizers in declarations.modules:
         for name, regularizer in regularizers.items():
-            if name != ACTIVITY and isinstance(module, Declaring):
+            if name != ACTIVITY:
                 inside = declarations.inside(module)
                 for variable in regularized(module, name, regularizer, inside, path):
                     yield variable, regularizer

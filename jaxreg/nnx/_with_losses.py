@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from jaxreg._flax.declared import ACTIVITY, evaluate, named, shown
+from jaxreg._flax.outputs import check_batch_axis
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.nnx._declarations import Declarations, join
 from jaxreg.nnx._recording import Recording
@@ -15,7 +16,11 @@ from jaxreg.nnx._weights import penalized
 
 
 def with_losses(
-    model: nnx.Module, activity: Any = (), *, method: str | Callable[..., Any] = "__call__"
+    model: nnx.Module,
+    activity: Any = (),
+    *,
+    method: str | Callable[..., Any] = "__call__",
+    batch_axis: int | None = 0,
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """Return a function that does what `model(...)` does and returns the penalties of the call too.
 
@@ -33,11 +38,16 @@ def with_losses(
     modules share counts once under transforms of NNX, and twice under those of JAX, which do not see that it is shared.
 
     Args:
-        model: an NNX module; its modules that inherit `Regularized` are penalized.
+        model: an NNX module. The attributes `<parameter>_regularizer` and `activity_regularizer` of its modules count,
+            of those that inherit `Regularized` and of all others, as in `model.layers[0].kernel_regularizer = reg`.
         activity: rules `(pattern, regularizer)` as `jaxreg.TreeRegularizer` takes them, for the outputs of modules one
             cannot edit. The first rule that matches the path of a module decides; `""` is the model itself, `**` all
             modules. A predicate is given the path and the module.
         method: the name of the method to call, or a function that takes the module first.
+        batch_axis: the axis of outputs by whose length activity penalties are divided, the same for all modules; 1 for
+            time-major models. `None` divides by nothing, where modules see one example: a single image, or inside
+            `jax.vmap`, which then returns the losses of each example (take their mean). Inside the model `nnx.vmap`
+            adds them up: divide by the number of examples.
 
     Raises:
         ValueError: a pattern matches no module; a regularizer fits no parameter; an activity penalty would be lost in
@@ -53,9 +63,14 @@ def with_losses(
         >>> y, losses = jaxreg.nnx.with_losses(model, activity=[("", "l1")])(jnp.ones((4, 3)))
         >>> {path: round(float(loss), 4) for path, loss in losses.items()}
         {'activity': 0.06, 'layers/0/kernel': 0.06}
+        >>> penalties = jaxreg.nnx.with_losses(model, activity=[("", "l1")], batch_axis=None)
+        >>> y, losses = nnx.vmap(penalties)(jnp.ones((4, 3)))
+        >>> round(float(losses["activity"].mean()), 4)
+        0.06
     """
     _check_model("with_losses", model)
     rules: Any = TreeRegularizer(activity).rules
+    batch_axis = check_batch_axis(batch_axis)
     call = (
         (lambda module, *args, **kwargs: getattr(module, method)(*args, **kwargs))
         if isinstance(method, str)
@@ -65,7 +80,7 @@ def with_losses(
     def call_with_losses(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, jax.Array]]:
         declarations = Declarations(model)
         found = penalized(declarations)
-        recording = Recording(declarations, rules)
+        recording = Recording(declarations, rules, batch_axis)
         losses = evaluate(
             {path: one.regularizer for path, one in found.items()}, {path: one.parameter for path, one in found.items()}
         )
@@ -86,18 +101,19 @@ def with_losses(
     return call_with_losses
 
 
-def regularizer(model: nnx.Module) -> TreeRegularizer:
-    """Return the weight penalties that a model declares, as rules on the paths of `nnx.state(model, nnx.Param)`.
+def regularizer(model: nnx.Module, wrt: Any = nnx.Param) -> TreeRegularizer:
+    """Return the weight penalties that a model declares, as rules on the paths of `nnx.state(model, wrt)`.
 
     For an optax chain: `jaxreg.add_regularization(regularizer(model))`, `jaxreg.proximal(...)`, in
     `nnx.Optimizer(model, ..., wrt=nnx.Param)`. Penalties of outputs are not among them.
 
     Args:
         model: an NNX module.
+        wrt: the variables that the optimizer trains, as its own `wrt=` says it: only their penalties are returned.
 
     Raises:
-        ValueError: a regularizer fits no parameter, or a parameter has two.
-        TypeError: the model is not an NNX module.
+        ValueError: a regularizer fits no parameter, or a parameter has two; the model has no variable that `wrt` means.
+        TypeError: the model is not an NNX module, or `wrt` no filter of NNX.
 
     Example:
         >>> from flax import nnx
@@ -105,10 +121,33 @@ def regularizer(model: nnx.Module) -> TreeRegularizer:
         >>> model = jaxreg.nnx.Linear(3, 2, kernel_regularizer=jaxreg.L1(0.1), rngs=nnx.Rngs(0))
         >>> jaxreg.nnx.regularizer(model)
         TreeRegularizer([('kernel', L1(l1=0.1))])
+        >>> tuned = jaxreg.nnx.LoRALinear(3, 2, lora_rank=1, kernel_regularizer="l2", lora_a_regularizer="l1",
+        ...                               rngs=nnx.Rngs(0))
+        >>> jaxreg.nnx.regularizer(tuned, wrt=nnx.LoRAParam)
+        TreeRegularizer([('lora/lora_a', L1(l1=0.01))])
     """
     _check_model("regularizer", model)
-    found = penalized(Declarations(model))
+    try:
+        nnx.filterlib.to_predicate(wrt)
+    except (TypeError, ValueError):  # ValueError: Flax fails at its own message
+        raise TypeError(
+            f"`regularizer(model, wrt=...)` takes a filter of NNX, such as `nnx.LoRAParam`, got {shown(wrt)}."
+        ) from None
+    declarations = Declarations(model, wrt)
+    if not declarations.wanted:
+        kinds = sorted(
+            {type(variable).__name__ for variable in jax.tree.leaves(nnx.state(model), is_leaf=_is_variable)}
+        )
+        raise ValueError(
+            f"`regularizer(model, wrt={shown(wrt)})`: the model has no such variable, only {kinds}. Give the `wrt` of "
+            "its `nnx.Optimizer`."
+        )
+    found = penalized(declarations)
     return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in found.items()])
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
 
 
 def _check_model(call: str, model: Any) -> None:

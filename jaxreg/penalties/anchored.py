@@ -30,8 +30,11 @@ class Anchored(Regularizer):
     `TreeRegularizer.anchored`. A config holds their shapes and digests; `from_config` takes the arrays.
 
     Args:
-        penalty: any regularizer; with weights an elementwise penalty, a sum or a multiple of such.
-        reference: an array of the shape of `x`, or a number. Do not donate its buffer.
+            object.__setattr__(self, name, _as_it_is_now(f"Anchored({name}=...)", value))
+        if self.weights is None:
+            return
+        object.__setattr__(self, "weights", checks.number("Anchored(weights=...)", self.weights, above=None))
+        if self.penalty.scalar() is None:
         weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
 
     Raises:
@@ -62,6 +65,7 @@ class Anchored(Regularizer):
             value = getattr(self, name)
             if isinstance(value, (str, bytes, bool, list, tuple, dict)) or (value is None and name == "reference"):
                 raise TypeError(f"`Anchored({name}=...)` must be an array or a number, got {checks.short(value)}.")
+            object.__setattr__(self, name, _as_it_is_now(f"Anchored({name}=...)", value))
         if self.weights is None:
             return
         object.__setattr__(self, "weights", checks.number("Anchored(weights=...)", self.weights, above=None))
@@ -73,19 +77,19 @@ class Anchored(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        difference = x - self._like("reference", x)
+        difference = x - self._array("reference", x)
         rho = None if self.weights is None else self.penalty.scalar()
         if rho is None:
             return self.penalty(difference)
-        return weighted_sum(rho, jnp.real(self._like("weights", x)), difference)
+        return weighted_sum(rho, jnp.real(self._array("weights", x)), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        difference = z - self._like("reference", z)
+        difference = z - self._array("reference", z)
         return self._back(z, difference, self.penalty.prox(difference, self._weighted(step, z)))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        reference = self._like("reference", z)
+        reference = self._array("reference", z)
         start, difference = p - reference, z - reference
         moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
         return jnp.where(moved == start, p, self._back(z, difference, moved))
@@ -129,17 +133,31 @@ class Anchored(Regularizer):
         return self.penalty.reach if self.penalty.reach is Reach.ENTRY else Reach.ARRAY
 
     def _weighted(self, step: jax.Array, z: jax.Array) -> jax.Array:
-        return step if self.weights is None else numerics.threshold(step, jnp.real(self._like("weights", z)))
+        return step if self.weights is None else numerics.threshold(step, jnp.real(self._array("weights", z)))
 
     def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
         """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""
-        return jnp.where(moved == difference, x, self._like("reference", x) + moved)
+        return jnp.where(moved == difference, x, self._array("reference", x) + moved)
 
-    def _like(self, name: str, x: jax.Array) -> jax.Array:
+    def _array(self, name: str, x: jax.Array) -> jax.Array:
         value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))
         if value.shape not in ((), x.shape):
             raise ValueError(f"`Anchored({name}=...)` has the shape {value.shape}, the array has {x.shape}.")
         return value
+
+
+def _as_it_is_now(call: str, value: Any) -> Any:
+    """The value of a variable (NNX, Keras, `jax.Ref`), a copy of a NumPy array: a reference stays where it was."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, jax.Ref):
+        return value[...]
+    if isinstance(value, (jax.Array, type)) or not hasattr(value, "__jax_array__"):
+        return value
+    value = value.__jax_array__()
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, float, int, complex)):
+        raise TypeError(f"`{call}` must be an array or a number, got a variable that holds {checks.short(value)}.")
+    return _as_it_is_now(call, value)
 
 
 def _describe(value: Any) -> dict[str, Any]:

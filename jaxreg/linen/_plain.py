@@ -1,0 +1,39 @@
+"""Plain `model.apply(variables, x, mutable=["losses"])`: what it cannot tell raises, and is right by `with_losses`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._flax.declared import named, shown
+from jaxreg.linen import _declarations
+
+
+def check_asked(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str) -> None:
+    """Raise if the caller asked for `losses`, and a lifted transform around the module does not hand them on."""
+    if root.scope is not None and root.is_mutable_collection(_declarations.LOSSES):
+        raise _error(module, regularizer, name, "is lost: a lifted transform around the module does not pass it on")
+
+
+def check_counted_once(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str, leaf: Any) -> None:
+    """Raise if a lifted transform runs the module several times with one parameter, and each run leaves a penalty."""
+    assert module.scope is not None
+    assert root.scope is not None
+    if root.scope.debug_path:
+        return  # the model is a transformed class itself, and hides what is stored
+    lifts = sum(part.count("scan(") + part.count("vmap(") for part in module.scope.debug_path)
+    stored: Any = root.variables.get("params", {}) if lifts else {}
+    for part in (*module.path, *name.split("/")):
+        stored = stored.get(part) if isinstance(stored, Mapping) else None
+    if stored is not None and getattr(nn.unbox(stored), "ndim", 0) - leaf.ndim < lifts:  # an axis for each, in a stack
+        raise _error(module, regularizer, name, "counts once a run: a lifted transform repeats the module")
+
+
+def _error(module: nn.Module, regularizer: Regularizer, name: str, reason: str) -> ValueError:
+    path = "/".join((*module.path, name))
+    return ValueError(
+        f"`apply(..., mutable=['losses'])`: the penalty {shown(regularizer)} of {path} in the module "
+        f"{named('/'.join(module.path))} {reason} (nn.scan, nn.vmap, nn.RNN). Ask for the penalties by "
+        "`jaxreg.linen.with_losses(model)(variables, x)`, or leave 'losses' out of `mutable`."
+    )
