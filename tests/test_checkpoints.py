@@ -298,6 +298,7 @@ def keras_files(tmp_path_factory):
     model.save(out / "model.keras")
     model.save_weights(out / "model.weights.h5")
     (out / "model.json").write_text(model.to_json())
+    model.save(out / "model.h5")
     return out, model
 
 
@@ -319,7 +320,26 @@ def test_a_keras_archive_is_read_as_keras_names_it_with_its_own_penalties(keras_
     assert read["unmatched"] == []
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.json"])
+@pytest.mark.parametrize("text", [str, str.encode])
+def test_an_h5_file_of_keras_2_is_read(text, tmp_path, capsys):
+    """Keras 2 wrote the short form of regularizers, as bytes or, later, as a string."""
+    dense = {"name": "dense", "units": 2, "kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.5}}}
+    config = {"name": "sequential", "layers": [{"class_name": "Dense", "config": dense}]}
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["model_config"] = text(json.dumps({"class_name": "Sequential", "config": config}))
+    assert main(["convert", str(tmp_path / "old.h5")]) == 0
+    rules = jaxreg.TreeRegularizer.from_config(json.loads(capsys.readouterr().out))
+    assert float(rules({"dense": {"kernel": 2 * np.ones((3, 2)), "bias": np.ones(2)}})) == 0.5 * 4 * 6
+
+
+def test_an_h5_file_of_weights_alone_names_the_way_out(keras_files, capsys):
+    out, _ = keras_files
+    assert main(["convert", str(out / "model.weights.h5")]) != 0
+    assert "holds weights alone, no model_config; give the JSON of model.to_json()" in capsys.readouterr().err
+    assert main(["convert", str(out / "model.json")]) == 0
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.json", "model.h5"])
 def test_converted_rules_give_the_penalty_of_keras(name, keras_files, capsys):
     out, model = keras_files
     assert main(["convert", str(out / name)]) == 0

@@ -11,10 +11,11 @@ NAME = "convert"
 SUMMARY = "the regularizers of a Keras model as jaxreg rules"
 DESCRIPTION = """\
 Write the weight regularizers of a Keras model as the JSON of a TreeRegularizer.
-MODEL is a .keras archive or the JSON of model.to_json(). Keras is not needed,
-and nothing of the model is run. The patterns are `**/` and Keras' names of the
-variables: **/dense/kernel. What rules on parameters cannot say (activity
-regularizers, frozen layers) is named on the standard error stream."""
+MODEL is a .keras archive, a legacy .h5 file or the JSON of model.to_json().
+Keras is not needed, and nothing of the model is run. The patterns are `**/` and
+Keras' names of the variables: **/dense/kernel. What rules on parameters cannot
+say (activity regularizers, frozen layers) is named on the standard error
+stream."""
 
 EPILOG = """\
 examples:
@@ -26,7 +27,7 @@ and in Python:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras archive or JSON")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras archive, .h5 or JSON")
 
 
 def run(args: argparse.Namespace) -> int:

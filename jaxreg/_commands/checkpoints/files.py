@@ -14,7 +14,6 @@ from jaxreg._commands.checkpoints import keras_file
 from jaxreg._rules.paths import flatten_with_paths
 
 Arrays = dict[str, Any]
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read(path: Path) -> Arrays:
@@ -66,7 +65,7 @@ def _reader(path: Path) -> Callable[[Path], Arrays]:
         head = file.read(16)
     if head.startswith(b"PK\x03\x04"):
         return _zip_reader(path)
-    if head.startswith(_HDF5):
+    if head.startswith(keras_file.HDF5):
         return keras_file.read_h5
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return _safetensors

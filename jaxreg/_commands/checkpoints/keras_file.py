@@ -9,20 +9,36 @@ from typing import Any, BinaryIO
 from jaxreg._commands import cli
 from jaxreg._commands.checkpoints import keras_layers
 
+HDF5 = b"\x89HDF\r\n\x1a\n"
 _LARGEST_RATIO = 2000  # of the bytes of an array to its bytes in the file: a compressed array stays below it
 
 
 def read_config(path: Path) -> Any:
-    """Return the config of the model in a `.keras` archive, or in a JSON file as `model.to_json()` writes it."""
+    """Return the config of the model in a `.keras` archive or a legacy `.h5` file, or in the JSON of `to_json()`."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if "config.json" not in archive.namelist():
                 raise cli.UserError(f"{path}: no .keras archive (no config.json in it)")
             return json.loads(archive.read("config.json"))
+    with path.open("rb") as file:
+        if file.read(len(HDF5)) == HDF5:
+            return _config_in_h5(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise cli.UserError(f"{path}: neither a .keras archive nor JSON") from None
+        raise cli.UserError(f"{path}: neither a .keras archive nor JSON, nor a legacy .h5 file") from None
+
+
+def _config_in_h5(path: Path) -> Any:
+    """The config that `model.save("model.h5")` of Keras 2 and 3 leaves in an attribute of the file."""
+    cli.require("inspect", {"h5py": "h5py"})
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        config = file.attrs.get("model_config")
+    if config is None:
+        raise cli.UserError(f"{path}: holds weights alone, no model_config; give the JSON of model.to_json()")
+    return json.loads(config)
 
 
 def read_keras(path: Path) -> dict[str, Any]:
