@@ -46,6 +46,7 @@ from jaxreg.penalties import Huber as Huber
 from jaxreg.penalties import L1Ball as L1Ball
 from jaxreg.penalties import LogSum as LogSum
 from jaxreg.penalties import Lq as Lq
+from jaxreg.penalties import Matrix as Matrix
 from jaxreg.penalties import MaxNorm as MaxNorm
 from jaxreg.penalties import NonNegative as NonNegative
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer

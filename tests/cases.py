@@ -209,6 +209,11 @@ def _gram_rest(w: Array) -> Array:
     return w.T @ w - np.eye(w.shape[1])
 
 
+def _swapped(w: Array) -> Array:
+    """The columns of the matrix are the first axis, its rows all others."""
+    return w.reshape(w.shape[0], -1).T
+
+
 SPECTRA = {"shapes": ((3, 4), (4, 3), (5, 5), (2, 1), (1, 3)), "kinks": (np.zeros((3, 4)), np.eye(3), np.eye(4, 3))}
 GROUPS = {"shapes": ((3, 4), (4, 1), (1, 5)), "kinks": (np.zeros((3, 4)), np.array([[0.0, 1.0], [0.0, 2.0]]))}
 
@@ -255,6 +260,13 @@ STRUCTURES = (
         value=lambda w: 0.3 * (_gram_rest(w) ** 2).sum(),
         subgradient=lambda w: 1.2 * w @ _gram_rest(w),
         **SPECTRA,
+    ),
+    Case(
+        jaxreg.Matrix(jaxreg.Spectral(jaxreg.L1(0.3)), outputs=0),
+        value=lambda w: 0.3 * np.linalg.svd(_swapped(w), compute_uv=False).sum(),
+        subgradient=lambda w: 0.3 * _spectral_subgradient(_swapped(w), np.ones_like).T.reshape(w.shape),
+        shapes=((3, 4), (7,), (2, 3, 2), (2, 2, 1, 3)),
+        kinks=SPECTRA["kinks"],
     ),
     Case(
         jaxreg.HoyerSquare(0.3),

@@ -47,6 +47,7 @@ INSTANCES = {type(case.regularizer): case.regularizer for case in reversed(ALL_C
     jaxreg.Anchored: jaxreg.Anchored(jaxreg.L2(0.5), 1.0),
     jaxreg.Group: jaxreg.Group(jaxreg.L1(0.5)),
     jaxreg.Stacked: jaxreg.Stacked(jaxreg.L2(0.5)),
+    jaxreg.Matrix: jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.5))),
     jaxreg.NonNegative: jaxreg.NonNegative(),
     jaxreg.Box: jaxreg.Box(-1.0, 1.0),
     jaxreg.MaxNorm: jaxreg.MaxNorm(),

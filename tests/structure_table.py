@@ -132,6 +132,18 @@ def stacked(p: Term, shape: tuple[int, ...]) -> Term:
     return Term(jaxreg.Stacked(p.regularizer, axes=(0,)), value, into, p.entries)
 
 
+def transposed(p: Term, shape: tuple[int, ...]) -> Term:
+    def swap(x: Array) -> Array:
+        return np.swapaxes(x, -1, -2)
+
+    return Term(
+        jaxreg.Matrix(p.regularizer, outputs=-2),
+        lambda x: p.value(swap(x)),
+        lambda x: swap(p.into(swap(x))),
+        p.entries,
+    )
+
+
 def anchored(p: Term, shape: tuple[int, ...], weighted: bool) -> Term:
     reference, entries = REFERENCE[shape], p.entries
     if not weighted:
@@ -152,6 +164,7 @@ WRAPPERS: dict[str, Callable[[Term, tuple[int, ...]], Term]] = {
     "NonNegative + P": lambda p, shape: added(NONNEGATIVE, p),
     "P + Box": lambda p, shape: added(p, BOX),
     "Stacked(P)": stacked,
+    "Matrix(P)": transposed,
     "Anchored(P)": lambda p, shape: anchored(p, shape, weighted=False),
     "Anchored(P, weights)": lambda p, shape: anchored(p, shape, weighted=True),
 }

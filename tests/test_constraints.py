@@ -102,7 +102,7 @@ CASES = (
     Case(L1Ball(1.5, axis=(1,)), _groups(lambda z: _l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
     Case(Simplex(), _groups(lambda z: _simplex(z, 1.0), -1), lambda z, s: _simplex(z, 1.0, s), point=np.eye(3, 4)),
     Case(Simplex(2.5, axis=None), _groups(lambda z: _simplex(z, 2.5), None), point=2.5 * np.eye(12)[0].reshape(3, 4)),
-    Case(SpectralBall(1.5), lambda z: _spectral(z, 1.5), shapes=(*RANK2, (2, 3, 4))),
+    Case(SpectralBall(1.5), lambda z: _spectral(z, 1.5), shapes=RANK2),
 )
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_metric = pytest.mark.parametrize("case", [case for case in CASES if case.metric], ids=str)
@@ -128,6 +128,17 @@ def test_prox_is_the_projection(case: Case, shape: tuple[int, ...], scale: float
     np.testing.assert_allclose(case.constraint.prox(f32(z)), expected, rtol=2e-5, atol=1e-6 * scale)
     for step in (0.0, 1e-3, 1e30, jnp.inf):
         np.testing.assert_array_equal(case.constraint.prox(f32(z), step), case.constraint.prox(f32(z)))
+
+
+@pytest.mark.parametrize("scale", [0.05, 2.0, 300.0])
+def test_the_projection_of_a_stack_of_matrices_is_that_of_each(scale: float) -> None:
+    z = sample((2, 3, 4), scale=scale)
+    expected, ball = _spectral(z, 1.5), jaxreg.Stacked(SpectralBall(1.5))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(ball.prox(jnp.asarray(z)), expected, rtol=1e-12, atol=1e-12 * scale)
+    np.testing.assert_allclose(ball.prox(f32(z)), expected, rtol=2e-5, atol=1e-6 * scale)
+    for step in (0.0, 1e-3, 1e30, jnp.inf):
+        np.testing.assert_array_equal(ball.prox(f32(z), step), ball.prox(f32(z)))
 
 
 @each_case

@@ -32,6 +32,8 @@ REGULARIZERS = (
     jaxreg.Anchored(L1, REFERENCE, weights=abs(REFERENCE)),
     jaxreg.Stacked(jaxreg.Spectral(L1), axes=(0,)),
     jaxreg.Stacked(jaxreg.Group(L1, axis=0), axes=(1,)),
+    jaxreg.Matrix(jaxreg.Spectral(L1), outputs=(-1, 0)),
+    jaxreg.Matrix(jaxreg.Group(L1, axis=0) + jaxreg.L2(0.2), outputs=0),
     jaxreg.Box(-0.5, 0.5),
     jaxreg.L1Ball(3.0, axis=0),
     jaxreg.MaxNorm(1.0, axis=1),

@@ -212,7 +212,8 @@ def test_double_soft_orthogonality_is_soft_orthogonality() -> None:
     np.testing.assert_allclose(jaxreg.SoftOrthogonal(1.0)(w.T), ((w @ w.T - np.eye(5)) ** 2).sum(), rtol=1e-5)
     kernel = sample((3, 3, 2, 4))
     flat = kernel.reshape(18, 4)
-    np.testing.assert_allclose(jaxreg.SoftOrthogonal(1.0)(kernel), ((flat.T @ flat - np.eye(4)) ** 2).sum(), rtol=1e-5)
+    found = jaxreg.Matrix(jaxreg.SoftOrthogonal(1.0))(kernel)
+    np.testing.assert_allclose(found, ((flat.T @ flat - np.eye(4)) ** 2).sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("u", [0.01, 0.2, 3.0, 1e4])
@@ -238,12 +239,13 @@ def test_prox_of_the_spectral_norm_by_moreau(step: float) -> None:
         np.testing.assert_allclose(jaxreg.SpectralNorm(2.0).prox(jnp.asarray(z), step), expected, atol=1e-9)
 
 
-def test_batches_of_matrices() -> None:
+def test_stacks_of_matrices() -> None:
     x = jnp.asarray(sample((5, 3, 2)), jnp.float32)
     for reg in (jaxreg.Spectral(jaxreg.L1(0.3)), jaxreg.Spectral(jaxreg.L1(0.3), "polar"), jaxreg.SpectralNorm(0.3)):
-        np.testing.assert_allclose(reg(x), sum(reg(matrix) for matrix in x), rtol=1e-5)
-        np.testing.assert_allclose(reg.prox(x, 0.5), jnp.stack([reg.prox(matrix, 0.5) for matrix in x]), atol=1e-5)
-        np.testing.assert_allclose(jax.grad(reg)(x), jnp.stack([jax.grad(reg)(matrix) for matrix in x]), atol=1e-5)
+        stacked = jaxreg.Stacked(reg)
+        np.testing.assert_allclose(stacked(x), sum(reg(matrix) for matrix in x), rtol=1e-5)
+        np.testing.assert_allclose(stacked.prox(x, 0.5), jnp.stack([reg.prox(matrix, 0.5) for matrix in x]), atol=1e-5)
+        np.testing.assert_allclose(jax.grad(stacked)(x), jnp.stack([jax.grad(reg)(matrix) for matrix in x]), atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- the polar way

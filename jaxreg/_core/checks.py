@@ -149,11 +149,19 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
     return x
 
 
-def matrix(call: str, x: jax.Array) -> jax.Array:
-    """Return `x` if its last two axes are a matrix."""
+def matrix(call: str, x: jax.Array, problem: str = "") -> jax.Array:
+    """Return `x` if it has rank 2; `problem` is another first sentence of the error."""
+    if x.ndim == 2:
+        return x
+    problem = problem or f"`{call}` takes a matrix, got shape {x.shape}."
     if x.ndim < 2:
-        raise ValueError(f"`{call}` takes a matrix (its last two axes), got shape {x.shape}.")
-    return x
+        raise ValueError(problem)
+    name, layers = call.partition(".")[0], tuple(range(x.ndim - 2))
+    raise ValueError(
+        f"{problem} For one matrix, as of a convolution or of attention, write "
+        f"`jaxreg.Matrix(jaxreg.{name}(...), outputs=-1)`, where `outputs` are the axes that become its columns. For a "
+        f"stack of matrices write `jaxreg.Stacked(jaxreg.{name}(...), axes={layers})`, where `axes` count them."
+    )
 
 
 def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:

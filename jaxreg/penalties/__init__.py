@@ -17,6 +17,7 @@ from jaxreg.penalties.l1l2 import L1L2 as L1L2
 from jaxreg.penalties.l2 import L2 as L2
 from jaxreg.penalties.log_sum import LogSum as LogSum
 from jaxreg.penalties.lq import Lq as Lq
+from jaxreg.penalties.matrix import Matrix as Matrix
 from jaxreg.penalties.max_norm import MaxNorm as MaxNorm
 from jaxreg.penalties.mcp import MCP as MCP
 from jaxreg.penalties.non_negative import NonNegative as NonNegative
@@ -56,6 +57,7 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     SpectralBall,
     UnitNorm,
     Stacked,
+    Matrix,
     Sum,
     Scaled,
     Function,

@@ -18,13 +18,14 @@ def check_axis(owner: str, axis: Any) -> None:
             raise TypeError(f"`{owner}(axis=...)` must be an int, a tuple of ints or None, got {checks.short(axis)}.")
 
 
-def axes_of(owner: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """The axes that form one group, counted from 0."""
+def axes_of(owner: str, axis: Any, ndim: int, name: str = "axis") -> tuple[int, ...]:
+    """The axes that are given, counted from 0; None stands for all."""
     given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(item + ndim if item < 0 else item for item in given)
     if len(set(axes)) != len(axes) or not all(0 <= item < ndim for item in axes):
         raise ValueError(
-            f"`{owner}(axis=...)` must name different axes of the array, here of rank {ndim}, got {checks.short(axis)}."
+            f"`{owner}({name}=...)` must name different axes of the array, here of rank {ndim}, got "
+            f"{checks.short(axis)}."
         )
     return axes
 

@@ -27,19 +27,19 @@ _POLISH = ((1.875, -1.25, 0.375),) * 9  # the quintic Newton-Schulz step, for wh
 
 
 def polar_factor(x: jax.Array) -> jax.Array:
-    """U Vᵀ of the last two axes by matrix products alone; the null space maps to 0.
+    """U Vᵀ by matrix products alone; the null space maps to 0.
 
     Singular values below about 1e-6 of the Frobenius norm are mapped to less than 1.
     """
-    if x.shape[-2] < x.shape[-1]:
-        return jnp.swapaxes(polar_factor(jnp.swapaxes(x, -1, -2)), -1, -2)
-    frobenius = jax.lax.stop_gradient(numerics.norms(x, (x.ndim - 2, x.ndim - 1)))
+    if x.shape[0] < x.shape[1]:
+        return polar_factor(x.T).T
+    frobenius = jax.lax.stop_gradient(numerics.norms(x, (0, 1)))
     y = x / jnp.where(frobenius == 0, 1, frobenius)
     safe = tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS)
 
     def step(y: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, None]:
         a, b, c = coefficients
-        gram = matmul(jnp.swapaxes(y, -1, -2), y)
+        gram = matmul(y.T, y)
         return a * y + matmul(y, b * gram + c * matmul(gram, gram)), None
 
     return jax.lax.scan(step, y, jnp.asarray((*safe, *_POLISH), x.dtype))[0]
@@ -60,11 +60,11 @@ def _nuclear_norm_polar_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax
 
 def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     """U max(Σ − t, 0) Vᵀ = ½·(X − tO)·(I + sign(P − tI)), O the polar factor and P = OᵀX symmetrized."""
-    if x.shape[-2] < x.shape[-1]:
-        return jnp.swapaxes(singular_value_threshold_polar(jnp.swapaxes(x, -1, -2), t), -1, -2)
+    if x.shape[0] < x.shape[1]:
+        return singular_value_threshold_polar(x.T, t).T
     factor = polar_factor(x)
-    p = matmul(jnp.swapaxes(factor, -1, -2), x)
-    p = (p + jnp.swapaxes(p, -1, -2)) / 2
-    sign = polar_factor(p - t * jnp.eye(p.shape[-1], dtype=p.dtype))
+    p = matmul(factor.T, x)
+    p = (p + p.T) / 2
+    sign = polar_factor(p - t * jnp.eye(len(p), dtype=p.dtype))
     rest = x - t * factor
     return (rest + matmul(rest, sign)) / 2

@@ -24,7 +24,7 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _adjoint(a: jax.Array) -> jax.Array:
-    return jnp.conj(jnp.swapaxes(a, -1, -2))
+    return jnp.conj(a).T
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -34,13 +34,12 @@ def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What the rounding of a decomposition makes of a zero singular value."""
-    largest = jnp.max(s, axis=-1, keepdims=True, initial=0)
-    return max(shape[-2:]) * jnp.finfo(s.dtype).eps * largest
+    return max(shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0)
 
 
 @jax.custom_jvp
 def singular_values(x: jax.Array) -> jax.Array:
-    """σ of the last two axes, in decreasing order; dσ_i = Re u_iᴴ dX v_i.
+    """σ in decreasing order; dσ_i = Re u_iᴴ dX v_i.
 
     Taken from the whole decomposition, for callers that need the vectors too: the compiler makes one of the two.
     """
@@ -51,14 +50,14 @@ def singular_values(x: jax.Array) -> jax.Array:
 def _singular_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     u, s, vh = _svd(x)
-    return s, jnp.real(jnp.einsum("...mi,...mn,...in->...i", jnp.conj(u), dx, jnp.conj(vh)))
+    return s, jnp.real(jnp.einsum("mi,mn,in->i", jnp.conj(u), dx, jnp.conj(vh)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def spectral_map(f: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Array) -> jax.Array:
     """U f(params, Σ) Vᴴ for x = UΣVᴴ; f acts entry by entry and is 0 at 0."""
     u, s, vh = _svd(x)
-    return compiler.placed_like(x, matmul(u * f(params, s)[..., None, :], vh))
+    return compiler.placed_like(x, matmul(u * f(params, s), vh))
 
 
 @spectral_map.defjvp
@@ -72,23 +71,23 @@ def _spectral_map_jvp(
     slope = jax.jvp(lambda t: f(params, t), (s,), (jnp.ones_like(s),))[1]
     tiny = _negligible(s, x.shape)
 
-    rows, columns = s[..., :, None], s[..., None, :]
+    rows, columns = s[:, None], s[None, :]
     gap, total = rows - columns, rows + columns
-    near, small = jnp.abs(gap) <= 8 * tiny[..., None], total <= tiny[..., None]
-    mean_slope = (slope[..., :, None] + slope[..., None, :]) / 2
-    difference = (value[..., :, None] - value[..., None, :]) / jnp.where(near, 1, gap)
-    odd = (value[..., :, None] + value[..., None, :]) / jnp.where(small, 1, total)
+    near, small = jnp.abs(gap) <= 8 * tiny, total <= tiny
+    mean_slope = (slope[:, None] + slope) / 2
+    difference = (value[:, None] - value) / jnp.where(near, 1, gap)
+    odd = (value[:, None] + value) / jnp.where(small, 1, total)
     inside = matmul(matmul(_adjoint(u), dx), v)
     hermitian, skew = (inside + _adjoint(inside)) / 2, (inside - _adjoint(inside)) / 2
     core = jnp.where(near, mean_slope, difference) * hermitian + jnp.where(small, mean_slope, odd) * skew
-    core = core + jnp.eye(s.shape[-1], dtype=x.dtype) * df[..., None, :]
+    core = core + jnp.eye(s.size, dtype=x.dtype) * df
 
     zero = s <= tiny
-    ratio = jnp.where(zero, slope, value / jnp.where(zero, 1, s))[..., None, :]
+    ratio = jnp.where(zero, slope, value / jnp.where(zero, 1, s))
     outside_left = matmul(dx - matmul(u, matmul(_adjoint(u), dx)), v) * ratio
     outside_right = matmul(u * ratio, matmul(_adjoint(u), dx - matmul(matmul(dx, v), vh)))
     tangent = matmul(matmul(u, core), vh) + matmul(outside_left, vh) + outside_right
-    mapped = matmul(u * value[..., None, :], vh)
+    mapped = matmul(u * value, vh)
     return compiler.placed_like(x, mapped), compiler.placed_like(x, tangent)
 
 

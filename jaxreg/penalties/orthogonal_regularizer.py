@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import numerics
+from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import coefficient, static
 
@@ -25,14 +25,15 @@ class OrthogonalRegularizer(Regularizer):
     sharded (n, m) matrix in float32 every device gathers at most 4·n·m bytes; where m is sharded, an all-reduce of at
     most 4·n² bytes sums the Gram matrix.
 
-    Stacked layers (`nn.scan`, `vmap`), an array of rank 3: `Stacked(OrthogonalRegularizer(...))`.
+    For an array of rank 2. Kernels of a higher rank: `Matrix(OrthogonalRegularizer(...), outputs)`; stacks of matrices
+    (`nn.scan`, `vmap`): `Stacked(OrthogonalRegularizer(...), axes)`.
 
     Args:
         factor: leaf; real, finite, non-negative.
         mode: static; "rows" or "columns".
 
     Raises:
-        ValueError: `x` is not a matrix, or `factor` or `mode` is not such a value.
+        ValueError: the rank is not 2, or `factor` or `mode` is not such a value.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -51,11 +52,8 @@ class OrthogonalRegularizer(Regularizer):
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        if x.ndim != 2:
-            raise ValueError(
-                f"Inputs to OrthogonalRegularizer must have rank 2. Received: inputs.shape={x.shape}. For stacked "
-                "layers write `jaxreg.Stacked(jaxreg.OrthogonalRegularizer(...))`; reshape a convolution kernel."
-            )
+        keras_words = f"Inputs to OrthogonalRegularizer must have rank 2. Received: inputs.shape={x.shape}."
+        x = checks.matrix("OrthogonalRegularizer", x, keras_words)
         rows = x if self.mode == "rows" else x.T
         n = rows.shape[0]
         factor = jnp.asarray(self.factor, numerics.real_dtype(x))

@@ -23,18 +23,18 @@ class SoftOrthogonal(Regularizer):
         prox(Z, τ) = U s(Σ) Vᴴ, s(σ) the largest root of 4us³ + (1 − 4u)s − σ = 0, u = τ·factor
 
     The Gram matrix of the smaller side is used: ‖WWᵀ − I‖² and ‖WᵀW − I‖² differ by the constant m − n, which is added,
-    so the value is the one of the formula for either shape, and so is the gradient. Arrays of higher rank (convolution
-    kernels) count as matrices of shape (all axes but the last, last). Smooth everywhere. Not convex; the prox of a
-    singular value 0 stays 0. Of a sharded (m, n) matrix in float32 every device gathers at most 4·m·n bytes; where the
-    longer side is sharded, an all-reduce of at most 4·min(m, n)² bytes sums the Gram matrix.
+    so the value is the one of the formula for either shape, and so is the gradient. Smooth everywhere. Not convex; the
+    prox of a singular value 0 stays 0. Of a sharded (m, n) matrix in float32 every device gathers at most 4·m·n bytes;
+    where the longer side is sharded, an all-reduce of at most 4·min(m, n)² bytes sums the Gram matrix.
 
-    Stacked layers (`nn.scan`, `vmap`) are not to be taken for a convolution kernel: `Stacked(SoftOrthogonal(...))`.
+    For an array of rank 2. Kernels of a higher rank: `Matrix(SoftOrthogonal(...), outputs)`; stacks of matrices
+    (`nn.scan`, `vmap`): `Stacked(SoftOrthogonal(...), axes)`.
 
     Args:
         factor: leaf; real, finite, non-negative.
 
     Raises:
-        ValueError: the rank is less than 2, or `factor` is not such a number.
+        ValueError: the rank is not 2, or `factor` is not such a number.
         NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
 
     Example:
@@ -53,7 +53,7 @@ class SoftOrthogonal(Regularizer):
     factor: ArrayLike = coefficient(0.01)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        w = _as_matrix("SoftOrthogonal", x)
+        w = checks.matrix("SoftOrthogonal", jnp.asarray(x))
         if w.size == 0:
             return jnp.zeros((), numerics.real_dtype(w))
         m, n = w.shape
@@ -64,10 +64,10 @@ class SoftOrthogonal(Regularizer):
         return sums.scaled_l2(factor, rest) + factor * max(n - m, 0)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        w, step = _as_matrix("SoftOrthogonal.prox", z), jnp.asarray(step)
+        z, step = checks.matrix("SoftOrthogonal.prox", jnp.asarray(z)), jnp.asarray(step)
         checks.scalar_step("SoftOrthogonal(...)", step, _singular_values.SCALAR_STEP)
         u = numerics.threshold(step, self.factor)
-        return _singular_values.spectral_map(_largest_root, u, w).reshape(jnp.shape(z)) if w.size else jnp.asarray(z)
+        return _singular_values.spectral_map(_largest_root, u, z) if z.size else z
 
 
 def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -78,8 +78,3 @@ def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
     for _ in range(_NEWTON_STEPS):
         s = s - (s * (a * s) * s + (b - a) * s - b * sigma) / (3 * (a * s) * s + b - a)
     return jnp.where(sigma == 0, 0, s)
-
-
-def _as_matrix(call: str, x: ArrayLike) -> jax.Array:
-    x = checks.matrix(call, jnp.asarray(x))
-    return x.reshape(-1, x.shape[-1]) if x.size else x.reshape(x.size, x.shape[-1])

@@ -24,13 +24,14 @@ class Spectral(Regularizer):
         prox(Z, τ) = U prox_ρ(Σ, τ) Vᴴ                                                          (exact for every ρ)
 
     `Spectral(L1(c))` is c times the nuclear norm; `Spectral(Lq(...))` Schatten-q; `Spectral(L0(c))` c times the rank.
-    The matrix is the last two axes; leading axes are a batch, and their penalties add up. A singular value below
-    max(m, n)·ε·σ₁ counts as zero in the gradient. Derivatives are finite at zero and at repeated singular values.
+    For an array of rank 2. Kernels of a higher rank: `Matrix(Spectral(...), outputs)`; stacks of matrices:
+    `Stacked(Spectral(...), axes)`. A singular value below max(m, n)·ε·σ₁ counts as zero in the gradient. Derivatives
+    are finite at zero and at repeated singular values.
 
     Cost: one decomposition (method "svd"), or for L1 48 matrix products (method "polar"), which is what
     accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off
     the CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
-    Leading axes may be sharded: every device keeps its own matrices.
+    In `Stacked` the stacked axes may be sharded: every device keeps its own matrices.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -38,7 +39,7 @@ class Spectral(Regularizer):
 
     Raises:
         TypeError: `penalty` is not elementwise.
-        ValueError: the array is no matrix, or "polar" was asked for where it does not apply.
+        ValueError: the rank is not 2, or "polar" was asked for where it does not apply.
         NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
 
     Example:
@@ -90,5 +91,5 @@ class Spectral(Regularizer):
                 f"`Spectral({type(self.penalty).__name__}, method='polar')` needs a multiple of L1 and a real matrix, "
                 f"got dtype {x.dtype}; use method='svd'."
             )
-        large = min(x.shape[-2:]) >= _POLAR_FROM and jax.default_backend() != "cpu"
+        large = min(x.shape) >= _POLAR_FROM and jax.default_backend() != "cpu"
         return self.method == "polar" or (self.method == "auto" and possible and large)

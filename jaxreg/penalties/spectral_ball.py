@@ -18,10 +18,10 @@ class SpectralBall(constraint.Constraint):
         {W : σ_max(W) ≤ radius}
         prox(Z) = U·min(Σ, radius)·Vᴴ, where Z = U·Σ·Vᴴ
 
-    The last two axes are the matrix, the ones before count matrices; also complex. Reshape a convolution kernel to
-    (fan_in, fan_out) first. A matrix inside comes back bit for bit. The derivative of the prox is that of the map of
-    matrices, finite also where singular values repeat or vanish (that of an SVD is nan there); at σ = radius it is
-    that of the inside. `violation` is the root of Σ max(σ − radius, 0)². Cost: one SVD of every matrix. There is no
+    For an array of rank 2, also complex. Kernels of a higher rank: `Matrix(SpectralBall(...), outputs)`; stacks of
+    matrices: `Stacked(SpectralBall(...), axes)`. A matrix inside comes back bit for bit. The derivative of the prox is
+    that of the map of matrices, finite also where singular values repeat or vanish (that of an SVD is nan there); at
+    σ = radius it is that of the inside. `violation` is the root of Σ max(σ − radius, 0)². Cost: one SVD. There is no
     exact prox in a diagonal metric (a step of the shape of Z). A sharded matrix is gathered: 4·m·n bytes on every
     device for float32.
 
@@ -29,7 +29,7 @@ class SpectralBall(constraint.Constraint):
         radius: leaf; real, finite, non-negative.
 
     Raises:
-        ValueError: the array has less than two axes.
+        ValueError: the rank is not 2, or `radius` is not such a number.
         NotImplementedError: `prox` with a step of the shape of `z`.
 
     Example:
@@ -52,5 +52,5 @@ class SpectralBall(constraint.Constraint):
         if z.size == 0:
             return z
         radius = jnp.asarray(self.radius, numerics.real_dtype(z))
-        inside = jnp.max(_singular_values.singular_values(z), axis=-1)[..., None, None] <= radius
+        inside = jnp.max(_singular_values.singular_values(z)) <= radius
         return jnp.where(inside, z, _singular_values.spectral_map(_singular_values.clip, radius, z))

@@ -20,14 +20,15 @@ class SpectralNorm(Regularizer):
         ∇R(X) = strength · u₁ v₁ᴴ,   the mean over the singular vectors where σ₁ is repeated, 0 at X = 0
         prox(Z, τ) = U min(Σ, θ) Vᴴ with Σ_i (σ_i − θ)₊ = τ·strength, and 0 if Σ_i σ_i ≤ τ·strength
 
-    The matrix is the last two axes; leading axes are a batch, and their penalties add up. One decomposition a call. A
-    sharded matrix is gathered: 4·m·n bytes on every device for float32.
+    For an array of rank 2. Kernels of a higher rank: `Matrix(SpectralNorm(...), outputs)`; stacks of matrices:
+    `Stacked(SpectralNorm(...), axes)`. One decomposition a call. A sharded matrix is gathered: 4·m·n bytes on every
+    device for float32.
 
     Args:
         strength: leaf; real, finite, non-negative.
 
     Raises:
-        ValueError: the array is no matrix, or `strength` is not such a number.
+        ValueError: the rank is not 2, or `strength` is not such a number.
         NotImplementedError: `prox` with an array step; there is no closed form in a diagonal metric.
 
     Example:
@@ -62,18 +63,18 @@ class SpectralNorm(Regularizer):
 
 def _largest(params: Any, s: jax.Array) -> jax.Array:
     del params
-    return jnp.sum(jnp.max(s, axis=-1))
+    return jnp.max(s)
 
 
 def _share_of_largest(params: Any, s: jax.Array) -> jax.Array:
     del params
-    top = jnp.max(s, axis=-1, keepdims=True)
+    top = jnp.max(s)
     ties = jax.lax.stop_gradient((s >= top * (1 - 8 * jnp.finfo(s.dtype).eps)) & (top > 0)).astype(s.dtype)
-    return ties / jnp.maximum(jnp.sum(ties, axis=-1, keepdims=True), 1)
+    return ties / jnp.maximum(jnp.sum(ties), 1)
 
 
 def _clip_level(s: jax.Array, u: jax.Array) -> jax.Array:
     """θ ≥ 0 with Σ(σ_i − θ)₊ = u, for σ in decreasing order; 0 where Σσ_i ≤ u."""
-    count = jnp.arange(1, s.shape[-1] + 1, dtype=s.dtype)
-    levels = (jnp.cumsum(s, axis=-1) - u) / count  # the level if the first k are clipped; the largest one is right
-    return jnp.maximum(jnp.max(levels, axis=-1, keepdims=True), 0)
+    count = jnp.arange(1, s.size + 1, dtype=s.dtype)
+    levels = (jnp.cumsum(s) - u) / count  # the level if the first k are clipped; the largest one is right
+    return jnp.maximum(jnp.max(levels), 0)
