@@ -185,8 +185,8 @@ def _cpu_seconds(code: str, bytecode: Path) -> float:
 def test_import_costs_little_beside_optax(tmp_path: Path) -> None:
     """Whole processes in pairs, every other pair in reverse order, after one of each that writes the bytecode.
 
-    The median of nine pairs; of up to 27 while it is too high, since beside five other processes for each core that of
-    nine scatters by ±0.03.
+    The median of nine pairs; of up to 27 while it is too high, since beside six other processes for each core the
+    median of nine was seen between 1.06 and 1.14 for the same files.
     """
     ratios: list[float] = []
     for code in ("import optax", "import jaxreg"):
