@@ -109,6 +109,7 @@ def test_value_is_that_of_norms_or_singular_values(case: Case, structure: str) -
         )
 
 
+@pytest.mark.core
 @each_case
 @each_structure
 def test_no_point_has_a_lower_objective(case: Case, structure: str) -> None:
@@ -120,6 +121,7 @@ def test_no_point_has_a_lower_objective(case: Case, structure: str) -> None:
                 assert _shortfall(w, scale, step, case.scalar, structure) <= 1e-9
 
 
+@pytest.mark.core
 @each_structure
 def test_the_check_sees_planted_mistakes(structure: str) -> None:
     """√2 missing in L0, the branch of MCP for large steps dropped, ½ in L2: the three that peers shipped."""
