@@ -335,3 +335,25 @@ def sample(shape: tuple[int, ...], seed: int = 0, scale: float = 2.0) -> Array:
     """Random float64 values that float16 holds, so that every dtype sees the same numbers."""
     values = np.random.default_rng(seed).normal(scale=scale, size=shape)
     return values.astype(np.float16).astype(np.float64)
+
+
+# Each in one program, which penalties of one class share whatever their coefficients: most of the time of a test goes
+# to the compiler. Without `jax.jit` around it, `jax.grad(reg)(x)` takes two programs or more.
+
+
+@jax.jit
+def gradient(reg: jaxreg.Regularizer, x: jax.Array) -> jax.Array:
+    """`jax.grad(reg)(x)`."""
+    return jax.grad(reg)(x)
+
+
+@jax.jit
+def value_and_gradient(reg: jaxreg.Regularizer, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`jax.value_and_grad(reg)(x)`."""
+    return jax.value_and_grad(reg)(x)
+
+
+@jax.jit
+def gradient_and_product(reg: jaxreg.Regularizer, x: jax.Array, direction: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The gradient, and the product of the Hessian and a direction."""
+    return jax.jvp(jax.grad(reg), (x,), (direction,))

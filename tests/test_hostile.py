@@ -12,7 +12,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 import jaxreg
-from tests.cases import ALL_CASES, Case, label
+from tests.cases import ALL_CASES, Case, gradient, label
 
 L1 = jaxreg.L1(0.3)
 OTHERS = (
@@ -119,13 +119,11 @@ def check_value(case: Any, reg: Any, x: np.ndarray, factor: float) -> None:
 
 
 def check_results(case: Any, reg: Any, x: np.ndarray, step: float) -> None:
-    gradient, prox = attempt(jax.grad(reg), jnp.asarray(x)), attempt(reg.prox, jnp.asarray(x), step)
-    for result in (gradient, prox):
+    slope, prox = attempt(gradient, reg, jnp.asarray(x)), attempt(reg.prox, jnp.asarray(x), step)
+    for result in (slope, prox):
         if result is not None:
             assert result.shape == x.shape and result.dtype == x.dtype
-            overflows = (
-                result is gradient and x.dtype == "float8_e4m3fn"
-            )  # it has no infinity: what is too large is nan
+            overflows = result is slope and x.dtype == "float8_e4m3fn"  # it has no infinity: what is too large is nan
             assert overflows or not np.isnan(result.astype(complex)).any()
     if prox is not None and isinstance(case, Case) and case.scalar is not None:
         size = np.abs(x.astype(complex))

@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", CASES)
 def test_the_metric_is_that_of_the_step(name: str) -> None:
     tx, metric, direction = CASES[name]

@@ -67,11 +67,13 @@ def lasso_objective(w: Array) -> float:
 OPTIMUM = 1839.14371632485
 
 
+@pytest.mark.core
 def test_the_optimum_is_scikit_learns() -> None:
     w = Lasso(alpha=5.0, **EXACT).fit(*diabetes()).coef_
     assert lasso_objective(w) == pytest.approx(OPTIMUM, rel=1e-13) and (w == 0).sum() == 5
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("x64", "slack"), [(True, 1e-8), (False, 1e-5)], ids=["float64", "float32"])
 def test_the_metric_reaches_the_badly_scaled_lasso(x64: bool, slack: float) -> None:
     with jax.enable_x64(x64):

@@ -68,6 +68,10 @@ def _inside(reg: Any) -> list[Any]:
     return [reg, *(found for child in flat for found in _inside(child))]
 
 
+# Shardings are settled before LLVM begins, and its optimizations take half of the time of these tests.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def everything(reg: Any, x: jax.Array) -> dict[str, jax.Array]:
     """The value, the gradient, and the proximal operators with one step and with a step per entry, where there are."""
     results = dict(zip(("value", "gradient"), jax.value_and_grad(reg)(x), strict=True))
@@ -86,13 +90,13 @@ def point(reg: Any) -> np.ndarray:
 @functools.cache
 def _one_device(i: int) -> dict[str, np.ndarray]:
     reg = REGULARIZERS[i]
-    return jax.tree.map(np.asarray, jax.jit(functools.partial(everything, reg))(point(reg)))
+    return jax.tree.map(np.asarray, jit(functools.partial(everything, reg))(point(reg)))
 
 
 def check(i: int, mesh: jax.sharding.Mesh, spec: P) -> None:
     sharding = NamedSharding(mesh, spec)
     reg = REGULARIZERS[i]
-    results = jax.jit(functools.partial(everything, reg))(jax.device_put(point(reg), sharding))
+    results = jit(functools.partial(everything, reg))(jax.device_put(point(reg), sharding))
     for name, expected in _one_device(i).items():
         np.testing.assert_allclose(results[name], expected, rtol=2e-5, atol=2e-6, err_msg=name)
         if expected.ndim and expected.any():  # a gradient that is 0 by definition is a constant that stands nowhere
@@ -184,7 +188,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 def test_three_steps_of_an_optimizer(make: Callable[[], Any], mesh: jax.sharding.Mesh) -> None:
     tx = make()
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any) -> Any:
         gradients = jax.grad(lambda p: sum(jnp.sum(jnp.cos(leaf)) for leaf in jax.tree.leaves(p)))(params)
         updates, state = tx.update(gradients, state, params)
