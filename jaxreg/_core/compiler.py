@@ -37,6 +37,19 @@ def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), x, result)
 
 
+@jax.custom_jvp
+def gradient_placed_like_itself(x: jax.Array) -> jax.Array:
+    """Return `x`; a gradient that comes back through it gets the sharding of `x` also on Auto axes.
+
+    A transposition and a reshape may lose it. Needed by the case `Matrix`, Auto, of
+    `test_sharding.py::test_sharded_as_on_one_device`.
+    """
+    return x
+
+
+gradient_placed_like_itself.defjvps(lambda dx, _, x: dx * jnp.where(jnp.isnan(x), jnp.nan, 1.0))
+
+
 def unshared(operands: T) -> T:
     """A barrier: stops XLA from keeping one broadcast coefficient in memory for all leaves of a shape.
 

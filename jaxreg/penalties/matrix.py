@@ -143,4 +143,9 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
 @jax.jit
 def _value(reg: Matrix, x: ArrayLike) -> jax.Array:
     x = jnp.asarray(x)
-    return compiler.automatic(lambda reg, x: reg.penalty(reg.matrix(x)), x, replicated=True)(reg, x)
+
+    def value(reg: Matrix, x: jax.Array) -> jax.Array:
+        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+        return reg.penalty(reg.matrix(compiler.gradient_placed_like_itself(x) if inexact else x))
+
+    return compiler.automatic(value, x, replicated=True)(reg, x)
