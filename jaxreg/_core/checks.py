@@ -17,10 +17,16 @@ class _Short(reprlib.Repr):
         """Python refuses to write integers of more than 4300 digits."""
         return super().repr_int(x, level) if x.bit_length() < 1000 else f"<int of {x.bit_length()} bits>"
 
+    def repr_function(self, x: Any, level: int) -> str:
+        """Without its address, which is another in every run."""
+        return f"<function {x.__qualname__}>"
+
     def repr_instance(self, x: Any, level: int) -> str:
         """A tracer by its shape: its own repr tells of the inside of JAX."""
         if isinstance(x, jax.core.Tracer):
             return f"a traced value of shape {x.shape}"
+        if isinstance(x, (jax.Array, np.ndarray)) and x.size > 8:
+            return f"an array of shape {x.shape} and dtype {x.dtype}"
         if dataclasses.is_dataclass(x) and any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
             inside = (
                 f"{field.name}={self.repr1(getattr(x, field.name), level - 1)}" for field in dataclasses.fields(x)
@@ -51,6 +57,54 @@ def field_declaration(owner: str, field: dataclasses.Field[Any]) -> None:
         )
 
 
+def class_attributes(cls: type[Any]) -> None:
+    """Refuse a number in the body of a class that has no annotation: it looks like a field and is none."""
+    for name, value in vars(cls).items():
+        field = cls.__dataclass_fields__.get(name)
+        is_number = isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)) and not isinstance(value, bool)
+        if is_number and name.islower() and not name.startswith("_") and (field is None or field.default is not value):
+            raise TypeError(
+                f"`{cls.__name__}.{name} = {short(value)}` has no annotation, so it is no field: write "
+                f"`{name}: float = {short(value)}`, or for what all instances share "
+                f"`{name}: typing.ClassVar = {short(value)}`."
+            )
+
+
+def frozen(owner: Any, name: str, value: Any) -> str:
+    """The message for `owner.name = value`."""
+    call = f"`{short(owner)}.{name} = {short(value)}`: cannot assign, for regularizers are immutable."
+    names = [field.name for field in dataclasses.fields(owner)]
+    if name not in names:
+        return f"{call} Its fields are {names}; what changes from call to call stays outside of it."
+    given = short(value) if isinstance(value, (int, float, str, type(None))) else "value"
+    return (
+        f"{call} Write `reg = dataclasses.replace(reg, {name}={given})`, and put that in the place of the old one: "
+        "`layer.kernel_regularizer = reg`, in Flax Linen `layer = layer.clone(kernel_regularizer=reg)`."
+    )
+
+
+def instead(value: Any) -> str:
+    """What to write in place of a value that is no regularizer, with a space before it; "" if that is unknown."""
+    if isinstance(value, type):
+        fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+        needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+        return f" Write an instance, `{value.__name__}({', '.join(f'{f.name}=...' for f in needed)})`."
+    if isinstance(value, str):
+        return f" A name is read by `jaxreg.get({short(value)})`."
+    if isinstance(value, Mapping):
+        return " A config is read by `jaxreg.deserialize(config)`, rules by `jaxreg.TreeRegularizer(rules)`."
+    if isinstance(value, (int, float, np.number)):
+        return f" Write a regularizer of that strength, for example `jaxreg.L2({value!s:.40})`."
+    if isinstance(value, (list, tuple)):
+        return " A sum is written `a + b`, and of many `sum(regularizers)`."
+    if dataclasses.is_dataclass(value) and callable(value):
+        return (
+            " Penalties of trees are added to each other, `a + b`, and go into the loss, `loss + tree(params)`, or "
+            "into `jaxreg.add_regularization(tree)`."
+        )
+    return ""
+
+
 def field_value(owner: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """Return the value that the field stores: floats for numbers, tuples for static lists."""
     if field.metadata.get("static"):
@@ -67,7 +121,10 @@ def _static_value(call: str, value: Any, choices: tuple[Any, ...]) -> Any:
     try:
         hash(value)
     except TypeError:
-        raise TypeError(f"`{call}` is static and must hash, got {short(value)}.") from None
+        raise TypeError(
+            f"`{call}` is static and must hash, got {short(value)}. Write a tuple: "
+            "`tuple(d.items())`, `tuple(x.tolist())`."
+        ) from None
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"`{call}` is static and must equal itself, got nan.")
     if choices and value not in choices:
@@ -96,10 +153,11 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
     if isinstance(value, (np.ndarray, jax.Array)):
         return _array(call, value, rule, above)
     if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
-        raise TypeError(f"`{call}` must be {rule}, got {short(value)} of type {type(value).__name__}.")
+        got = f"{short(value)} of type {type(value).__name__}"
+        raise TypeError(f"`{call}` must be {rule}, got {got}.{_number_instead(call, value)}")
     if not isinstance(value, numbers.Real):
         if callable(value):
-            raise TypeError(f"`{call}` must be {rule}, got {short(value)}.")
+            raise TypeError(f"`{call}` must be {rule}, got {short(value)}.{_number_instead(call, value)}")
         return value  # a pytree placeholder: object(), ShapeDtypeStruct, PartitionSpec
     try:
         result = float(value)
@@ -108,6 +166,34 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
     if not math.isfinite(result) or not (result >= 0 if above is None else result > above):
         raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
     return result
+
+
+def _number_instead(call: str, value: Any) -> str:
+    """What to write in place of a value that is no number, with a space before it; "" if that is unknown."""
+    if isinstance(value, str):
+        try:
+            return f" Write the number, {float(value)!r}."
+        except ValueError:
+            return ""
+    if isinstance(value, (list, tuple)):
+        return (
+            f" Several numbers are an array, `jnp.asarray({short(value)})`: see `jax.vmap` for a strength each, "
+            "`jaxreg.Anchored(penalty, 0.0, weights)` for one of each entry. A setting of a class of your own is "
+            "declared `name: tuple = jaxreg.static(...)`."
+        )
+    if isinstance(value, Mapping):
+        return (
+            " A config is read by `jaxreg.deserialize(config)`; strengths of several leaves are rules, "
+            "`jaxreg.TreeRegularizer({'**/kernel': jaxreg.L2(0.1)})`."
+        )
+    if dataclasses.is_dataclass(value):
+        return " Penalties are added, `a + b`, and multiplied by numbers, `0.1 * a`."
+    if callable(value) and call.endswith("=...)"):
+        return (
+            f" A strength that changes with the step is a function: give `lambda step: {call[:-4]}schedule(step))` to "
+            "`jaxreg.add_regularization` or `jaxreg.proximal` in place of the regularizer."
+        )
+    return " To have no penalty, put None in the place of the regularizer." if value is None else ""
 
 
 def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
@@ -141,6 +227,8 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
     if not isinstance(x, (jax.Array, np.ndarray, np.generic, float, int, complex)):
         unwrap = getattr(x, "__jax_array__", None)
         if unwrap is None or isinstance(x, type):
+            if isinstance(x, (list, tuple)) and x and all(isinstance(entry, numbers.Real) for entry in x):
+                way_out = f" Write `jnp.asarray({short(x)})`."
             raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
         x = unwrap()
     dtype = getattr(x, "dtype", None)
@@ -155,7 +243,7 @@ def matrix(call: str, x: jax.Array, problem: str = "") -> jax.Array:
         return x
     problem = problem or f"`{call}` takes a matrix, got shape {x.shape}."
     if x.ndim < 2:
-        raise ValueError(problem)
+        raise ValueError(f"{problem} In a tree leave biases out: `jaxreg.TreeRegularizer.for_weights(reg)`.")
     name, layers = call.partition(".")[0], tuple(range(x.ndim - 2))
     raise ValueError(
         f"{problem} For one matrix, as of a convolution or of attention, write "
@@ -187,7 +275,7 @@ def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
 def real_only(owner: str, x: jax.Array) -> None:
     """Raise for an array of a dtype that has no order."""
     if jnp.iscomplexobj(x):
-        raise TypeError(f"`{owner}` takes real numbers, got dtype {x.dtype}.")
+        raise TypeError(f"`{owner}` takes real numbers, got dtype {x.dtype}. Give it the parts, `x.real` and `x.imag`.")
 
 
 def scalar_step(owner: str, step: jax.Array, way_out: str) -> None:

@@ -30,8 +30,9 @@ def encode(value: Any) -> Any:
         if np.ndim(value) == 0:
             return value.item()
         raise TypeError(
-            f"An array of shape {np.shape(value)} has no config; take one member of a stack first, for example by "
-            "`jax.tree.map(lambda c: c[0], regularizer)`."
+            f"`jaxreg.serialize`: an array of shape {np.shape(value)} has no config, which holds single "
+            "numbers. Of a stack take one member, `jax.tree.map(lambda c: c[0] if jnp.ndim(c) else c, regularizer)`; "
+            "what holds arrays for good is saved with them, `pickle.dumps(regularizer)`."
         )
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
@@ -63,8 +64,8 @@ def encode_function(function: Callable[..., Any]) -> dict[str, Any]:
     name = registered_name(function)
     if name is None:
         raise TypeError(
-            f"Cannot write the function {short(function)} as JSON: name it with `@jaxreg.register()`, so that a config "
-            "can find it."
+            f"Cannot write the function {short(function)} as JSON: name it with `@jaxreg.register()`, a lambda with "
+            "`jaxreg.register(name='penalty')(function)`, so that a config can find it."
         )
     return {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
 

@@ -12,7 +12,7 @@ from jaxreg._core import checks, compiler, numerics
 from jaxreg._core.struct import Struct
 from jaxreg._core.structure import Reach
 
-TREES = " For a tree of parameters use `jaxreg.TreeRegularizer(rules)(params)`."
+TREES = " For a tree of parameters use `jaxreg.TreeRegularizer({'**': reg})(params)`."
 
 
 def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
@@ -27,10 +27,16 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
         result = method(self, x)
         if result is None or jnp.shape(result) != ():
             got = None if result is None else f"shape {jnp.shape(result)}"
-            raise ValueError(f"`{type(self).__name__}.__call__` must return a scalar, got {got}.")
+            raise ValueError(
+                f"`{type(self).__name__}.__call__` must return a scalar, got {got}. Sum over the entries, "
+                "`jnp.sum(...)`."
+            )
         if jnp.iscomplexobj(result):
             dtype = jnp.result_type(result)
-            raise TypeError(f"`{type(self).__name__}.__call__` must return a real number, got dtype {dtype}.")
+            raise TypeError(
+                f"`{type(self).__name__}.__call__` must return a real number, got dtype {dtype}. Take "
+                "moduli, `jnp.abs(x)`."
+            )
         return jnp.asarray(result)
 
     penalty.__name__ = penalty.__qualname__ = cls.__name__

@@ -12,16 +12,20 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import checks, codec, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
+from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
 from jaxreg._core.structure import Parts, Reach, Scalar, ScalarSum, without_l2
 
 
-class Regularizer(Struct, abc.ABC):
+class Regularizer(Operators, Struct, abc.ABC):
     """Penalize an array: the base class of every regularizer, and of your own.
 
     Subclassing is enough: annotated fields become the constructor, the pytree and the config; `__call__` and `prox`
     are jitted. A field is a leaf (a number that is traced, differentiated, stacked) unless it is declared by
     `jaxreg.static`. Classes are immutable: write no `__init__`.
+
+    `jax.jit` traces a regularizer among its arguments once for all strengths. `eqx.filter_jit` takes numbers of Python
+    for constants and traces again for each: give it an array there, `jaxreg.L1(jnp.asarray(0.1))`.
 
     `__call__` sees its array in the dtype of accumulation (float32 for float16, bfloat16, float8, integers and bool;
     float32, float64 and complex as they are) and returns a scalar; gradients come back in the dtype of the argument.
@@ -92,21 +96,18 @@ class Regularizer(Struct, abc.ABC):
         return cls(**codec.decode(dict(config), {}))
 
     def __add__(self, other: Any) -> "Regularizer":
-        if isinstance(other, (int, float)) and other == 0:  # so that the built-in `sum` works
-            return self
-        if not callable(other) or isinstance(other, type):
-            return NotImplemented
-        return Sum((*_terms(self), *_terms(as_regularizer(other))))
+        return Sum((*_terms(self), *_terms(as_regularizer(other)))) if adds(self, other, _is_penalty) else self
 
     def __radd__(self, other: Any) -> "Regularizer":
-        if isinstance(other, (int, float)) and other == 0:
-            return self
-        return as_regularizer(other) + self if callable(other) and not isinstance(other, type) else NotImplemented
+        return as_regularizer(other) + self if adds(other, self, _is_penalty) else self
 
     def __mul__(self, factor: Any) -> "Regularizer":
-        return NotImplemented if callable(factor) else Scaled(factor, self)
+        return Scaled(self._factor(factor), self)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: Any) -> "Regularizer":
+        return self * self._inverse(divisor)
 
     @property
     def reach(self) -> Reach:
@@ -138,13 +139,16 @@ def _terms(reg: Regularizer) -> tuple[Regularizer, ...]:
     return reg.terms if isinstance(reg, Sum) else (reg,)
 
 
+def _is_penalty(value: Any) -> bool:
+    return isinstance(value, Regularizer) or (callable(value) and not isinstance(value, (type, Struct)))
+
+
 def as_regularizer(value: Any) -> Regularizer:
     """Return a regularizer for a regularizer or for a plain function `array -> scalar`."""
-    if isinstance(value, Regularizer):
-        return value
-    if callable(value) and not isinstance(value, (type, Struct)):
-        return Function(value)
-    raise TypeError(f"A regularizer or a function `array -> scalar` is wanted, got {checks.short(value)}.")
+    if not _is_penalty(value):
+        got = f"{checks.short(value)}.{checks.instead(value)}"
+        raise TypeError(f"A regularizer or a function `array -> scalar` is wanted, got {got}")
+    return value if isinstance(value, Regularizer) else Function(value)
 
 
 @final
@@ -177,7 +181,7 @@ class Sum(Regularizer):
 
     def __post_init__(self) -> None:
         if not isinstance(self.terms, (list, tuple)):
-            raise TypeError(f"`Sum(terms=...)` takes regularizers, got {checks.short(self.terms)}.")
+            raise TypeError(f"`Sum(terms=...)` takes a tuple, got {checks.short(self.terms)}. Write a sum as `a + b`.")
         object.__setattr__(self, "terms", tuple(map(as_regularizer, self.terms)))
 
     @property
@@ -202,12 +206,7 @@ class Sum(Regularizer):
         if parts.have_prox:
             return parts.prox(jnp.asarray(z), jnp.asarray(step))
         names = " + ".join(map(_written, self.terms))
-        lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if parts.intervals else ""
-        raise NotImplementedError(
-            f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not "
-            "that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
-            f"remaining one to `jaxreg.proximal`.{lower}"
-        )
+        raise NotImplementedError(sums.no_exact_form(names, has_box=bool(parts.intervals)))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         parts = self.parts()

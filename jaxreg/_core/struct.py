@@ -35,7 +35,7 @@ def static(default: Any = dataclasses.MISSING, *, choices: tuple[Hashable, ...] 
         >>> jax.tree.leaves(Power(0.5, order=3))
         [0.5]
     """
-    return dataclasses.field(default=default, metadata={"static": True, "choices": choices})
+    return dataclasses.field(default=checks.as_tuple(default), metadata={"static": True, "choices": choices})
 
 
 def coefficient(default: Any = dataclasses.MISSING, *, above: float | None = None) -> Any:
@@ -68,7 +68,15 @@ class Struct:
                 f"`{cls.__name__}` defines `__init__`; declare fields instead, for example `strength: float = 0.1`, "
                 "and the constructor follows."
             )
-        dataclasses.dataclass(eq=False, repr=False)(cls)  # frozen below: `frozen=True` compiles two methods a class
+        try:
+            dataclasses.dataclass(eq=False, repr=False)(cls)  # frozen below: `frozen=True` compiles two methods a class
+        except ValueError as error:
+            raise ValueError(
+                f"`{cls.__name__}`: {str(error).partition(':')[0]}. Numbers are single fields; an array is "
+                "`name: jax.Array = dataclasses.field(default_factory=lambda: array)`; a setting is `name: tuple "
+                "= jaxreg.static(())`."
+            ) from None
+        checks.class_attributes(cls)
         _register(cls)
 
     def __post_init__(self) -> None:
@@ -78,11 +86,14 @@ class Struct:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__ or name not in (*self._static_names, *self._leaf_names):
-            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+            raise dataclasses.FrozenInstanceError(checks.frozen(self, name, value))
         object.__setattr__(self, name, value)  # by `__init__`
 
     def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+        raise dataclasses.FrozenInstanceError(
+            f"`del {checks.short(self)}.{name}`: cannot delete, for regularizers are immutable. To have no "
+            "penalty, put None in its place."
+        )
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):

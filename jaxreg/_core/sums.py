@@ -90,3 +90,13 @@ def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:
     """c·|x|²: the square first, which has the digits of Keras, where it is in range."""
     in_range = (jnp.abs(x) > 2.0**-60) & (jnp.abs(x) < 2.0**60)
     return jnp.where(in_range, c * real_product(x, x), real_product(c * x, x))
+
+
+def no_exact_form(names: str, *, has_box: bool) -> str:
+    """The message for a sum whose proximal operator is none of the known ones."""
+    lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if has_box else ""
+    return (
+        f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not that "
+        "of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
+        f"remaining one to `jaxreg.proximal`.{lower}"
+    )

@@ -60,19 +60,34 @@ def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreePenalty]:
         tree = as_tree(reg)
         return lambda count: tree
     if not callable(reg) or isinstance(reg, type):
+        way_out = checks.instead(reg) or (
+            " Under `optax.inject_hyperparams` inject numbers and build the regularizer inside: "
+            f"`{_INJECTED[call]}`. Or name it static: `optax.inject_hyperparams(jaxreg.{call}, static_args=('reg',))`."
+        )
         raise TypeError(
             f"`{call}` takes a regularizer, a `TreeRegularizer` or a function of the step that returns one, got "
-            f"{checks.short(reg)}. Under `optax.inject_hyperparams` inject numbers and build the regularizer inside: "
-            f"`{_INJECTED[call]}`. Or name it static: `optax.inject_hyperparams(jaxreg.{call}, static_args=('reg',))`."
+            f"{checks.short(reg)}.{way_out}"
         )
 
     def at(count: jax.Array) -> TreePenalty:
-        value = reg(count)
+        try:
+            value = reg(count)
+        except jax.errors.ConcretizationTypeError:
+            raise  # it is a schedule, and JAX says what is wrong with it
+        except (TypeError, AttributeError, LookupError) as error:
+            raised = f"it raised {type(error).__name__}: {checks.short(str(error))}"
+            raise TypeError(_not_a_schedule(call, raised)) from error
         if not isinstance(value, (Regularizer, TreePenalty)):
-            raise TypeError(
-                f"`{call}`: a function is a schedule of the step and must return a regularizer, got "
-                f"{checks.short(value)}. A penalty function goes in as `TreeRegularizer({{'**': function}})`."
-            )
+            raise TypeError(_not_a_schedule(call, f"got {checks.short(value)}"))
         return as_tree(value)
 
     return at
+
+
+def _not_a_schedule(call: str, found: str) -> str:
+    return (
+        f"`{call}`: a function is a schedule of the step, called with the number of the step, and must return a "
+        f"regularizer, {found}. Of a schedule of a strength write `lambda step: jaxreg.L2(schedule(step))`; a "
+        "penalty of each array goes in as `jaxreg.TreeRegularizer({'**': function})`; one across leaves, "
+        "`jaxreg.L2(0.5)(params['a'] - params['b'])`, is a term of the loss: `loss(params) + penalty(params)`."
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from jaxreg._core import codec, names
-from jaxreg._core.checks import short
+from jaxreg._core.checks import instead, short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct
 from jaxreg.penalties import L1, L1L2, L2, PENALTIES, OrthogonalRegularizer
@@ -57,8 +57,8 @@ def get(identifier: Any) -> Any:
     elif callable(identifier):
         return identifier
     raise ValueError(
-        f"Could not interpret regularizer identifier: {short(identifier)}. Give None, an instance, a class, a function "
-        f"`array -> scalar`, a config, or one of the names {names.known_names()}."
+        f"Could not interpret regularizer identifier: {short(identifier)}.{instead(identifier)} Give None, an "
+        f"instance, a class, a function `array -> scalar`, a config, or one of the names {names.known_names()}."
     )
 
 

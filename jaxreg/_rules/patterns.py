@@ -115,7 +115,14 @@ def matches_nothing(pattern: Pattern, paths: Iterable[str]) -> str:
     close = difflib.get_close_matches(text, paths, n=5, cutoff=0.3) if len(paths) <= 5000 else []
     shown = close + [path for path in paths if path not in close][: max(0, 8 - len(close))]
     more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
-    return f"No leaf matches the pattern {short(text)}; paths are {shown}{more}."
+    way_out = ""
+    if paths == [""]:
+        way_out = " One array has an empty path: call a regularizer itself, `reg(x)`, or give a tree, `{'kernel': x}`."
+    elif (
+        isinstance(pattern, str) and "**" not in pattern and any(glob_matches(f"**/{pattern}", path) for path in shown)
+    ):
+        way_out = f" A glob is for the whole path: write {short('**/' + pattern)}."
+    return f"No leaf matches the pattern {short(text)}; paths are {shown}{more}.{way_out}"
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON

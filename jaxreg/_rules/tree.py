@@ -73,7 +73,8 @@ class TreeRegularizer(TreePenalty):
         if isinstance(rules, (str, bytes)) or not isinstance(rules, Iterable):
             raise TypeError(
                 "`TreeRegularizer(rules)` takes a mapping or a sequence of (pattern, regularizer), got "
-                f"{checks.short(self.rules)}."
+                f"{checks.short(self.rules)}. One regularizer goes to all leaves by "
+                "`jaxreg.TreeRegularizer({'**': reg})`, to weights by `jaxreg.TreeRegularizer.for_weights(reg)`."
             )
         object.__setattr__(self, "rules", tuple(map(_rule, rules)))
 
@@ -146,8 +147,7 @@ class TreeRegularizer(TreePenalty):
         return cls([(decode_pattern(pattern), codec.decode(reg, {})) for pattern, reg in pairs])
 
     def __mul__(self, factor: Any) -> "TreeRegularizer":
-        if callable(factor):
-            return NotImplemented
+        factor = self._factor(factor)
         scaled = ((r.pattern, None if r.regularizer is None else factor * r.regularizer) for r in self._rules)
         return TreeRegularizer(tuple(scaled))
 
@@ -173,15 +173,22 @@ def _pair(rule: Any) -> tuple[Any, Any]:
     if isinstance(rule, Rule):
         return rule.pattern, rule.regularizer
     if not isinstance(rule, (list, tuple)) or len(rule) != 2:
-        raise TypeError(f"`TreeRegularizer`: a rule is a pair (pattern, regularizer), got {checks.short(rule)}.")
+        raise TypeError(
+            f"`TreeRegularizer`: a rule is a pair (pattern, regularizer), got {checks.short(rule)}. Write rules as a "
+            "dict, `{'**/kernel': jaxreg.L2(0.1)}`, or as a list of pairs."
+        )
     return rule[0], rule[1]
 
 
 def _rule(rule: Any) -> Rule:
     pattern, identifier = _pair(rule)
     check_pattern(pattern)
-    regularizer = get(identifier)
-    return Rule(pattern, None if regularizer is None else as_regularizer(regularizer))
+    try:
+        regularizer = get(identifier)
+        return Rule(pattern, None if regularizer is None else as_regularizer(regularizer))
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"`TreeRegularizer`, the rule of {checks.short(pattern)}: {error}") from None
 
 
 def _shows_a_part(leaves: Sequence[Any]) -> bool:

@@ -1,20 +1,23 @@
 """TreePenalty: what every penalty of a whole tree does; sums of them."""
 
 import abc
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import checks, codec, names
+from jaxreg._core.operators import Operators, adds
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct
 from jaxreg._rules.paths import Leaves, flatten_with_paths
 
 
-class TreePenalty(Struct, abc.ABC):
+class TreePenalty(Operators, Struct, abc.ABC):
     """Penalize the leaves of a parameter tree. A subclass says which leaf has which regularizer, in `assign`."""
+
+    _argument: ClassVar[str] = "params"
 
     @abc.abstractmethod
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
@@ -28,12 +31,13 @@ class TreePenalty(Struct, abc.ABC):
         return self * factor
 
     def __add__(self, other: Any) -> "TreePenalty":
-        if isinstance(other, (int, float)) and other == 0:  # so that the built-in `sum` works
-            return self
-        return TreeSum((*_terms(self), *_terms(other))) if isinstance(other, TreePenalty) else NotImplemented
+        return TreeSum((*_terms(self), *_terms(other))) if adds(self, other, _is_penalty) else self
 
     def __radd__(self, other: Any) -> "TreePenalty":
-        return self + other
+        return TreeSum((*_terms(other), *_terms(self))) if adds(other, self, _is_penalty) else self
+
+    def __truediv__(self, divisor: Any) -> "TreePenalty":
+        return self * self._inverse(divisor)
 
     def __call__(self, params: Any) -> jax.Array:
         """Return the penalty of the tree, a scalar."""
@@ -85,6 +89,10 @@ class TreePenalty(Struct, abc.ABC):
         return result
 
 
+def _is_penalty(value: Any) -> bool:
+    return isinstance(value, TreePenalty)
+
+
 def _terms(reg: TreePenalty) -> tuple[TreePenalty, ...]:
     return reg.terms if isinstance(reg, TreeSum) else (reg,)
 
@@ -111,7 +119,10 @@ class TreeSum(TreePenalty):
         terms = self.terms if isinstance(self.terms, (list, tuple)) else (self.terms,)
         for term in terms:
             if not isinstance(term, TreePenalty):
-                raise TypeError(f"`TreeSum(terms=...)` takes penalties of trees, got {checks.short(term)}.")
+                raise TypeError(
+                    f"`TreeSum(terms=...)` takes penalties of trees, got {checks.short(term)}. Write a sum as `a + b`, "
+                    "and a regularizer for all leaves as `jaxreg.TreeRegularizer({'**': reg})`."
+                )
         object.__setattr__(self, "terms", tuple(terms))
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
@@ -131,7 +142,7 @@ class TreeSum(TreePenalty):
         return cls(tuple(codec.decode(list(config["terms"]), {})))
 
     def __mul__(self, factor: Any) -> "TreeSum":
-        return NotImplemented if callable(factor) else TreeSum(tuple(term * factor for term in self.terms))
+        return TreeSum(tuple(term * self._factor(factor) for term in self.terms))
 
 
 @jax.jit
