@@ -11,6 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -369,3 +370,20 @@ def test_python_numbers_are_constants_of_equinox_and_arrays_are_none() -> None:
         for strength in (0.1, 0.2, 0.3):
             np.testing.assert_allclose(penalize(jaxreg.L1(number(strength)), X), 3 * strength, rtol=1e-6)
         assert len(traces) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (lambda: nnx.Param(jnp.array(0.5)), lambda variable: variable.get_value()),
+        (lambda: keras.Variable(0.5), lambda variable: variable.value),
+        (lambda: jax.new_ref(jnp.array(0.5)), lambda variable: variable[...]),
+    ],
+    ids=["nnx", "keras", "ref"],
+)
+def test_a_variable_is_no_coefficient_and_its_value_is(make: Any, value: Any) -> None:
+    variable = make()
+    for build in (jaxreg.L2, lambda c: jaxreg.L2(1.0) * c):
+        with pytest.raises(TypeError, match=r"got a variable.*get_value\(\).*variable\.value.*ref\[\.\.\.\]"):
+            build(variable)
+        assert float(build(value(variable))(jnp.array([2.0]))) == 2.0

@@ -152,6 +152,11 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
         return value
     if isinstance(value, (np.ndarray, jax.Array)):
         return _array(call, value, rule, above)
+    if isinstance(value, jax.Ref) or (hasattr(value, "__jax_array__") and not isinstance(value, type)):
+        raise TypeError(
+            f"`{call}` must be {rule}, got a variable, {short(value)}, whose later values it would not see. Give the "
+            "value: `variable.get_value()` in NNX, `variable.value` in Keras, `ref[...]` of a `jax.Ref`."
+        )
     if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
         got = f"{short(value)} of type {type(value).__name__}"
         raise TypeError(f"`{call}` must be {rule}, got {got}.{_number_instead(call, value)}")
