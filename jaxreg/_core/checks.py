@@ -154,8 +154,8 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
         return _array(call, value, rule, above)
     if isinstance(value, jax.Ref) or (hasattr(value, "__jax_array__") and not isinstance(value, type)):
         raise TypeError(
-            f"`{call}` must be {rule}, got a variable, {short(value)}, whose later values it would not see. Give the "
-            "value: `variable.get_value()` in NNX, `variable.value` in Keras, `ref[...]` of a `jax.Ref`."
+            f"`{call}` must be {rule}, got a variable, a {type(value).__name__}, whose later values it would not see. Give "
+            "the value: `variable.get_value()` in NNX, `variable.value` in Keras, `ref[...]` of a `jax.Ref`."
         )
     if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
         got = f"{short(value)} of type {type(value).__name__}"
