@@ -139,6 +139,11 @@ def as_tuple(value: Any) -> Any:
     return tuple(map(as_tuple, value)) if isinstance(value, list) else value
 
 
+def is_variable(value: Any) -> bool:
+    """Whether it holds an array that may change: a variable of NNX or Keras, a `jax.Ref`."""
+    return isinstance(value, jax.Ref) or (hasattr(value, "__jax_array__") and not isinstance(value, type))
+
+
 def number(call: str, value: Any, *, above: float | None) -> Any:
     """Return `value` as a float if it is a number, as it is if it is an array, a tracer or a placeholder.
 
@@ -152,10 +157,10 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
         return value
     if isinstance(value, (np.ndarray, jax.Array)):
         return _array(call, value, rule, above)
-    if isinstance(value, jax.Ref) or (hasattr(value, "__jax_array__") and not isinstance(value, type)):
+    if is_variable(value):
         raise TypeError(
-            f"`{call}` must be {rule}, got a variable, a {type(value).__name__}, whose later values it would not see. Give "
-            "the value: `variable.get_value()` in NNX, `variable.value` in Keras, `ref[...]` of a `jax.Ref`."
+            f"`{call}` must be {rule}, got a variable, a {type(value).__name__}, whose later values it would not see. "
+            "Give the value: `variable.get_value()` in NNX, `variable.value` in Keras, `ref[...]` of a `jax.Ref`."
         )
     if isinstance(value, _NOT_NUMBERS) and type(value).__module__.partition(".")[0] != "jax":
         got = f"{short(value)} of type {type(value).__name__}"

@@ -19,7 +19,7 @@ class Operators:
 
     def _factor(self, factor: Any) -> Any:
         """Return `factor`, if it is no function and no negative number."""
-        if callable(factor):
+        if callable(factor) and not checks.is_variable(factor):  # `Scaled` has the words for variables
             raise TypeError(refusal("*", self, factor))
         if isinstance(factor, numbers.Real) and factor < 0:
             raise ValueError(refusal("*", factor, self, "the factor must be a real, finite, non-negative number."))
