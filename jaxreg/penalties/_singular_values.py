@@ -57,7 +57,7 @@ def _singular_values_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Ar
 def spectral_map(f: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Array) -> jax.Array:
     """U f(params, Σ) Vᴴ for x = UΣVᴴ; f acts entry by entry and is 0 at 0."""
     u, s, vh = _svd(x)
-    return compiler.placed_like(x, matmul(u * f(params, s), vh))
+    return compiler.placed_like(x, matmul(u * f(params, s)[None, :], vh))
 
 
 @spectral_map.defjvp
@@ -74,20 +74,20 @@ def _spectral_map_jvp(
     rows, columns = s[:, None], s[None, :]
     gap, total = rows - columns, rows + columns
     near, small = jnp.abs(gap) <= 8 * tiny, total <= tiny
-    mean_slope = (slope[:, None] + slope) / 2
-    difference = (value[:, None] - value) / jnp.where(near, 1, gap)
-    odd = (value[:, None] + value) / jnp.where(small, 1, total)
+    mean_slope = (slope[:, None] + slope[None, :]) / 2
+    difference = (value[:, None] - value[None, :]) / jnp.where(near, 1, gap)
+    odd = (value[:, None] + value[None, :]) / jnp.where(small, 1, total)
     inside = matmul(matmul(_adjoint(u), dx), v)
     hermitian, skew = (inside + _adjoint(inside)) / 2, (inside - _adjoint(inside)) / 2
     core = jnp.where(near, mean_slope, difference) * hermitian + jnp.where(small, mean_slope, odd) * skew
-    core = core + jnp.eye(s.size, dtype=x.dtype) * df
+    core = core + jnp.eye(s.size, dtype=x.dtype) * df[None, :]
 
     zero = s <= tiny
-    ratio = jnp.where(zero, slope, value / jnp.where(zero, 1, s))
+    ratio = jnp.where(zero, slope, value / jnp.where(zero, 1, s))[None, :]
     outside_left = matmul(dx - matmul(u, matmul(_adjoint(u), dx)), v) * ratio
     outside_right = matmul(u * ratio, matmul(_adjoint(u), dx - matmul(matmul(dx, v), vh)))
     tangent = matmul(matmul(u, core), vh) + matmul(outside_left, vh) + outside_right
-    mapped = matmul(u * value, vh)
+    mapped = matmul(u * value[None, :], vh)
     return compiler.placed_like(x, mapped), compiler.placed_like(x, tangent)
 
 
