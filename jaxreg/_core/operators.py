@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import jax
 import numpy as np
@@ -10,12 +10,39 @@ import numpy as np
 from jaxreg._core import checks
 
 _RULE = "regularizers are added to each other, and multiplied or divided by numbers that are not negative."
+_COMPARISONS = ("<", "<=", ">", ">=")
+
+
+def _binary(sign: str, reflected: bool = False) -> Callable[[Any, Any], NoReturn]:
+    def operator(self: Any, other: Any) -> NoReturn:
+        raise TypeError(refusal(sign, *((other, self) if reflected else (self, other))))
+
+    return operator
+
+
+def _unary(written: str) -> Callable[[Any], NoReturn]:
+    def operator(self: Any) -> NoReturn:
+        value = written.format(f"reg({self._argument})")
+        whole = "" if self._argument != "x" else f", or as a penalty `jaxreg.Function(lambda x: {value})`"
+        raise TypeError(f"`{written.format(checks.short(self))}`: {_RULE} Write it with values: `{value}`{whole}.")
+
+    return operator
 
 
 class Operators:
     """A base of penalties. `a + b`, `factor * a` and `a / divisor` are the subclass's; the others are refused here."""
 
     _argument: ClassVar[str] = "x"  # what a penalty is called with
+
+    if not TYPE_CHECKING:  # to type checkers too, `a - b` is no expression
+        __sub__, __rsub__ = _binary("-"), _binary("-", reflected=True)
+        __truediv__, __rtruediv__ = _binary("/"), _binary("/", reflected=True)
+        __floordiv__, __rfloordiv__ = _binary("//"), _binary("//", reflected=True)
+        __mod__, __rmod__ = _binary("%"), _binary("%", reflected=True)
+        __pow__, __rpow__ = _binary("**"), _binary("**", reflected=True)
+        __matmul__, __rmatmul__ = _binary("@"), _binary("@", reflected=True)
+        __lt__, __le__, __gt__, __ge__ = map(_binary, _COMPARISONS)
+        __neg__, __abs__ = _unary("-{}"), _unary("abs({})")
 
     def _factor(self, factor: Any) -> Any:
         """Return `factor`, if it is no function and no negative number."""
@@ -71,7 +98,7 @@ def _way_out(sign: str, left: Any, right: Any) -> str:
     ]
     base = f"({shown[0]})" if sign == "**" and shown[0].startswith("-") else shown[0]
     values = f"{base} {sign} {shown[1]}"
-    if of_trees or sign == "+" or sign in _COMPARISONS.values():
+    if of_trees or sign == "+" or sign in _COMPARISONS:
         return f"Write it with values: `{values}`."
     return f"Write it with values: `{values}`, or as a penalty `jaxreg.Function(lambda x: {values})`."
 
@@ -83,32 +110,3 @@ def _name(value: Any, of_function: str) -> str:
     if callable(value):
         return of_function
     return "loss" if isinstance(value, (jax.Array, np.ndarray, np.generic)) else checks.short(value)
-
-
-_BINARY = {"sub": "-", "truediv": "/", "pow": "**", "matmul": "@", "floordiv": "//", "mod": "%"}
-_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-
-
-def _binary(sign: str, reflected: bool = False) -> Callable[[Any, Any], NoReturn]:
-    def operator(self: Any, other: Any) -> NoReturn:
-        raise TypeError(refusal(sign, *((other, self) if reflected else (self, other))))
-
-    return operator
-
-
-def _unary(written: str) -> Callable[[Any], NoReturn]:
-    def operator(self: Any) -> NoReturn:
-        value = written.format(f"reg({self._argument})")
-        whole = "" if self._argument != "x" else f", or as a penalty `jaxreg.Function(lambda x: {value})`"
-        raise TypeError(f"`{written.format(checks.short(self))}`: {_RULE} Write it with values: `{value}`{whole}.")
-
-    return operator
-
-
-# Set in a loop, and not told to type checkers: to them too `a - b` is no expression.
-for _method, _sign in (_BINARY | _COMPARISONS).items():
-    setattr(Operators, f"__{_method}__", _binary(_sign))
-for _method, _sign in _BINARY.items():
-    setattr(Operators, f"__r{_method}__", _binary(_sign, reflected=True))
-for _method, _sign in {"neg": "-{}", "abs": "abs({})"}.items():
-    setattr(Operators, f"__{_method}__", _unary(_sign))
