@@ -300,7 +300,9 @@ def test_patterns_that_match_nothing() -> None:
     assert rules({"dense": {"kernel": X}}) == B(X)
 
 
-@pytest.mark.parametrize("wrong", ["l2", B, jaxreg.L2, 0.1, lambda x: jnp.sum(x)], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", ["l2", B, jaxreg.L2, 0.1, lambda x: jnp.sum(x)], ids=lambda wrong: type(wrong).__name__
+)
 def test_rules_that_are_none(wrong: Any) -> None:
     tree = advice(lambda: jaxreg.TreeRegularizer(wrong), reg=B)
     assert tree(PARAMS) == B(PARAMS["a"]) + B(PARAMS["b"])
