@@ -405,18 +405,18 @@ def test_derivative_of_the_spectral_projection_where_an_svd_has_none() -> None:
 
 @each_case
 def test_jit_vmap_and_one_compilation(case: Case) -> None:
-    x = jnp.stack([f32(sample((3, 4), seed)) for seed in range(3)])
-    members = [case.constraint.prox(member) for member in x]
-    np.testing.assert_allclose(jax.vmap(case.constraint.prox)(x), members, rtol=1e-5, atol=1e-6)
-    violations = [case.constraint.violation(member) for member in x]
-    np.testing.assert_allclose(jax.jit(jax.vmap(case.constraint.violation))(x), violations, rtol=1e-4)
+    x = np.float32([sample((3, 4), seed) for seed in range(3)])
+    proxes, violations = jax.vmap(prox_and_violation, in_axes=(None, 0))(case.constraint, x)
+    for member, prox, violation in zip(x, proxes, violations, strict=True):
+        np.testing.assert_allclose(prox, case.constraint.prox(member), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(violation, case.constraint.violation(member), rtol=1e-4)
     stacked = jax.tree.map(lambda c: np.float32(c * np.arange(1.0, 4.0)), case.constraint)
     if jax.tree.leaves(stacked):
-        proxes = jax.vmap(lambda c: c.prox(x[0]))(stacked)
+        inside = case.constraint.prox(x[0])
+        proxes, values = jax.jit(jax.vmap(lambda c: (c.prox(x[0]), c(inside))))(stacked)
         for i in range(3):
             member = jax.tree.map(lambda c, i=i: c * (i + 1.0), case.constraint)
             np.testing.assert_allclose(proxes[i], member.prox(x[0]), rtol=1e-5, atol=1e-6)
-        values = jax.vmap(lambda c: c(case.constraint.prox(x[0])))(stacked)
         assert values.shape == (3,) and values[0] == 0
     traces = []
 
@@ -426,7 +426,7 @@ def test_jit_vmap_and_one_compilation(case: Case) -> None:
         return c.prox(z)
 
     for factor in (1.0, 2.0, 3.0):
-        prox(jax.tree.map(lambda c, factor=factor: c * factor, case.constraint), x[0])
+        prox.trace(jax.tree.map(lambda c, factor=factor: c * factor, case.constraint), x[0])
     assert len(traces) == 1
 
 
@@ -436,9 +436,8 @@ def test_jit_vmap_and_one_compilation(case: Case) -> None:
 @each_case
 def test_empty_and_integer_arrays(case: Case) -> None:
     for shape in ((0, 4), (4, 0), (0, 0)):
-        x = np.zeros(shape, np.float32)
-        p, violation = prox_and_violation(case.constraint, x)
-        assert p.shape == shape and violation == 0 and case.constraint(x) == 0
+        p, violation, value = jax.jit(lambda c, x: (c.prox(x), c.violation(x), c(x)))(case.constraint, jnp.zeros(shape))
+        assert p.shape == shape and violation == 0 and value == 0
     whole = np.array([[3, 0, -4], [1, 1, 0]])
     p = case.constraint.prox(jnp.asarray(whole))
     assert p.dtype == jnp.float32

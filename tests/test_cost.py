@@ -1,5 +1,7 @@
 """What holds on every machine: temporaries, bytes accessed, traces, compilations, collectives, the rounding of sums."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,33 +114,30 @@ def test_a_penalty_of_singular_values_and_its_gradient_take_one_decomposition(re
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 
-class Counted(jaxreg.Regularizer):
-    """Counts how often it is traced."""
-
-    strength: float = 0.1
-
-    def __call__(self, x):
-        TRACES.append(jnp.shape(x))
-        return self.strength * jnp.sum(x**2)
-
-
-TRACES: list[tuple[int, ...]] = []
-
-
 @pytest.fixture
-def traces() -> list[tuple[int, ...]]:
-    TRACES.clear()
-    jax.clear_caches()
-    return TRACES
+def counted() -> Any:
+    """A class of this test alone, so that JAX has no trace of it yet, and the shapes it was traced with."""
+    traces: list[tuple[int, ...]] = []
+
+    class Counted(jaxreg.Regularizer):
+        strength: float = 0.1
+
+        def __call__(self, x):
+            traces.append(jnp.shape(x))
+            return self.strength * jnp.sum(x**2)
+
+    return Counted, traces
 
 
-def test_a_tree_is_traced_once_for_each_shape_of_a_leaf(traces: list[tuple[int, ...]]) -> None:
+def test_a_tree_is_traced_once_for_each_shape_of_a_leaf(counted: Any) -> None:
+    Counted, traces = counted
     params = {str(i): jnp.ones((2 + i % 3, 4)) for i in range(60)}
     jax.jit(_tree(Counted()))(params)
     assert sorted(traces) == [(2, 4), (3, 4), (4, 4)]
 
 
-def test_other_strengths_of_other_objects_trace_nothing_again(traces: list[tuple[int, ...]]) -> None:
+def test_other_strengths_of_other_objects_trace_nothing_again(counted: Any) -> None:
+    Counted, traces = counted
     x = jnp.ones((3, 3))
     loss = jax.jit(lambda reg, x: reg(x))
     for strength in (0.1, 2, np.float32(0.3)):
@@ -148,7 +147,8 @@ def test_other_strengths_of_other_objects_trace_nothing_again(traces: list[tuple
     assert traces == [(3, 3)]
 
 
-def test_a_schedule_of_the_strength_traces_once(traces: list[tuple[int, ...]]) -> None:
+def test_a_schedule_of_the_strength_traces_once(counted: Any) -> None:
+    Counted, traces = counted
     tx = optax.chain(jaxreg.add_regularization(lambda step: Counted(0.1 * step)), optax.sgd(0.1))
     params = {"w": jnp.ones((3, 3))}
     state, update = tx.init(params), jax.jit(tx.update)
