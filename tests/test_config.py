@@ -175,7 +175,7 @@ def test_serialize_takes_identifiers(name: str) -> None:
         (lambda: L1() + (lambda x: x.sum()), TypeError, "Cannot write the function.*jaxreg.register"),
         (lambda: unregistered, TypeError, "Cannot write the function.*jaxreg.register"),
         (lambda: KERAS.L1(0.1), TypeError, "Cannot write"),
-        (lambda: L1(jnp.arange(3.0)), TypeError, r"an array of shape \(3,\) has no config.* take one member"),
+        (lambda: L1(jnp.arange(3.0)), TypeError, r"An array of shape \(3,\) has no config.* take one member"),
         (lambda: Plain(note=frozenset({1})), TypeError, "Cannot write frozenset.*of type frozenset as JSON"),
         (lambda: deep_object(200), ValueError, "nested more than 64 levels"),
         (lambda: deep_object(5000), ValueError, "nested too deep"),

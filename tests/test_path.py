@@ -72,7 +72,7 @@ def test_a_function_of_the_coefficient_and_a_tree_give_the_same_path():
 
         def with_intercept(reg, key):
             # the intercept is 0 because X and Y are centred; the tree leaves it alone
-            w = fista(reg.assign(["w", "b"], [jnp.zeros(10), jnp.zeros(3)])[0], jnp.asarray(X), jnp.asarray(Y))
+            w = fista(reg.assignment({"w": jnp.zeros(10), "b": jnp.zeros(3)})["w"], jnp.asarray(X), jnp.asarray(Y))
             return {"w": w, "b": jnp.zeros(3)}, 0.0, 0.0
 
         tree = jaxreg.TreeRegularizer({"w": jaxreg.L1(1.0), "b": None})

@@ -238,7 +238,7 @@ def array(call: str, x: Any, way_out: str = "") -> Any:
         unwrap = getattr(x, "__jax_array__", None)
         if unwrap is None or isinstance(x, type):
             if isinstance(x, (list, tuple)) and x and all(isinstance(entry, numbers.Real) for entry in x):
-                way_out = f" Write `jnp.asarray({short(x)})`."
+                way_out = f" Write `jnp.asarray({short(x)})`.{way_out}"
             raise TypeError(f"`{call}` takes one array, got {short(x)} of type {type(x).__name__}.{way_out}")
         x = unwrap()
     dtype = getattr(x, "dtype", None)

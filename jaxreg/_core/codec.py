@@ -30,8 +30,8 @@ def encode(value: Any) -> Any:
         if np.ndim(value) == 0:
             return value.item()
         raise TypeError(
-            f"`jaxreg.serialize`: an array of shape {np.shape(value)} has no config, which holds single "
-            "numbers. Of a stack take one member, `jax.tree.map(lambda c: c[0] if jnp.ndim(c) else c, regularizer)`; "
+            f"An array of shape {np.shape(value)} has no config: `jaxreg.serialize` writes single numbers. "
+            "Of a stack take one member, `jax.tree.map(lambda c: c[0] if jnp.ndim(c) else c, regularizer)`; "
             "what holds arrays for good is saved with them, `pickle.dumps(regularizer)`."
         )
     if isinstance(value, (list, tuple)):
