@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 import jaxreg
 from jaxreg.penalties import PENALTIES
+from tests import constraint_cases
 from tests.cases import ALL_CASES
 
 HEADER = ["penalty", "value", "prox", "in a diagonal metric", "JSON"]
@@ -43,18 +44,13 @@ ELSEWHERE = {
     "L1Ball": "optax, jaxopt, pyproximal",
     "Simplex": "optax, jaxopt, pyproximal",
 }
-INSTANCES = {type(case.regularizer): case.regularizer for case in reversed(ALL_CASES)} | {
+INSTANCES: dict[type[jaxreg.Regularizer], jaxreg.Regularizer] = {
+    **{type(case.regularizer): case.regularizer for case in reversed(ALL_CASES)},
+    **constraint_cases.INSTANCES,
     jaxreg.Anchored: jaxreg.Anchored(jaxreg.L2(0.5), 1.0),
     jaxreg.Group: jaxreg.Group(jaxreg.L1(0.5)),
     jaxreg.Stacked: jaxreg.Stacked(jaxreg.L2(0.5)),
     jaxreg.Matrix: jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.5))),
-    jaxreg.NonNegative: jaxreg.NonNegative(),
-    jaxreg.Box: jaxreg.Box(-1.0, 1.0),
-    jaxreg.MaxNorm: jaxreg.MaxNorm(),
-    jaxreg.UnitNorm: jaxreg.UnitNorm(0),
-    jaxreg.L1Ball: jaxreg.L1Ball(1.0),
-    jaxreg.Simplex: jaxreg.Simplex(),
-    jaxreg.SpectralBall: jaxreg.SpectralBall(1.0),
 }
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 import jaxreg
+from tests import constraint_cases
 from tests.cases import ALL_CASES, Case, gradient, label
 
 L1 = jaxreg.L1(0.3)
@@ -22,13 +23,7 @@ OTHERS = (
     jaxreg.Matrix(jaxreg.Group(L1, axis=0), outputs=()),
     jaxreg.Matrix(jaxreg.SpectralBall(1.0)),
     jaxreg.Anchored(L1, 0.5),
-    jaxreg.Box(-0.5, 0.5),
-    jaxreg.L1Ball(3.0),
-    jaxreg.MaxNorm(1.0, axis=0),
-    jaxreg.NonNegative(),
-    jaxreg.Simplex(),
-    jaxreg.SpectralBall(1.0),
-    jaxreg.UnitNorm(axis=-1),
+    *(case.constraint for case in constraint_cases.CASES),
 )
 CASES: tuple[Any, ...] = (*ALL_CASES, *OTHERS)
 SHAPES = ((), (0,), (1,), (5,), (0, 3), (1, 1), (4, 3), (3, 1), (2, 3, 2), (2, 0, 2), (1, 2, 1, 2), (1, 2, 1, 2, 1))

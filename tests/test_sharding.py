@@ -20,6 +20,7 @@ import jaxreg.linen
 import jaxreg.nnx
 from jaxreg import activity
 from jaxreg.penalties import PENALTIES
+from tests import constraint_cases
 from tests.cases import ALL_CASES, label
 
 X = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
@@ -27,6 +28,7 @@ REFERENCE = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
 L1 = jaxreg.L1(0.3)
 REGULARIZERS = (
     *(case.regularizer for case in ALL_CASES),
+    *constraint_cases.INSTANCES.values(),
     jaxreg.Group(L1, axis=1),
     jaxreg.Spectral(L1, method="polar"),
     jaxreg.Anchored(L1, REFERENCE, weights=abs(REFERENCE)),
@@ -34,13 +36,6 @@ REGULARIZERS = (
     jaxreg.Stacked(jaxreg.Group(L1, axis=0), axes=(1,)),
     jaxreg.Matrix(jaxreg.Spectral(L1), outputs=(-1, 0)),
     jaxreg.Matrix(jaxreg.Group(L1, axis=0) + jaxreg.L2(0.2), outputs=0),
-    jaxreg.Box(-0.5, 0.5),
-    jaxreg.L1Ball(3.0, axis=0),
-    jaxreg.MaxNorm(1.0, axis=1),
-    jaxreg.NonNegative(),
-    jaxreg.Simplex(axis=None),
-    jaxreg.SpectralBall(1.0),
-    jaxreg.UnitNorm(axis=0),
 )
 MESHES = {
     kind: jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)

@@ -1,0 +1,106 @@
+"""The table of constraints: one entry a set and setting, with an oracle in NumPy float64, by bisection."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+
+from jaxreg import Box, Constraint, L1Ball, MaxNorm, NonNegative, Simplex, SpectralBall, UnitNorm
+
+Array = np.ndarray
+
+
+def groups(project: Callable[[Array], Array], axis: Any) -> Callable[[Array], Array]:
+    """Apply a projection of vectors to the groups along `axis`."""
+
+    def apply(z: Array) -> Array:
+        axes = tuple(range(z.ndim)) if axis is None else tuple(np.atleast_1d(axis) % z.ndim)
+        order = (*(i for i in range(z.ndim) if i not in axes), *axes)
+        moved = np.transpose(z, order)
+        rows = moved.reshape(-1, int(np.prod([z.shape[i] for i in axes])))
+        return np.transpose(np.array([project(row) for row in rows]).reshape(moved.shape), np.argsort(order))
+
+    return apply
+
+
+def simplex(z: Array, total: float, step: Array | float = 1.0) -> Array:
+    low, high = ((z - total) / step).min(), (z / step).max()
+    low -= 1.0
+    for _ in range(200):
+        theta = (low + high) / 2
+        low, high = (theta, high) if np.maximum(z - theta * step, 0).sum() > total else (low, theta)
+    return np.maximum(z - high * step, 0)
+
+
+def l1_ball(z: Array, radius: float, step: Array | float = 1.0) -> Array:
+    return z if np.abs(z).sum() <= radius else np.sign(z) * simplex(np.abs(z), radius, step)
+
+
+def ball(z: Array, radius: float, step: Array | float = 1.0) -> Array:
+    if np.linalg.norm(z) <= radius:
+        return z
+    step = np.broadcast_to(step, z.shape)
+
+    def excess(t: float) -> float:
+        return float(np.linalg.norm(z / (1 + np.exp(t) * step)) - radius)
+
+    return z / (1 + np.exp(scipy.optimize.brentq(excess, -60, 100, xtol=1e-14, rtol=1e-14)) * step)
+
+
+def spectral(z: Array, radius: float) -> Array:
+    u, s, vh = np.linalg.svd(z, full_matrices=False)
+    return (u * np.minimum(s, radius)[..., None, :]) @ vh
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the properties need to know of a constraint."""
+
+    constraint: Constraint  # so narrow that normal random numbers of scale 2 lie outside
+    project: Callable[[Array], Array]  # the nearest point, NumPy float64
+    metric: Callable[[Array, Array], Array] | None = None  # the projection of one vector in a diagonal metric
+    convex: bool = True
+    shapes: tuple[tuple[int, ...], ...] = ((3, 4), (7,), (2, 3, 2), (1,))
+    point: Array = dataclasses.field(default_factory=lambda: np.zeros((3, 4)))  # in the set, exactly
+    outwards: float = 1.0  # the sign of a large number that, added to every entry of `point`, leads out of the set
+    has_interior: bool = True  # then point + 1e-12 is in the set too
+
+    def __str__(self) -> str:
+        return repr(self.constraint)
+
+
+RANK2 = ((3, 4), (5, 2), (1, 3))
+CASES = (
+    Case(NonNegative(), lambda z: np.maximum(z, 0), lambda z, s: np.maximum(z, 0), outwards=-1.0),
+    Case(Box(-0.5, 1.25), lambda z: np.clip(z, -0.5, 1.25), lambda z, s: np.clip(z, -0.5, 1.25)),
+    Case(Box(None, 0.75), lambda z: np.minimum(z, 0.75), lambda z, s: np.minimum(z, 0.75)),
+    Case(MaxNorm(1.5), groups(lambda z: ball(z, 1.5), None), lambda z, s: ball(z, 1.5, s)),
+    Case(MaxNorm(1.5, axis=(0, -1)), groups(lambda z: ball(z, 1.5), (0, -1)), shapes=(*RANK2, (2, 3, 2))),
+    Case(MaxNorm(1.5, axis=0), groups(lambda z: ball(z, 1.5), 0)),
+    Case(
+        UnitNorm(-1),
+        groups(lambda z: z / np.linalg.norm(z), -1),
+        convex=False,
+        point=np.eye(3, 4),
+        has_interior=False,
+    ),
+    Case(L1Ball(1.5), groups(lambda z: l1_ball(z, 1.5), None), lambda z, s: l1_ball(z, 1.5, s)),
+    Case(L1Ball(1.5, axis=(1,)), groups(lambda z: l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
+    Case(
+        Simplex(),
+        groups(lambda z: simplex(z, 1.0), -1),
+        lambda z, s: simplex(z, 1.0, s),
+        point=np.eye(3, 4),
+        has_interior=False,
+    ),
+    Case(
+        Simplex(2.5, axis=None),
+        groups(lambda z: simplex(z, 2.5), None),
+        point=2.5 * np.eye(12)[0].reshape(3, 4),
+        has_interior=False,
+    ),
+    Case(SpectralBall(1.5), lambda z: spectral(z, 1.5), shapes=RANK2),
+)
+INSTANCES = {type(case.constraint): case.constraint for case in CASES}  # one of each class, the last
