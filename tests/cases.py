@@ -25,6 +25,7 @@ class Case:
     shapes: tuple[tuple[int, ...], ...] = ((3, 4), (7,), (), (2, 3, 2))
     kinks: tuple[Array, ...] = (np.zeros((3, 4)), np.array([[0.0, -0.0, 2.0, -1.0]] * 3))
     convex: bool = True
+    flat: float = 0.0  # the largest modulus up to which `scalar` is 0
 
     def __str__(self) -> str:
         return repr(self.regularizer)

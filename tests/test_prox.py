@@ -1,6 +1,7 @@
 """Properties of every proximal operator, held against its definition by brute force."""
 
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,36 @@ import numpy as np
 import pytest
 
 import jaxreg
+from jaxreg._core import numerics
 from tests.cases import CONVEX_CASES, PROX_CASES, Case, sample
 
+
+class DeadZone(jaxreg.Elementwise):
+    """ρ(a) = strength·max(a − edge, 0): flat near 0, with its kink elsewhere."""
+
+    strength: float = 0.1
+    edge: float = 0.2
+    convex: ClassVar[bool] = True
+
+    def profile(self, a: jax.Array) -> jax.Array:
+        return self.strength * jnp.maximum(a - self.edge, 0)
+
+    def slope(self, a: jax.Array) -> jax.Array:
+        return self.strength * (a > self.edge).astype(a.dtype)
+
+    def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.maximum(jnp.minimum(a, self.edge), a - numerics.threshold(step, self.strength))
+
+
+DEAD_ZONE = Case(
+    DeadZone(0.5, 0.4),
+    value=lambda w: 0.5 * np.maximum(np.abs(w) - 0.4, 0).sum(),
+    subgradient=lambda w: 0.5 * np.sign(w) * (np.abs(w) > 0.4),
+    scalar=lambda w: 0.5 * np.maximum(np.abs(w) - 0.4, 0),
+    flat=0.4,
+)
 each_case = pytest.mark.parametrize("case", PROX_CASES, ids=str)
+each_case_and_a_dead_zone = pytest.mark.parametrize("case", [*PROX_CASES, DEAD_ZONE], ids=str)
 each_convex_case = pytest.mark.parametrize("case", CONVEX_CASES, ids=str)
 STEPS = (0.03, 0.5, 1.0, 4.0, 100.0)
 POINTS = np.array([-3.0, -1.0, -0.31, -0.3, -1e-3, -0.0, 0.0, 1e-3, 0.15, 0.3, 0.5, 1.0, 2.5, 40.0])
@@ -82,18 +110,18 @@ def test_moreau_identity_with_the_projection_on_the_dual_ball(
     np.testing.assert_allclose(norm.prox(z, 2.0) + ball.prox(z), z, atol=1e-5)
 
 
-@each_case
+@each_case_and_a_dead_zone
 def test_the_step_back_is_a_subgradient(case: Case) -> None:
-    """(z − p)/τ = R′(p) where p ≠ 0, and where p = 0 no more than the slope there (if that is finite)."""
+    """(z − p)/τ = R′(p) off the kink, and at it no more than the slope beyond (if that is finite)."""
     with jax.enable_x64(True):
         for tau in STEPS:
             z = sample((200,), seed=4, scale=3.0)
             p = np.asarray(case.regularizer.prox(jnp.asarray(z), tau))
-            moved = p != 0
+            moved = np.abs(p) != case.flat
             np.testing.assert_allclose(((z - p) / tau)[moved], case.subgradient(p)[moved], rtol=1e-6, atol=1e-9 / tau)
             if case.convex:
-                slope_at_zero = np.abs(case.subgradient(np.full(1, 1e-300)))
-                assert (np.abs(z[~moved]) / tau <= slope_at_zero * (1 + 1e-9)).all()
+                slope_beyond = np.abs(case.subgradient(np.full(1, case.flat * (1 + 1e-12) + 1e-300)))
+                assert (np.abs(z - p)[~moved] / tau <= slope_beyond * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize(
@@ -137,7 +165,7 @@ def test_gradient_of_the_envelope(case: Case) -> None:
         assert value <= case.value(z)
 
 
-@each_case
+@each_case_and_a_dead_zone
 def test_limits_of_step_and_coefficient(case: Case) -> None:
     z = jnp.asarray(sample((3, 4)), jnp.float32)
     free = jax.tree.map(lambda _: 0.0, case.regularizer)
@@ -145,7 +173,7 @@ def test_limits_of_step_and_coefficient(case: Case) -> None:
     for step in (1.0, 1e38, jnp.inf):
         np.testing.assert_array_equal(free.prox(z, step), z)
     for step in (1e30, jnp.inf, jnp.full((3, 4), jnp.inf)):
-        np.testing.assert_allclose(case.regularizer.prox(z, step), 0.0, atol=1e-20)
+        np.testing.assert_allclose(case.regularizer.prox(z, step), np.clip(z, -case.flat, case.flat), atol=1e-20)
 
 
 @each_case
