@@ -1,6 +1,5 @@
 """What Linen and NNX modules declare is read here: `<parameter>_regularizer`, rules for modules, stacks of layers."""
 
-import difflib
 import itertools
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import Struct
 from jaxreg._core.structure import Reach
-from jaxreg._rules.patterns import Pattern, Rule
+from jaxreg._rules.patterns import Pattern, Rule, pattern_beside_paths
 
 SUFFIX = "_regularizer"
 ACTIVITY = "activity"
@@ -96,12 +95,9 @@ def gives_no_output(owner: str, path: str, regularizer: Any) -> ValueError:
 
 
 def no_module_matches(pattern: Pattern, paths: Collection[str], which: str = "module") -> ValueError:
-    """The error for a rule that is for no module: with the paths of modules, those that come close first."""
-    text = pattern if isinstance(pattern, str) else getattr(pattern, "pattern", checks.short(pattern))
-    near = sorted(paths, key=lambda path: -difflib.SequenceMatcher(None, text, path).ratio())[:8]
-    more = f" and {len(paths) - len(near)} more" if len(paths) > len(near) else ""
+    """The error for a rule that is for no module."""
     return ValueError(
-        f"`with_losses(activity=...)`: no {which} matches the pattern {checks.short(text)}; paths are {near}{more}."
+        f"`with_losses(activity=...)`: no {which} matches the pattern {pattern_beside_paths(pattern, paths)}."
     )
 
 

@@ -69,7 +69,7 @@ class Given(Metric):
                 f"{checks.short(sizes)}. `jaxreg.adam_metric` and its like must be called: "
                 "`metric=jaxreg.adam_metric()`."
             )
-        return _like("step sizes", treedef, sizes)
+        return _leaves_beside_params("step sizes", treedef, sizes)
 
     def step(self, eta: jax.Array, leaf: Any, slope: Callable[[], jax.Array] | None) -> jax.Array:
         del slope
@@ -112,7 +112,7 @@ class Moments(Metric):
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         del params
         part = self._part(state)
-        moments = _like("second moments", treedef, self.moments(part))
+        moments = _leaves_beside_params("second moments", treedef, self.moments(part))
         return [None if is_hidden(moment) else self._divisor(part, moment) for moment in moments]
 
     def step(self, eta: jax.Array, leaf: Any, slope: Callable[[], jax.Array] | None) -> jax.Array:
@@ -150,7 +150,7 @@ def as_metric(metric: Any) -> Metric:
     )
 
 
-def _like(what: str, treedef: Any, tree: Any) -> list[Any]:
+def _leaves_beside_params(what: str, treedef: Any, tree: Any) -> list[Any]:
     try:
         return list(treedef.flatten_up_to(tree))
     except ValueError as error:

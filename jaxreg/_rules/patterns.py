@@ -3,7 +3,7 @@
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from jaxreg._core import codec
@@ -109,20 +109,25 @@ def check_pattern(pattern: Any) -> None:
 
 
 def matches_nothing(pattern: Pattern, paths: Iterable[str]) -> str:
-    """The message for a pattern that fits no path: with the paths that come close."""
+    """The message for a pattern that fits no leaf."""
     paths = list(paths)
-    text = pattern if isinstance(pattern, str) else getattr(pattern, "pattern", short(pattern))
-    close = difflib.get_close_matches(text, paths, n=5, cutoff=0.3) if len(paths) <= 5000 else []
-    shown = close + [path for path in paths if path not in close][: max(0, 8 - len(close))]
-    more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
     way_out = ""
     if paths == [""]:
         way_out = " One array has an empty path: call a regularizer itself, `reg(x)`, or give a tree, `{'kernel': x}`."
     elif (
-        isinstance(pattern, str) and "**" not in pattern and any(glob_matches(f"**/{pattern}", path) for path in shown)
+        isinstance(pattern, str) and "**" not in pattern and any(glob_matches(f"**/{pattern}", path) for path in paths)
     ):
         way_out = f" A glob is for the whole path: write {short('**/' + pattern)}."
-    return f"No leaf matches the pattern {short(text)}; paths are {shown}{more}.{way_out}"
+    return f"No leaf matches the pattern {pattern_beside_paths(pattern, paths)}.{way_out}"
+
+
+def pattern_beside_paths(pattern: Pattern, paths: Collection[str]) -> str:
+    """The pattern and the paths that there are, for a message: at most eight, those that come close first."""
+    text = pattern if isinstance(pattern, str) else getattr(pattern, "pattern", short(pattern))
+    close = difflib.get_close_matches(text, paths, n=5, cutoff=0.3) if len(paths) <= 5000 else []
+    shown = close + [path for path in paths if path not in close][: 8 - len(close)]
+    more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
+    return f"{short(text)}; paths are {shown}{more}"
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON

@@ -72,7 +72,7 @@ def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activat
     while any(space.remove(activation) for space in spaces):
         pass
     smaller = {path: layer.arrays[key] for layer in layers.values() for key, path in layer.paths.items()}
-    return treedef.unflatten([_like(leaf, smaller.get(path)) for path, leaf in zip(paths, leaves, strict=True)])
+    return treedef.unflatten([_smaller_leaf(leaf, smaller.get(path)) for path, leaf in zip(paths, leaves, strict=True)])
 
 
 class _Space:
@@ -182,7 +182,7 @@ def _apply(activation: Activation, values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(activation(jnp.asarray(values)))
 
 
-def _like(leaf: Any, smaller: NDArray[Any] | None) -> Any:
+def _smaller_leaf(leaf: Any, smaller: NDArray[Any] | None) -> Any:
     if smaller is None:
         return leaf
     return jnp.asarray(smaller) if isinstance(leaf, jax.Array) else smaller

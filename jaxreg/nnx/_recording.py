@@ -80,7 +80,7 @@ class Recording:
         """Return `{path: penalty}`, summed over the calls and the layers of a stack."""
         for path in list(self._unsettled):
             self._settle(path)
-        return {path: jnp.sum(self._total(path)) for path in self.modules}
+        return {path: jnp.sum(self._recorded_total(path)) for path in self.modules}
 
     def before_adding(self, loss: Any) -> None:
         """Remember the total of a module that runs as a copy: unless the copy's total comes back, it is lost."""
@@ -90,16 +90,16 @@ class Recording:
         if vars(self.modules[path]).get(ATTRIBUTE) is loss:
             self._settle(path)
         else:
-            self._unsettled[path] = self._total(path)
+            self._unsettled[path] = self._recorded_total(path)
 
     def _settle(self, path: str) -> None:
         """Raise if a copy of the module has added to its total, and the total of the module is still the old one."""
-        if path in self._unsettled and self._unsettled.pop(path) is self._total(path):
+        if path in self._unsettled and self._unsettled.pop(path) is self._recorded_total(path):
             global _epoch
             _epoch += 1
             raise_lost(path)
 
-    def _total(self, path: str) -> Any:
+    def _recorded_total(self, path: str) -> Any:
         loss = vars(self.modules[path]).get(ATTRIBUTE)
         if loss is None:
             raise_lost(path)

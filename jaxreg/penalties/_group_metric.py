@@ -32,11 +32,11 @@ def _roots(axes: tuple[int, ...], z: jax.Array, tau: jax.Array, c: jax.Array) ->
 
     def newton(r: jax.Array) -> jax.Array:
         v = z / _above(r, tau, c)
-        square = _total(numerics.real_product(v, v), axes)
+        square = _group_sums(numerics.real_product(v, v), axes)
         one, *again = compiler.unshared((jnp.ones_like(r), r, c))
         inverse = one / _above(again[0], tau, again[1])
         v = z * inverse
-        curvature = _total(numerics.real_product(v, v) * inverse, axes)
+        curvature = _group_sums(numerics.real_product(v, v) * inverse, axes)
         return jnp.maximum(0, r + (jnp.sqrt(square) - 1) * (square / jnp.where(curvature > 0, curvature, 1)))
 
     def goes_on(state: Any) -> jax.Array:
@@ -57,16 +57,16 @@ def _roots_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.
     above = jnp.where(positive, _above(r, tau, c), 1)
     v = z / above
     square = numerics.real_product(v, v) / above
-    change = _total(numerics.real_product(v / above, dz) - square * (c * dtau + tau * dc), axes)
-    return r, jnp.where(positive, change / jnp.where(positive, _total(square, axes), 1), 0)
+    change = _group_sums(numerics.real_product(v / above, dz) - square * (c * dtau + tau * dc), axes)
+    return r, jnp.where(positive, change / jnp.where(positive, _group_sums(square, axes), 1), 0)
 
 
 def _start(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The larger of two bounds from below: max_i |z_i| − cτ_i, where no |v_i| exceeds 1, and the tangent of h at ∞."""
     c_tau = compiler.unshared(c) * tau
     beyond = jnp.abs(z) - c_tau if jnp.iscomplexobj(z) else jnp.maximum(z - c_tau, -z - c_tau)
-    square = _total(numerics.real_product(z, z), axes)
-    tangent = jnp.sqrt(square) - c * _total(numerics.real_product(z, z * tau), axes) / square
+    square = _group_sums(numerics.real_product(z, z), axes)
+    tangent = jnp.sqrt(square) - c * _group_sums(numerics.real_product(z, z * tau), axes) / square
     least = jnp.max(beyond, axis=axes, keepdims=True, initial=0)
     return jnp.maximum(least, jnp.where(jnp.isfinite(tangent), tangent, 0))
 
@@ -77,5 +77,5 @@ def _above(r: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
     return jnp.maximum(r, jnp.finfo(tau.dtype).tiny) + c * tau
 
 
-def _total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _group_sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.sum(x, axis=axes, keepdims=True)
