@@ -116,6 +116,14 @@ def test_inequalities_of_a_projection(case: Case) -> None:
                 assert np.sum((p - u) ** 2) <= np.vdot(p - u, z - y) + 1e-12  # firmly non-expansive
 
 
+@each_case
+def test_a_sum_with_l2_projects_a_shorter_array(case: Case) -> None:
+    """½‖w − z‖² + ½‖w‖² = ‖w − z/2‖² + const. Wrong `parts` would merge the set with L2 as if it were another one."""
+    z = sample((3, 4), seed=1)
+    prox = (case.constraint + jaxreg.L2(0.5)).prox(f32(z))
+    np.testing.assert_allclose(prox, case.project(z / 2), rtol=2e-5, atol=1e-6)
+
+
 @each_metric
 def test_diagonal_metric(case: Case) -> None:
     assert case.metric is not None

@@ -75,6 +75,11 @@ def test_the_brute_force_check_sees_planted_mistakes(wrong: object) -> None:
     assert _shortfall(case, POINTS, wrong(prox, POINTS), np.asarray(1.0)).max() > 1e-5  # type: ignore[operator]
 
 
+@each_case
+def test_the_class_knows_whether_it_is_convex(case: Case) -> None:
+    assert case.regularizer.scalar().convex == case.convex
+
+
 @each_convex_case
 def test_three_point_inequality(case: Case) -> None:
     z, u = sample((3, 4), seed=1), sample((3, 4), seed=2)
