@@ -173,6 +173,10 @@ def test_proximal_operators_at_the_ends_of_the_range(reg: Any, z: Any, step: Any
         (jaxreg.Box(-1.0, 1.0), [np.inf, 0.0], np.inf, [0.0, 0.0]),
         (0.0 * jaxreg.Box(-1.0, 1.0), [5.0, 0.0], 0.0, [0.0, 0.0]),
         (0.0 * jaxreg.L2(1.0), [1e30, 0.0], 0.0, [0.0, 0.0]),
+        (0.0 * jaxreg.L2(0.7), [3.4e38, 0.0], 0.0, [0.0, 0.0]),  # 2·0.7·x, the gradient of L2, overflows too
+        (jaxreg.Group(0.0 * jaxreg.L2(0.7)), [3.4e38, 0.0], 0.0, [0.0, 0.0]),
+        (jaxreg.Anchored(0.0 * jaxreg.L2(0.7), 0.0, weights=1.0), [3.4e38, 0.0], 0.0, [0.0, 0.0]),
+        (0.0 * jaxreg.Function(lambda x: jnp.sum(x**4)), [1e30, 0.0], 0.0, [0.0, 0.0]),
     ],
     ids=label,
 )

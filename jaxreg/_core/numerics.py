@@ -50,6 +50,12 @@ def threshold(step: jax.Array, c: Any) -> jax.Array:
     return jnp.where(c == 0, jnp.zeros_like(step), step * c)
 
 
+def multiple(factor: Any, value: jax.Array) -> jax.Array:
+    """factor·value, and 0 where the factor is 0 even for an infinite value; nan stays nan."""
+    factor = jnp.asarray(factor, value.dtype)
+    return jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value)
+
+
 def shrunk_step(step: jax.Array, l2: Any) -> jax.Array:
     """step/(1 + 2·step·l2), also for an infinite step."""
     positive = step > 0

@@ -226,7 +226,7 @@ def _written(term: Regularizer) -> str:
 class Scaled(Regularizer):
     """Multiply a penalty: R(x) = factor·P(x). Written `factor * penalty`; the factor is a leaf.
 
-    With the factor 0 the value is 0 and `prox` returns its argument, also for a constraint.
+    With the factor 0 the value and the gradient are 0 and `prox` returns its argument, also for a constraint.
 
     Args:
         factor: real, finite, non-negative.
@@ -249,9 +249,9 @@ class Scaled(Regularizer):
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        value = self.penalty(x)
-        factor = jnp.asarray(self.factor, value.dtype)
-        return jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value)
+        # With the factor 0 no gradient goes back through P: where that of P is infinite, 0·∞ would be nan.
+        x = jnp.where(jnp.asarray(self.factor) == 0, jax.lax.stop_gradient(x), x)
+        return numerics.multiple(self.factor, self.penalty(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)

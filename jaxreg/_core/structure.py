@@ -139,7 +139,7 @@ class ScalarSum(Struct, Scalar):
         return all(rho.convex for _, rho in self.terms)
 
     def profile(self, a: jax.Array) -> jax.Array:
-        return sum((jnp.asarray(factor, a.dtype) * rho.profile(a) for factor, rho in self.terms), jnp.zeros_like(a))
+        return sum((numerics.multiple(factor, rho.profile(a)) for factor, rho in self.terms), jnp.zeros_like(a))
 
     def slope(self, a: jax.Array) -> jax.Array:
-        return sum((jnp.asarray(factor, a.dtype) * rho.slope(a) for factor, rho in self.terms), jnp.zeros_like(a))
+        return sum((numerics.multiple(factor, rho.slope(a)) for factor, rho in self.terms), jnp.zeros_like(a))

@@ -30,7 +30,7 @@ def output_penalty(regularizer: Regularizer, output: Any, batch_axis: int | None
             value = sum((_scalar(term, term.function(leaf)) for leaf in floating), start=0.0)  # type: ignore[attr-defined]
         else:
             value = sum((_of_leaf(term, leaf, batch_axis, module) for leaf in floating), start=0.0)
-        total = total + (value if factor is None else jnp.where((factor == 0) & jnp.isinf(value), 0, factor * value))
+        total = total + (value if factor is None else numerics.multiple(factor, jnp.asarray(value)))
     return total
 
 
