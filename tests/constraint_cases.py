@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from jaxreg import Box, Constraint, L1Ball, MaxNorm, NonNegative, Simplex, SpectralBall, UnitNorm
+import jaxreg
 
 Array = np.ndarray
 
@@ -58,7 +58,7 @@ def spectral(z: Array, radius: float) -> Array:
 class Case:
     """What the properties need to know of a constraint."""
 
-    constraint: Constraint  # so narrow that normal random numbers of scale 2 lie outside
+    constraint: jaxreg.Constraint  # so narrow that normal random numbers of scale 2 lie outside
     project: Callable[[Array], Array]  # the nearest point, NumPy float64
     metric: Callable[[Array, Array], Array] | None = None  # the projection of one vector in a diagonal metric
     convex: bool = True
@@ -73,34 +73,34 @@ class Case:
 
 RANK2 = ((3, 4), (5, 2), (1, 3))
 CASES = (
-    Case(NonNegative(), lambda z: np.maximum(z, 0), lambda z, s: np.maximum(z, 0), outwards=-1.0),
-    Case(Box(-0.5, 1.25), lambda z: np.clip(z, -0.5, 1.25), lambda z, s: np.clip(z, -0.5, 1.25)),
-    Case(Box(None, 0.75), lambda z: np.minimum(z, 0.75), lambda z, s: np.minimum(z, 0.75)),
-    Case(MaxNorm(1.5), groups(lambda z: ball(z, 1.5), None), lambda z, s: ball(z, 1.5, s)),
-    Case(MaxNorm(1.5, axis=(0, -1)), groups(lambda z: ball(z, 1.5), (0, -1)), shapes=(*RANK2, (2, 3, 2))),
-    Case(MaxNorm(1.5, axis=0), groups(lambda z: ball(z, 1.5), 0)),
+    Case(jaxreg.NonNegative(), lambda z: np.maximum(z, 0), lambda z, s: np.maximum(z, 0), outwards=-1.0),
+    Case(jaxreg.Box(-0.5, 1.25), lambda z: np.clip(z, -0.5, 1.25), lambda z, s: np.clip(z, -0.5, 1.25)),
+    Case(jaxreg.Box(None, 0.75), lambda z: np.minimum(z, 0.75), lambda z, s: np.minimum(z, 0.75)),
+    Case(jaxreg.MaxNorm(1.5), groups(lambda z: ball(z, 1.5), None), lambda z, s: ball(z, 1.5, s)),
+    Case(jaxreg.MaxNorm(1.5, axis=(0, -1)), groups(lambda z: ball(z, 1.5), (0, -1)), shapes=(*RANK2, (2, 3, 2))),
+    Case(jaxreg.MaxNorm(1.5, axis=0), groups(lambda z: ball(z, 1.5), 0)),
     Case(
-        UnitNorm(-1),
+        jaxreg.UnitNorm(-1),
         groups(lambda z: z / np.linalg.norm(z), -1),
         convex=False,
         point=np.eye(3, 4),
         has_interior=False,
     ),
-    Case(L1Ball(1.5), groups(lambda z: l1_ball(z, 1.5), None), lambda z, s: l1_ball(z, 1.5, s)),
-    Case(L1Ball(1.5, axis=(1,)), groups(lambda z: l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
+    Case(jaxreg.L1Ball(1.5), groups(lambda z: l1_ball(z, 1.5), None), lambda z, s: l1_ball(z, 1.5, s)),
+    Case(jaxreg.L1Ball(1.5, axis=(1,)), groups(lambda z: l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
     Case(
-        Simplex(),
+        jaxreg.Simplex(),
         groups(lambda z: simplex(z, 1.0), -1),
         lambda z, s: simplex(z, 1.0, s),
         point=np.eye(3, 4),
         has_interior=False,
     ),
     Case(
-        Simplex(2.5, axis=None),
+        jaxreg.Simplex(2.5, axis=None),
         groups(lambda z: simplex(z, 2.5), None),
         point=2.5 * np.eye(12)[0].reshape(3, 4),
         has_interior=False,
     ),
-    Case(SpectralBall(1.5), lambda z: spectral(z, 1.5), shapes=RANK2),
+    Case(jaxreg.SpectralBall(1.5), lambda z: spectral(z, 1.5), shapes=RANK2),
 )
 INSTANCES = {type(case.constraint): case.constraint for case in CASES}  # one of each class, the last
