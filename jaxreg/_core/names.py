@@ -1,4 +1,4 @@
-"""The table of names: built in, registered, asked of Keras."""
+"""The table of names: built in, registered, or known to Keras."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

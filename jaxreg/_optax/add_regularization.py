@@ -33,15 +33,15 @@ def add_regularization(
 
         u ← u + ∇R(params)                              (the minimum-norm subgradient; for L2(l2): u + 2·l2·params)
 
-    Behind a whole optimizer, `chain(adam(lr), add_regularization(...))`, it is wrong: there the updates are turned
-    round already, to be added, and the penalty makes the weights grow. A link does not see its neighbours, so only
-    `proximal` around such a chain can refuse it. The places that are right:
+    Behind a whole optimizer, `chain(adam(lr), add_regularization(...))`, it is wrong: there the updates already have
+    the opposite sign of the gradient, and the penalty makes the weights grow. A link does not see its neighbours, so
+    only `proximal` around such a chain can raise. The right places:
 
     - before an optimizer: the coupled penalty, the same as a penalty in the loss;
     - between `optax.scale_by_adam` and the learning rate: decoupled. There `L2(wd/2)`, which is
       `L2.from_weight_decay(wd)`, is `optax.adamw(weight_decay=wd)`;
-    - behind the learning rate with the updates turned round for it, `optax.scale(-1.0)` on both sides: decoupled from
-      the learning rate too (the last example).
+    - behind the learning rate, between two `optax.scale(-1.0)`, which change the sign for it and change it back:
+      decoupled from the learning rate too (the last example).
 
     The updates keep their dtype, and leaves whose update is `None` or masked stay as they are. No temporary of the
     size of a leaf is made in a compiled, donated step (with `cautious=True` the compiler may keep one); with
@@ -53,7 +53,7 @@ def add_regularization(
             function goes in through a `TreeRegularizer`.
         cautious: add the gradient only to entries where it has the sign of the update, u·∇R ≥ 0: decay only what the
             optimizer moves towards the penalty's minimum too (with decoupled L2: cautious weight decay). For a place
-            before the learning rate, where updates are gradients and not yet turned round.
+            before the learning rate, where updates still have the sign of gradients.
         track: keep the value of the penalty in the state, for logging: `optax.tree.get(state, "penalty")`.
 
     Raises:

@@ -80,8 +80,8 @@ def proximal(
             `optax.contrib.reduce_on_plateau` inside is read and multiplies it.
         metric: `None`, one step size for all coordinates (gradient descent); or `jaxreg.adam_metric(...)` and its like;
             or a function `(state of inner, params) -> tree of step sizes` for a learning rate of 1, like the
-            parameters, with scalars for leaves of one step and `None` for leaves at rest. A function is your own word
-            and is not tried: by `lambda state, params: jax.tree.map(lambda p: 1.0, params)` the penalty is decoupled
+            parameters, with scalars for leaves of one step and `None` for leaves at rest. A function is trusted,
+            not tried out: by `lambda state, params: jax.tree.map(lambda p: 1.0, params)` the penalty is decoupled
             from the loss around any optimizer, Lion for example.
         momentum: of `optax.sgd(learning_rate, momentum)`, heavy-ball or Nesterov: τ is η/(1 − momentum), which is what
             a constant gradient is multiplied with in the long run. Not for Adam, whose momentum is an average.

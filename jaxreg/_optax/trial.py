@@ -1,11 +1,11 @@
-"""Is the step that is told the step that is taken? `proximal` tries its optimizer out at `init`, on a small tree.
+"""Check that the metric gives the step that the optimizer takes: `proximal` tries it out at `init`, on a small tree.
 
 At rest the gradient of the loss is constant, and the penalty holds it. So a point at rest is a stationary point of
-loss + R if, and only if, the update that a constant gradient g leads to is −τ·g, with the τ that the proximal operator
-is told. That is what is tried: a few updates by a constant gradient, on a tree of the structure of the parameters with
-axes of length 2 at most, once more with a larger gradient and larger parameters, and each time against the same
-parameters without a gradient, which takes decay and noise away. It needs no list of optimizers. What it cannot judge,
-because it shows only with a loss or after many steps, is known by its state: `_SKIP` and `_UNJUDGED`.
+loss + R if, and only if, the update that a constant gradient g leads to is −τ·g, with the τ of the proximal operator.
+The trial makes a few updates by a constant gradient, on a tree of the structure of the parameters with axes of length 2
+at most, and once more with a larger gradient and larger parameters. It subtracts what the same parameters do without a
+gradient, which removes decay and noise. It needs no list of optimizers. It cannot judge what shows only with a loss or
+after many steps: such optimizers are recognized by their states, `_SKIP` and `_UNJUDGED`.
 """
 
 from collections.abc import Callable
@@ -146,7 +146,7 @@ def refuse_by_trial(
 
 
 def _refuse_growth(run: Run) -> None:
-    """A decay behind the learning rate, where updates are turned round, makes parameters grow."""
+    """Raise for a decay behind the learning rate: updates have the opposite sign there, and the parameters grow."""
     growth = ((run.update[3] - run.update[1]) * run.param).sum()
     if growth > _GROWTH * (run.param**2).sum():
         raise ValueError(
@@ -168,7 +168,7 @@ def _refuse_motion_at_rest(metric: Metric, run: Run) -> None:
 
 
 def _effects(arrays: list[np.ndarray]) -> np.ndarray:
-    """What the small gradient changed, over all leaves, and then what the large one did."""
+    """The change by the small gradient, over all leaves, and that by the large one."""
     with np.errstate(all="ignore"):
         effects = [(x[i] - np.nan_to_num(x[i + 1])).ravel() for i in (0, 2) for x in arrays]
     return np.concatenate([np.zeros(0), *effects])
@@ -239,7 +239,7 @@ def _try(
 
 
 def _traced(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """`function` mapped over the runs, traced once. What is being traced around it is stood in for by 0.1."""
+    """`function` mapped over the runs, traced once. Tracers from outside are replaced by 0.1."""
     closed, shapes = jax.make_jaxpr(jax.vmap(function), return_shape=True)(*args)
     consts = [
         np.full(const.shape, 0.1, const.dtype) if isinstance(const, jax.core.Tracer) else const

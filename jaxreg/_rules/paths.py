@@ -35,11 +35,11 @@ class Leaves(NamedTuple):
 def flatten_with_paths(tree: Any) -> Leaves:
     """Return the paths and leaves of a tree, and which of these are parameters.
 
-    A parameter is a float or complex array. None are: numbers of Python that a module holds as attributes (the rate of
-    a dropout), the coefficients of a regularizer that a module holds, NNX variables beside the `Param`s (batch
-    statistics), and Flax's collections beside "params".
+    A parameter is a float or complex array. These are not parameters: numbers of Python that a module holds as
+    attributes (the rate of a dropout), the coefficients of a regularizer that a module holds, NNX variables beside the
+    `Param`s (batch statistics), and Flax's collections beside "params".
 
-    NNX Variables and Linen's partitioned parameters are seen through: the `value` which they add is no part of a path.
+    The level `value` that NNX Variables and Linen's partitioned parameters add is left out of the paths.
     """
     leaves, treedef = jax.tree.flatten(tree, is_leaf=is_hidden)
     boxes = _box_types()

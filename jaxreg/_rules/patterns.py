@@ -29,12 +29,13 @@ def is_weight(path: str, leaf: Any) -> bool:
     """Whether a leaf is a weight matrix, a convolution kernel or an embedding: no bias, no scale of a norm.
 
     It has two axes or more, and no word of its name says bias, scale, statistic or norm, unless the last one is
-    `kernel` or `embedding`. A leaf that is called no more than `weight` or `w` goes by its nearest module: it is none
-    if the last layer which that name tells is a norm (`ln_1`, `attention_norm`; not `norm_proj` or `ConvBNAct`).
+    `kernel` or `embedding`. A leaf named only `weight` or `w` is judged by the name of its module: it is no weight if
+    the last layer in that name is a norm (`ln_1`, `attention_norm`; not `norm_proj` or `ConvBNAct`).
 
-    Words are split at `_`, digits and capitals, modules at `/` and `.`, and numbers name nothing. So the biases and
-    scales of stacked layers are told from matrices by names alone: where a stacked norm has none (`layers/1/weight`),
-    write a rule for it. Embeddings of positions and learned tokens (`pos_embed`, `cls_token`) are embeddings.
+    Words are split at `_`, digits and capitals, modules at `/` and `.`, and numbers are ignored. Biases and scales of
+    stacked layers have two axes too, so only their names tell them from matrices: where a stacked norm has no name
+    (`layers/1/weight`), write a rule for it. Embeddings of positions and learned tokens (`pos_embed`, `cls_token`) are
+    embeddings.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -65,7 +66,7 @@ def _names_weight(module: str, name: str) -> bool:
 
 
 def _names_norm(words: list[str]) -> bool:
-    """Whether the last layer that the words name is a norm; weight norm and spectral norm are ways to hold a weight."""
+    """Whether the last layer that the words name is a norm; weight norm and spectral norm do not count as norms."""
     layers = [word for word in words if word in _NO_NORM or _is_norm(word)]
     return bool(layers) and _is_norm(layers[-1]) and words[:2] not in (["weight", "norm"], ["spectral", "norm"])
 

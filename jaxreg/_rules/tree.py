@@ -36,10 +36,12 @@ class TreeRegularizer(TreePenalty):
     parameters add is left out. An array that stands in two places (tied weights) counts once, at its first path;
     inside `jit` JAX has split such arrays in two already, so tie them in the model there.
 
-    Sharded parameters need nothing: call it under `jit`, on Auto and on Explicit mesh axes. Inside `jax.shard_map` a
-    penalty in the loss of each device counts once a device as soon as gradients are summed: add it after the mean,
-    `jax.lax.pmean(loss, axis_name) + reg(params)`, or outside, or in the optimizer. There each device sees its part of
-    a sharded leaf, and norms and spectra of a part are not those of the whole: penalize such leaves outside.
+    Sharded parameters need nothing special: call it under `jit`, on Auto and on Explicit mesh axes. Inside
+    `jax.shard_map`, a penalty in the loss of each device counts once for every device when gradients are summed: add it
+    after the mean,
+    `jax.lax.pmean(loss, axis_name) + reg(params)`, or outside, or in the optimizer. Inside, each device
+    sees only its part of a sharded leaf, and norms and spectra of a part are not those of the whole: penalize such
+    leaves outside.
 
     Patterns:
         a string: a glob on the whole path; `*` and `?` within a segment, `**` across segments (`**/kernel`);

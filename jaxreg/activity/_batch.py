@@ -27,7 +27,7 @@ _TREES = " For a tree of arrays add up the penalties of its leaves."
 
 
 def of_batch(function: F) -> F:
-    """Mark a function that divides by the batch: what would divide its value once more can ask, and can refuse."""
+    """Mark a function that divides by the batch, so that code which would divide once more can raise instead."""
 
     @functools.wraps(function)
     def marked(*args: Any, **kwargs: Any) -> Any:

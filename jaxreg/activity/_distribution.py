@@ -18,8 +18,8 @@ def kl_sparsity(h: ArrayLike, rho: ArrayLike = 0.05, mask: ArrayLike | None = No
 
     A sum over the units (the last axis); ρ̂ is a mean over all other axes. Natural logarithm. 0 exactly where every
     unit has mean activation ρ. For activations in (0, 1), sigmoids: ρ̂ is clipped to [ε, 1 − ε], ε the machine
-    epsilon, and outside of that its gradient is 0. So a unit that is exactly 0 or 1 on the whole batch costs much, but
-    finitely much, and is not pushed, as the saturated sigmoid before it would not be.
+    epsilon, and outside of that its gradient is 0. So a unit that is exactly 0 or 1 on the whole batch has a large,
+    finite penalty and no gradient; nor would the saturated sigmoid before it pass one on.
 
     Args:
         h: real, (batch, ..., units); rank 1 with `axis_name`.

@@ -13,7 +13,7 @@ from jaxreg._core.struct import static
 
 @final
 class WholeOutput(Regularizer):
-    """Penalize all that a module returns by one number, as an `activity_regularizer` that is taken as it is.
+    """Penalize the whole output of a module by one number, as an `activity_regularizer` that is not divided.
 
         R(output) = function(output)
 

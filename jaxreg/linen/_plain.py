@@ -1,4 +1,4 @@
-"""Plain `model.apply(variables, x, mutable=["losses"])`: what it cannot tell raises, and is right by `with_losses`."""
+"""Plain `model.apply(variables, x, mutable=["losses"])` raises where it would be wrong; `with_losses` is right."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -76,7 +76,7 @@ def _mutable(mutable: Any, rules: tuple[Rule, ...], batch_axis: int | None) -> A
 
 @functools.lru_cache(maxsize=256)
 def _number_of(rules: tuple[Rule, ...]) -> int:
-    """The number of equal rules; by their text two functions of one name would be equal."""
+    """A number that equal rules share; by their text, two functions of one name would look equal."""
     return next(_trace_numbers)
 
 
@@ -97,7 +97,7 @@ def _from_note(module: str, content: Any) -> dict[str, _declarations.Declared]:
 
 
 def _check_rules(interceptor: _outputs.Interceptor, called: Mapping[str, Any], noted: Iterable[str]) -> None:
-    """Raise if a rule is for no module, or if `nn.jit` ran a module by a trace in which another rule was for it."""
+    """Raise if a rule matches no module, or if `nn.jit` reused a trace of a module that another rule applied to."""
     for path in noted:
         pattern_only = all(not callable(rule.pattern) for rule in interceptor.rules)
         if pattern_only and interceptor.decide(path, None) != called[path]:

@@ -24,7 +24,7 @@ _GLOBS: tuple[tuple[Any, Globs], ...] = (
 
 
 def globs_of(module: Any) -> Globs:
-    """Where the parameters of a module live that are not its own: by its `parameter_globs`, else by Flax's layer."""
+    """Where a module keeps parameters in modules of its own: by its `parameter_globs`, else by Flax's layer."""
     own: Globs = getattr(module, "parameter_globs", {})
     return own or next((globs for cls, globs in _GLOBS if isinstance(module, cls)), {})
 

@@ -1,4 +1,4 @@
-"""The penalties of outputs during one call of `with_losses`: who takes part, and that nothing is lost."""
+"""The penalties of outputs during one call of `with_losses`: which modules have one, and a check that none is lost."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

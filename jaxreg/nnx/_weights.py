@@ -61,7 +61,7 @@ def _leaves(path: str, variable: Any) -> list[tuple[str, Any]]:
 
 
 def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Shape | None) -> Regularizer:
-    """The regularizer of the parameter as it is stored, if it is declared for one layer and stored is a stack."""
+    """The regularizer of a stored parameter that is a stack of layers, from the one declared for one layer."""
     terms = regularizer.terms if isinstance(regularizer, Sum) else (regularizer,)
     if own is None or leaf.ndim <= len(own) or all(_names_axes(t) or is_sum_over_entries(t, leaf.shape) for t in terms):
         return regularizer

@@ -19,9 +19,9 @@ class Box(constraint.Constraint):
         {w : lower ≤ w_i ≤ upper}
         prox(z)_i = min(max(z_i, lower), upper)              for any step, also an array: the same in a diagonal metric
 
-    Any shape, real. At a bound the derivative of the prox is that of the inside. A bound of None is none: it is held as
-    an infinite number, and it is None again in `repr` and in the config, as JSON has no infinity. `violation` is the
-    Euclidean norm of what sticks out. `optax.keep_params_nonnegative` is `Box(0.0)`; in a sum with a `Group` write it
+    Any shape, real. At a bound the derivative of the prox is that of the inside. None means no bound: it is
+    stored as an infinite number, and `repr` and the config show None again, as JSON has no infinity. `violation` is the
+    Euclidean distance to the set. `optax.keep_params_nonnegative` is `Box(0.0)`; in a sum with a `Group` write it
     `NonNegative()`.
 
     Args:

@@ -24,10 +24,10 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
 
         R(x) = P(M(x)),   the columns of the matrix M are the axes `outputs` of x, its rows all others
 
-    The axes `outputs` are flattened in the order in which they are given, the others in theirs. Only places change, so
-    gradient and proximal operator are those of the penalty of the matrix, put back; an array step is moved like `z`.
-    An elementwise penalty is the same of the array as of the matrix, and does not look at `outputs`. All axes as
-    `outputs` make one row, none, `()`, one column.
+    The axes `outputs` are flattened in the order in which they are given, the others in their own order. Entries only
+    change places, so gradient and proximal operator are those of the matrix, moved back; an array step is moved like
+    `z`. An elementwise penalty has the same value for the array and the matrix, and ignores `outputs`. With all axes as
+    `outputs` the matrix has one row; with none, `()`, one column.
 
         Dense                                            (inputs, units)          nothing, it is a matrix
         Conv                                             (height, width, in, out) Matrix(P)
@@ -40,7 +40,7 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
         a stack of kernels (`nn.scan`)                   one axis more            Stacked(Matrix(...), axes=(0,))
 
     σ₁ of the matrix of a convolution is not the gain of the convolution, which with zero padding is at most
-    √(height·width)·σ₁: an entry of the input is in so many patches.
+    √(height·width)·σ₁, because an entry of the input is in up to height·width patches.
 
     Args:
         penalty: the regularizer of the matrix, such as `Spectral`, `SpectralNorm`, `SpectralBall`, `SoftOrthogonal`,

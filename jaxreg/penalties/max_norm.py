@@ -23,7 +23,7 @@ class MaxNorm(constraint.Constraint):
     A group is what the norm sums over: `axis=0` of a Dense kernel (inputs, outputs) bounds the incoming weights of
     every unit, `axis=(0, 1, 2)` of a convolution kernel every filter. Groups inside, and zero groups, come back bit for
     bit; on the sphere the derivative of the prox is that of the inside. Any shape, also complex. λ comes from 16 steps
-    of Newton's method on 1/‖w(λ)‖, which rise monotonically. `violation` is the Euclidean norm of what sticks out.
+    of Newton's method on 1/‖w(λ)‖, which rise monotonically. `violation` is the Euclidean distance to the set.
 
     The constraint `MaxNorm` of Keras, there with `max_value=2` and `axis=0`, and with 1e-7 added to every norm, so that
     it also shrinks the groups inside.
