@@ -101,9 +101,3 @@ def test_killed_and_resumed_on_several_processes(
         assert f"process {i} of {processes}: from step {reached}\n" in output
         assert "features are exactly zero" in output
     assert_result(tmp_path, one_process)
-
-
-@pytest.mark.slow
-def test_uninterrupted_on_four_processes(one_process: dict[str, np.ndarray], tmp_path: Path) -> None:
-    assert len(finish(start(tmp_path, 4))) == 4
-    assert_result(tmp_path, one_process)
