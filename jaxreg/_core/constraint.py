@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, compiler, numerics
-from jaxreg._core.entry import TREES
+from jaxreg._core.entry import TREES, from_outside
 from jaxreg._core.regularizer import Regularizer
 
 SCALAR_STEP = (
@@ -43,7 +43,7 @@ class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype 
     """
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _indicator(self, checks.array(type(self).__name__, x, TREES))
+        return _indicator(self, from_outside(self, x))
 
     @abc.abstractmethod
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
