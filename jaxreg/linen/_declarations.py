@@ -54,6 +54,7 @@ class Pass:
     def __init__(self, outer_modules: int, batch_axis: int | None) -> None:
         self._outer_modules = outer_modules
         self.batch_axis = batch_axis
+        self.padded: nn.Module | None = None  # the RNN that runs with `seq_lengths`
         self.declared: dict[str, Declared] = {}  # by path of the parameter
         self.ran: set[str] = set()  # paths of regularized modules
         self.called: dict[str, int | None] = {}  # path of a module: number of the rule for its output

@@ -14,7 +14,7 @@ from jaxreg._rules.patterns import Rule
 from jaxreg.nnx._collect import zero
 from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
-from jaxreg.nnx._outputs import ATTRIBUTE, ActivityLoss, attach, local, raise_lost
+from jaxreg.nnx._outputs import ATTRIBUTE, PADDED, ActivityLoss, attach, local, raise_lost
 
 _epoch = 0  # part of the static metadata, so that a trace that loses a penalty is never taken from a cache
 
@@ -50,6 +50,8 @@ class Recording:
                     self.patched.add(type(module))
             if ACTIVITY in regularizers or path in self.rules:
                 self.modules[path] = module
+        if self.modules:
+            self.patched.update(type(one) for _, one, _ in declarations.modules if isinstance(one, PADDED))
         for rule, was_used in zip(rules, used, strict=True):
             if not was_used:
                 raise no_module_matches(rule.pattern, paths)
