@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._flax.declared import ACTIVITY, applies, named
+from jaxreg._flax.declared import ACTIVITY, applies, named, shown
 from jaxreg._flax.outputs import counts_padding, is_whole, output_penalty
 from jaxreg._rules.patterns import Rule
-from jaxreg.linen import _declarations, _plain
+from jaxreg.linen import _bridge, _declarations, _plain
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -21,6 +21,12 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     path, rnn = "/".join(module.path), None if current is None else current.padded
     if rnn is not None and not (rnn.path == module.path and is_whole(regularizer)):
         raise counts_padding(regularizer, path, rnn)
+    if current is None and _declarations.in_nnx():
+        raise ValueError(
+            f"`jaxreg.nnx.with_losses`: `activity_regularizer={shown(regularizer)}` of the Linen module {named(path)} "
+            "inside a `ToNNX` would be lost: NNX sees no calls inside. Penalize the output of the whole by a rule, "
+            "`with_losses(model, activity=[(path of the ToNNX, regularizer)])`."
+        )
     if not module.is_mutable_collection(_declarations.LOSSES):
         if current is not None:
             _raise_lost(module)
@@ -90,6 +96,8 @@ class Interceptor:
         self._running.add(path)
         try:
             output = call(*args, **kwargs)
+            if _bridge.is_to_linen(module):
+                _bridge.declare(module)
             self._penalize(module, path, current, output)
         finally:
             self._running.discard(path)

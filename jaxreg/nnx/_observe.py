@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from jaxreg.linen import _bridge
 from jaxreg.nnx._outputs import ATTRIBUTE, add, on_padding
 
 OBSERVED = "jaxreg_observed"
@@ -29,6 +30,8 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
         # `super().__call__` of the same module is no other call
         if id(self) in _local.running:
             return call(self, *args, **kwargs)
+        if (bridge := _bridge.running()) is not None:
+            _bridge.declare(bridge)
         has_total = ATTRIBUTE in vars(self)
         with on_padding(self, kwargs):
             _local.running.add(id(self))

@@ -20,6 +20,7 @@ PADDED = (nnx.RNN, nnx.Bidirectional)
 _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
+@nnx.register_variable_name("jaxreg_activity_loss")  # as `ToNNX` hands it to Linen
 @public_address
 class ActivityLoss(nnx.Variable[jax.Array]):
     """The total of the penalties of a module's outputs, while `with_losses` runs.

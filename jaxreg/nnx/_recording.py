@@ -11,6 +11,7 @@ from flax import nnx
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, Shape, applies, gives_no_output, no_module_matches
 from jaxreg._rules.patterns import Rule
+from jaxreg.linen._declarations import called_by_nnx
 from jaxreg.nnx._collect import zero
 from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
@@ -67,7 +68,7 @@ class Recording:
                 told: dict[str, Any] = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
                 attach(module, ActivityLoss(value, epoch=_epoch, **told))
             local.recordings.append(self)
-            with patched(self.patched):
+            with patched(self.patched), called_by_nnx():
                 yield
         finally:
             if local.recordings and local.recordings[-1] is self:

@@ -11,6 +11,7 @@ from jaxreg._flax.declared import ACTIVITY, Shape, is_sum_over_entries, module_r
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.nnx._declarations import Declarations, join, regularized
+from jaxreg.nnx._to_nnx import of_linen
 from jaxreg.penalties import Stacked
 
 
@@ -52,6 +53,7 @@ def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
         regularizer = get(variable.get_metadata("regularizer", None))
         if regularizer is not None:
             yield variable, module_regularizer(type(variable).__name__, "regularizer", regularizer)
+    yield from of_linen(declarations)
 
 
 def _leaves(path: str, variable: Any) -> list[tuple[str, Any]]:
