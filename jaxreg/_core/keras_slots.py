@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxreg._core import checks
 from jaxreg._core.struct import Struct
+from jaxreg._core.structure import Indicator
 
 
 def check(reg: Any, x: Any) -> None:
@@ -26,9 +27,7 @@ def check(reg: Any, x: Any) -> None:
 
 def sets_in(reg: Any) -> list[Any]:
     """The parts of a regularizer that are sets: constraints, and structures of nothing but constraints."""
-    from jaxreg._core.constraint import Constraint
-
-    if isinstance(reg, Constraint):
+    if isinstance(reg, Indicator):
         return [reg]
     values = [getattr(reg, field.name) for field in dataclasses.fields(reg)]
     parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]

@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from jaxreg.linen import _bridge
-from jaxreg.nnx._outputs import ATTRIBUTE, add, on_padding
+from jaxreg.nnx._outputs import ATTRIBUTE, add, local, on_padding
 
 OBSERVED = "jaxreg_observed"
 
@@ -32,6 +32,8 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(self, *args, **kwargs)
         if (bridge := _bridge.running()) is not None:
             _bridge.declare(bridge)
+        if local.recordings:
+            local.recordings[-1].before_running(self)
         has_total = ATTRIBUTE in vars(self)
         with on_padding(self, kwargs):
             _local.running.add(id(self))

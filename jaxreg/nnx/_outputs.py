@@ -37,6 +37,7 @@ class ActivityLoss(nnx.Variable[jax.Array]):
 
 
 class _Recording(Protocol):
+    def before_running(self, module: nnx.Module) -> None: ...
     def before_adding(self, loss: Any) -> None: ...
 
 
