@@ -85,6 +85,9 @@ def test_the_output_of_a_linen_module_and_of_one_inside_of_it() -> None:
         jaxreg.nnx.with_losses(model)(X)
     model = outer()
     hidden = model.inside(X)
+    teacher = jaxreg.linen.Dense(2, activity_regularizer=SQUARES)  # is applied, and nobody asks it for penalties
+    variables = teacher.init(jax.random.key(0), X)
+    jaxreg.nnx.with_losses(model, method=lambda m: m(teacher.apply(variables, X) @ np.ones((2, 3))))()
     _, losses = jaxreg.nnx.with_losses(model, [("inside", SQUARES)])(X)
     assert float(losses["inside/activity"]) == pytest.approx(squares(hidden) / 4, rel=1e-5)
     assert "inside/Dense_0/kernel" in losses

@@ -183,6 +183,10 @@ def test_a_stack_of_plain_layers() -> None:
     np.testing.assert_allclose(losses["0/kernel"], sum(singular), rtol=1e-5)
 
 
+def stacked(make: Callable[[nnx.Rngs], Any], layers: int) -> Any:
+    return nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs())
+
+
 MAXIMUM = jaxreg.Function(lambda w: jnp.max(jnp.abs(w)))
 
 
@@ -195,7 +199,7 @@ MAXIMUM = jaxreg.Function(lambda w: jnp.max(jnp.abs(w)))
     ],
 )
 def test_the_maximum_of_a_stack_is_that_of_each_layer(make: Any, attribute: str) -> None:
-    model = nnx.vmap(make)(rngs().split(7))
+    model = stacked(make, 7)
     setattr(model, f"{attribute}_regularizer", MAXIMUM)
     _, losses = with_losses(nnx.List([model]), method=lambda m: None)()
     layers = np.abs(np.asarray(getattr(model, attribute).get_value())).reshape(7, -1)
@@ -228,7 +232,7 @@ RUNS: dict[str, Callable[[Any, Any], Any]] = {
 def test_a_stack_that_only_the_call_tells_raises_and_the_ways_out_run(run: str, declared: str) -> None:
     def make(cls: Any, regularizer: Any) -> Any:
         metadata = regularizer if declared == "metadata" else None
-        model = nnx.vmap(lambda rngs: cls(rngs, metadata))(rngs().split(5))
+        model = stacked(lambda rngs: cls(rngs, metadata), 5)
         if declared == "attribute":
             model.w_regularizer = regularizer
         return model

@@ -93,7 +93,7 @@ def pass_of(module: nn.Module, root: nn.Module) -> Pass | None:
 
 @contextlib.contextmanager
 def called_by_nnx() -> Iterator[None]:
-    """Note that `jaxreg.nnx.with_losses` runs a model: a Linen module inside it cannot hand on penalties of outputs."""
+    """Note that a `ToNNX` runs in `jaxreg.nnx.with_losses`: Linen cannot hand on penalties of outputs there."""
     outer, _local.in_nnx = _local.in_nnx, True
     try:
         yield

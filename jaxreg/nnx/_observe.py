@@ -9,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from jaxreg.linen import _bridge
-from jaxreg.nnx._outputs import ATTRIBUTE, add, local, on_padding
+from jaxreg.nnx._outputs import ATTRIBUTE, add, local, noted
 
 OBSERVED = "jaxreg_observed"
 
@@ -35,7 +35,7 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
         if local.recordings:
             local.recordings[-1].before_running(self)
         has_total = ATTRIBUTE in vars(self)
-        with on_padding(self, kwargs):
+        with noted(self, kwargs):
             _local.running.add(id(self))
             try:
                 output = call(self, *args, **kwargs)

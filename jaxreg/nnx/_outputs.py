@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxreg._flax.declared import ACTIVITY, named, public_address
 from jaxreg._flax.outputs import counts_padding, is_whole, output_penalty
+from jaxreg.linen._declarations import called_by_nnx
 from jaxreg.nnx._collect import collect
 from jaxreg.nnx._declarations import regularizer_of
 
@@ -51,13 +52,15 @@ local = _Local()
 
 
 @contextlib.contextmanager
-def on_padding(module: nnx.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """Note that what runs inside runs on padding too, if the module is an RNN that is given `seq_lengths`."""
+def noted(module: nnx.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Note what penalties of outputs inside need to know: that an RNN runs on padding, that Linen is called by NNX."""
+    linen_inside = bool(local.recordings) and isinstance(module, nnx.bridge.ToNNX)
     outer = local.padded
     if isinstance(module, PADDED) and arguments.get("seq_lengths") is not None:
         local.padded = module
     try:
-        yield
+        with called_by_nnx() if linen_inside else contextlib.nullcontext():
+            yield
     finally:
         local.padded = outer
 

@@ -11,12 +11,12 @@ from flax import nnx
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, Shape, applies, gives_no_output, no_module_matches
 from jaxreg._rules.patterns import Rule
-from jaxreg.linen._declarations import called_by_nnx
 from jaxreg.nnx._collect import zero
 from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
 from jaxreg.nnx._outputs import ATTRIBUTE, PADDED, ActivityLoss, attach, local, raise_lost
 from jaxreg.nnx._stacks import Unknown
+from jaxreg.nnx._to_nnx import linen_modules
 
 _epoch = 0  # part of the static metadata, so that a trace that loses a penalty is never taken from a cache
 
@@ -54,6 +54,7 @@ class Recording:
             if ACTIVITY in regularizers or path in self.rules:
                 self.modules[path] = module
         self.patched.update(self.unknown.classes)
+        self.patched.update(map(type, linen_modules(declarations)))
         if self.modules:
             self.patched.update(type(one) for _, one, _ in declarations.modules if isinstance(one, PADDED))
         for rule, was_used in zip(rules, used, strict=True):
@@ -71,7 +72,7 @@ class Recording:
                 told: dict[str, Any] = {"path": path, "rule": self.rules.get(path), "batch_axis": self.batch_axis}
                 attach(module, ActivityLoss(value, epoch=_epoch, **told))
             local.recordings.append(self)
-            with patched(self.patched), called_by_nnx():
+            with patched(self.patched):
                 yield
         finally:
             if local.recordings and local.recordings[-1] is self:
