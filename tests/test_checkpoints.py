@@ -204,6 +204,10 @@ WRONG = {
         h5_with(lambda f: f.__setitem__("layers", h5py.ExternalLink("/etc/passwd", "/"))),
         "is a link to elsewhere",
     ),
+    "external model": (
+        h5_with(lambda f: f.__setitem__("model_weights", h5py.ExternalLink("/etc/passwd", "/"))),
+        "is a link to elsewhere",
+    ),
     "external data": (
         h5_with(lambda f: f.create_dataset("vars/0", (64,), "u1", external=[("/etc/passwd", 0, 64)])),
         "is not stored in the file",
@@ -307,9 +311,10 @@ def weight_losses(model):
     return {v.path: float(v.regularizer(v)) for v in model.trainable_variables if v.regularizer is not None}
 
 
-def test_a_keras_archive_is_read_as_keras_names_it_with_its_own_penalties(keras_files, capsys):
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+def test_a_keras_model_is_read_as_keras_names_it_with_its_own_penalties(name, keras_files, capsys):
     out, model = keras_files
-    assert main(["inspect", str(out / "model.keras"), "--json"]) == 0
+    assert main(["inspect", str(out / name), "--json"]) == 0
     read = json.loads(capsys.readouterr().out)
     leaves = {leaf["path"]: leaf for leaf in read["leaves"] if "seed_generator" not in leaf["path"]}
     variables = {v.path: v for v in model.variables if "seed_generator" not in v.path}
@@ -325,8 +330,16 @@ def test_an_h5_file_of_keras_2_is_read(text, tmp_path, capsys):
     """Keras 2 wrote the short form of regularizers, as bytes or, later, as a string."""
     dense = {"name": "dense", "units": 2, "kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.5}}}
     config = {"name": "sequential", "layers": [{"class_name": "Dense", "config": dense}]}
+    kernel = 2 * np.ones((3, 2), np.float32)
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["model_config"] = text(json.dumps({"class_name": "Sequential", "config": config}))
+        file["model_weights/dense/dense/kernel:0"] = kernel
+        file["model_weights/inner/hidden/kernel:0"] = kernel  # of a model in the model it wrote no full path
+        file["optimizer_weights/Adam/iter:0"] = 3
+        file["model_weights"].attrs["layer_names"] = [b"dense", b"inner"]
+    assert main(["inspect", str(tmp_path / "old.h5"), "--json"]) == 0
+    leaves = {leaf["path"]: leaf["penalty"] for leaf in json.loads(capsys.readouterr().out)["leaves"]}
+    assert leaves == {"dense/kernel": 0.5 * 4 * 6, "inner/hidden/kernel": None}
     assert main(["convert", str(tmp_path / "old.h5")]) == 0
     rules = jaxreg.TreeRegularizer.from_config(json.loads(capsys.readouterr().out))
     assert float(rules({"dense": {"kernel": 2 * np.ones((3, 2)), "bias": np.ones(2)}})) == 0.5 * 4 * 6
@@ -355,6 +368,13 @@ def test_converted_rules_give_the_penalty_of_keras(name, keras_files, capsys):
         "left out: activity_regularizer of dense, L2(l2=0.01); it is no penalty of weights",
         "left out: kernel_regularizer of frozen, L1(l1=0.009999999776482582); the layer is frozen",
     ]
+
+
+def test_constraints_are_named_as_left_out(tmp_path, capsys):
+    layers = [keras.Input((2,)), L.Dense(1, name="d", kernel_regularizer="l2", kernel_constraint="non_neg")]
+    (tmp_path / "model.json").write_text(keras.Sequential(layers).to_json())
+    assert main(["convert", str(tmp_path / "model.json")]) == 0
+    assert "left out: kernel_constraint of d; a projection is for `jaxreg.proximal`\n" == capsys.readouterr().err
 
 
 def test_weights_without_a_config_are_numbered(keras_files, capsys):

@@ -183,6 +183,78 @@ def test_a_stack_of_plain_layers() -> None:
     np.testing.assert_allclose(losses["0/kernel"], sum(singular), rtol=1e-5)
 
 
+def stacked(make: Callable[[nnx.Rngs], Any], layers: int) -> Any:
+    return nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs())
+
+
+MAXIMUM = jaxreg.Function(lambda w: jnp.max(jnp.abs(w)))
+
+
+@pytest.mark.parametrize(
+    ("make", "attribute"),
+    [
+        (lambda rngs: nnx.LoRA(3, 2, 4, rngs=rngs), "lora_a"),
+        (lambda rngs: jaxreg.nnx.LoRA(3, 2, 4, rngs=rngs, b_initializer=nnx.initializers.normal()), "lora_b"),
+        (lambda rngs: nnx.Einsum("ab,bc->ac", (3, 2), (2,), rngs=rngs, bias_init=nnx.initializers.normal()), "bias"),
+    ],
+)
+def test_the_maximum_of_a_stack_is_that_of_each_layer(make: Any, attribute: str) -> None:
+    model = stacked(make, 7)
+    setattr(model, f"{attribute}_regularizer", MAXIMUM)
+    _, losses = with_losses(nnx.List([model]), method=lambda m: None)()
+    layers = np.abs(np.asarray(getattr(model, attribute).get_value())).reshape(7, -1)
+    np.testing.assert_allclose(losses[f"0/{attribute}"], layers.max(1).sum(), rtol=1e-6)
+
+
+class Matmul(nnx.Module):
+    """A layer of the user's own, in whose fields no shapes stand; with a penalty as metadata."""
+
+    def __init__(self, rngs: nnx.Rngs, metadata: Any = None) -> None:
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (3, 3)), regularizer=metadata)
+
+    def __call__(self, x: Any) -> Any:
+        return x @ self.w
+
+
+class Noted(jaxreg.nnx.Regularized, Matmul):
+    """The same, which notes its shapes."""
+
+
+COLUMNS = jaxreg.Group(jaxreg.L1(1.0), axis=0)
+RUNS: dict[str, Callable[[Any, Any], Any]] = {
+    "scan": nnx.scan(lambda m, x: m(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry),
+    "vmap": nnx.vmap(lambda m, x: m(x), in_axes=(0, None)),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("declared", ["attribute", "metadata"])
+def test_a_stack_that_only_the_call_tells_raises_and_the_ways_out_run(run: str, declared: str) -> None:
+    def make(cls: Any, regularizer: Any) -> Any:
+        metadata = regularizer if declared == "metadata" else None
+        model = stacked(lambda rngs: cls(rngs, metadata), 5)
+        if declared == "attribute":
+            model.w_regularizer = regularizer
+        return model
+
+    def losses(cls: Any, regularizer: Any) -> Any:
+        model = make(cls, regularizer)
+        return with_losses(model, method=RUNS[run])(X)[1], np.asarray(model.w.get_value(), np.float64)
+
+    with pytest.raises(ValueError, match=r"w of shape \(5, 3, 3\) is a stack of layers of shape \(3, 3\).*`Matmul`"):
+        losses(Matmul, COLUMNS)
+    for cls, regularizer in ((Matmul, jaxreg.Stacked(COLUMNS)), (Noted, COLUMNS)):
+        found, w = losses(cls, regularizer)
+        np.testing.assert_allclose(found["w"], np.linalg.norm(w, axis=1).sum(), rtol=1e-6)
+    found, w = losses(Matmul, L2)  # a sum over entries needs no axes
+    np.testing.assert_allclose(found["w"], squares(w), rtol=1e-6)
+    model = Matmul(rngs())  # no stack
+    model.w_regularizer = COLUMNS
+    np.testing.assert_allclose(
+        with_losses(model)(X)[1]["w"], np.linalg.norm(model.w.get_value(), axis=0).sum(), rtol=1e-6
+    )
+
+
 def test_a_name_that_fits_no_parameter_raises_and_the_way_out_runs() -> None:
     model = nnx.Sequential(nnx.Linear(3, 2, rngs=rngs()))
     model.kernel_regularizer = L2

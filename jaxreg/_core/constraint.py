@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, compiler, numerics
-from jaxreg._core.entry import TREES
+from jaxreg._core.entry import TREES, from_outside
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.structure import Indicator
 
 SCALAR_STEP = (
     "Give a scalar step: the Euclidean projection, which for a constraint does not depend on the step; or use a "
@@ -18,7 +19,7 @@ SCALAR_STEP = (
 _ROUNDING = 16  # units in the last place of ‖x‖₂ that a projection may be off after it was rounded to the dtype of x
 
 
-class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype of x before it is promoted
+class Constraint(Regularizer, Indicator, compiled=False):  # the tolerance needs the dtype of x before it is promoted
     """Keep an array in a set: the base class of the constraints. A subclass gives `prox`, the rest follows.
 
         R(x) = 0 in the set, +∞ outside, with gradient 0 everywhere: in a loss it changes nothing
@@ -43,7 +44,7 @@ class Constraint(Regularizer, compiled=False):  # the tolerance needs the dtype 
     """
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _indicator(self, checks.array(type(self).__name__, x, TREES))
+        return _indicator(self, from_outside(self, x))
 
     @abc.abstractmethod
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:

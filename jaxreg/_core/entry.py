@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, compiler, numerics
+from jaxreg._core import checks, compiler, keras_slots, numerics
 from jaxreg._core.struct import Struct
 from jaxreg._core.structure import Reach
 
@@ -45,10 +45,16 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[
     @functools.wraps(method)
     def __call__(self: Any, x: ArrayLike) -> jax.Array:
         if not isinstance(x, jax.Array):  # those are checked once a trace: an eager call on a small one would notice
-            x = checks.array(type(self).__name__, x, TREES)
+            x = from_outside(self, x)
         return compiled()(self, x)
 
     return __call__
+
+
+def from_outside(reg: Any, x: Any) -> Any:
+    """Return the argument of a call that is no array of JAX yet, checked."""
+    keras_slots.check(reg, x)
+    return checks.array(type(reg).__name__, x, TREES)
 
 
 def compiled_prox(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:

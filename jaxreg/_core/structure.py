@@ -25,6 +25,10 @@ class Reach(enum.IntEnum):
     ARRAY = 2  # anything
 
 
+class Indicator:
+    """Marks the penalties that are 0 in a set and ∞ outside."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """R(w) = l1·Σ|w_i| + l2·Σ|w_i|² + nonnegative·[w ≥ 0] + Σ intervals + Σ rest; a missing term is None or ().

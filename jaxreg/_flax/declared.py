@@ -18,6 +18,7 @@ ACTIVITY = "activity"
 T = TypeVar("T")
 
 Shape = tuple[int, ...]
+Known = tuple[int | None, ...]  # the shape in one layer; None for a length that nothing tells
 
 # Where attention keeps the parameters that its `kernel_`, `bias_` and `scale_regularizer` are for.
 ATTENTION: Mapping[str, tuple[str, ...]] = {
@@ -52,10 +53,14 @@ def evaluate(regularizers: dict[str, Regularizer], parameters: dict[str, Any]) -
     return {path: regularizers[path](parameter) for path, parameter in parameters.items()}
 
 
-def stacked_axes(stored: Shape, own: Shape) -> list[Shape]:
+def stacked_axes(stored: Known, own: Known) -> list[Shape]:
     """Return every set of axes that may be the stack: those without which the shape `stored` is that of one layer."""
     candidates = itertools.combinations(range(len(stored)), max(len(stored) - len(own), 0))
-    return [axes for axes in candidates if tuple(n for i, n in enumerate(stored) if i not in axes) == own]
+    return [axes for axes in candidates if _fits(tuple(n for i, n in enumerate(stored) if i not in axes), own)]
+
+
+def _fits(shape: Known, own: Known) -> bool:
+    return len(shape) == len(own) and all(k in (None, n) for n, k in zip(shape, own, strict=True))
 
 
 def is_sum_over_entries(regularizer: Regularizer, stored: Shape) -> bool:

@@ -44,6 +44,21 @@ def check_batch_axis(value: Any) -> int | None:
     return None if value is None else value.__index__()
 
 
+def counts_padding(regularizer: Regularizer, module: str, rnn: Any) -> ValueError:
+    """The error for a penalty of outputs of a recurrent network that is given `seq_lengths`: it runs on the padding."""
+    return ValueError(
+        f"`with_losses`: the activity penalty {shown(regularizer)} of the module {named(module)} would count padding, "
+        f"for `{type(rnn).__name__}` runs to the end of the array, whatever its `seq_lengths`. Take the penalty off "
+        "the module, and add to the loss `jaxreg.activity.penalty(reg, y, mask=jnp.arange(y.shape[1]) < "
+        "seq_lengths[:, None])`, with the outputs y of shape (batch, time, features)."
+    )
+
+
+def is_whole(regularizer: Regularizer) -> bool:
+    """Whether it is given the output whole, and can mask as it likes."""
+    return all(isinstance(term, WholeOutput) for _, term in _terms(regularizer))
+
+
 def _terms(regularizer: Regularizer, factor: Any = None) -> Iterator[tuple[Any, Regularizer]]:
     """The terms of a sum with their factors; a sum of penalties that are all divided alike stays whole."""
     if isinstance(regularizer, Sum) and any(map(_is_special, regularizer.terms)):

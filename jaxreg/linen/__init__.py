@@ -13,7 +13,8 @@ What happens in one call of `with_losses(model)(variables, x)`:
    layers, and computes all weight penalties in one compiled program.
 6. `_with_losses` sums what stands in the collection `losses` by path, and returns `(y, losses)`.
 
-What a plain `model.apply(variables, x, mutable=["losses"])` cannot tell, `_plain` refuses.
+What a plain `model.apply(variables, x, mutable=["losses"])` cannot tell, `_plain` refuses. What NNX modules inside a
+`nnx.bridge.ToLinen` declare, `_bridge` asks of `jaxreg.nnx`.
 """
 
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes

@@ -54,17 +54,19 @@ class Pass:
     def __init__(self, outer_modules: int, batch_axis: int | None) -> None:
         self._outer_modules = outer_modules
         self.batch_axis = batch_axis
+        self.padded: nn.Module | None = None  # the RNN that runs with `seq_lengths`
         self.declared: dict[str, Declared] = {}  # by path of the parameter
         self.ran: set[str] = set()  # paths of regularized modules
         self.called: dict[str, int | None] = {}  # path of a module: number of the rule for its output
 
     def covers(self, module: nn.Module, root: nn.Module) -> bool:
         """Whether the module belongs to the model of this call, and not to another one that the model applies."""
-        return root is _top([*_module_stack()[self._outer_modules :], module][0])
+        return root is _top([*module_stack()[self._outer_modules :], module][0])
 
 
 class _Local(threading.local):
     passes: tuple[Pass, ...] = ()
+    in_nnx: bool = False
 
 
 _local = _Local()
@@ -75,7 +77,7 @@ _declared_by: OrderedDict[Hashable, dict[str, Declared]] = OrderedDict()
 @contextlib.contextmanager
 def open_pass(batch_axis: int | None) -> Iterator[Pass]:
     """Let the modules that this thread runs declare to a new pass."""
-    current = Pass(len(_module_stack()), batch_axis)
+    current = Pass(len(module_stack()), batch_axis)
     _local.passes = (*_local.passes, current)
     try:
         yield current
@@ -89,9 +91,23 @@ def pass_of(module: nn.Module, root: nn.Module) -> Pass | None:
     return current if current is not None and current.covers(module, root) else None
 
 
+@contextlib.contextmanager
+def called_by_nnx() -> Iterator[None]:
+    """Note that a `ToNNX` runs in `jaxreg.nnx.with_losses`: Linen cannot hand on penalties of outputs there."""
+    outer, _local.in_nnx = _local.in_nnx, True
+    try:
+        yield
+    finally:
+        _local.in_nnx = outer
+
+
+def in_nnx() -> bool:
+    return _local.in_nnx
+
+
 def root_of(module: nn.Module) -> nn.Module:
     """The module that `apply` or `init` was called on. `parent` does not lead there from inside lifted transforms."""
-    stack = [*_module_stack(), module]
+    stack = [*module_stack(), module]
     for i in reversed(range(len(stack))):
         if stack[i].scope is not None and stack[i].path == ():
             # A method lifted by a decorator runs on a clone: the root stands there twice.
@@ -190,7 +206,7 @@ def _unlifted(cls: type[nn.Module]) -> type[nn.Module]:
     return cls
 
 
-def _module_stack() -> list[nn.Module]:
+def module_stack() -> list[nn.Module]:
     return [module for module in _context.module_stack if module is not None]
 
 

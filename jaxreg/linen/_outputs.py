@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._flax.declared import ACTIVITY, applies, named
-from jaxreg._flax.outputs import output_penalty
+from jaxreg._flax.declared import ACTIVITY, applies, named, shown
+from jaxreg._flax.outputs import counts_padding, is_whole, output_penalty
 from jaxreg._rules.patterns import Rule
-from jaxreg.linen import _declarations, _plain
+from jaxreg.linen import _bridge, _declarations, _plain
 
 
 def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
@@ -18,6 +18,15 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
         return
     root = _declarations.root_of(module)
     current = _declarations.pass_of(module, root)
+    path, rnn = "/".join(module.path), None if current is None else current.padded
+    if rnn is not None and not (rnn.path == module.path and is_whole(regularizer)):
+        raise counts_padding(regularizer, path, rnn)
+    if current is None and _declarations.in_nnx():
+        raise ValueError(
+            f"`jaxreg.nnx.with_losses`: `activity_regularizer={shown(regularizer)}` of the Linen module {named(path)} "
+            "inside a `ToNNX` would be lost: NNX sees no calls inside. Penalize the output of the whole by a rule, "
+            "`with_losses(model, activity=[(path of the ToNNX, regularizer)])`."
+        )
     if not module.is_mutable_collection(_declarations.LOSSES):
         if current is not None:
             _raise_lost(module)
@@ -25,8 +34,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
         return
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
-    batch_axis = 0 if current is None else current.batch_axis
-    value = output_penalty(regularizer, output, batch_axis, "/".join(module.path))
+    value = output_penalty(regularizer, output, 0 if current is None else current.batch_axis, path)
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(
@@ -67,7 +75,7 @@ def _before(module: nn.Module, root: nn.Module) -> Any:
 
 
 class Interceptor:
-    """Penalize the output of each module by the first rule that matches its path."""
+    """Penalize the output of each module by the first rule that matches its path; see where an RNN runs on padding."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
@@ -82,18 +90,29 @@ class Interceptor:
         current = _declarations.pass_of(module, _declarations.root_of(module))
         if current is None or path in self._running:
             return call(*args, **kwargs)
+        outer = current.padded
+        if isinstance(module, (nn.RNN, nn.Bidirectional)) and kwargs.get("seq_lengths") is not None:
+            current.padded = module
         self._running.add(path)
         try:
             output = call(*args, **kwargs)
+            if _bridge.is_to_linen(module):
+                _bridge.declare(module)
+            self._penalize(module, path, current, output)
         finally:
             self._running.discard(path)
+            current.padded = outer
+        return output
+
+    def _penalize(self, module: nn.Module, path: str, current: _declarations.Pass, output: Any) -> None:
+        if not self.rules:
+            return
         chosen = self.decide(path, output)
         current.called[path] = chosen
         _declarations.note(module, _declarations.CALLED, chosen)
         regularizer = None if chosen is None else self.rules[chosen].regularizer
         if regularizer is not None:
             add(module, regularizer, output)
-        return output
 
     def decide(self, path: str, output: Any) -> int | None:
         """Return the number of the first rule that matches; mark every rule that does as used."""

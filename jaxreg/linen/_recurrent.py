@@ -12,7 +12,8 @@ class _Cell(Regularized):
     """`kernel_` of the input kernels, `recurrent_` of the hidden-to-hidden kernels, `bias_` of all biases.
 
     `activity_regularizer` is of the output of each step, not of the carry; inside `nn.RNN` give
-    `variable_axes={"losses": 0}`, or `with_losses` says so. The penalties of the steps add up.
+    `variable_axes={"losses": 0}`, or `with_losses` says so. The penalties of the steps add up, and
+    with `seq_lengths`, where cells run on padding too, they raise.
     """
 
     recurrent_regularizer: Any = regularizer_field()

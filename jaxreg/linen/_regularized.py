@@ -14,7 +14,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import ACTIVITY, SUFFIX, fits_no_parameter, module_regularizer, named, public_address
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
-from jaxreg.linen import _declarations, _outputs, _plain, _weights
+from jaxreg.linen import _declare, _outputs
 
 _OBSERVED = "jaxreg_observed"
 
@@ -122,35 +122,8 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def declare(module: Regularized) -> None:
-    """Note which parameter has which regularizer. Under plain `apply`, put the penalties into `losses` if mutable."""
-    found = _regularized_parameters(module)
-    jitted, root, own_path = _declarations.jitted(module), _declarations.root_of(module), "/".join(module.path)
-    axes = _weights.removed_axes(module.variables["params"]) if found else {}
-    declared = {
-        "/".join((*module.path, path)): _declarations.Declared(
-            regularizer, leaf.shape, own_path, jitted, axes.get(path)
-        )
-        for path, (regularizer, leaf) in found.items()
-    }
-    _declarations.remember(root, declared)
-    current = _declarations.pass_of(module, root)
-    if current is not None:
-        current.ran.add(own_path)
-        current.declared.update(declared)
-    if module.is_initializing():
-        return
-    if current is not None:  # `with_losses` computes the penalties from the stored parameters, after the call
-        content = tuple((p, reg, leaf.shape, axes.get(p)) for p, (reg, leaf) in found.items())
-        _declarations.note(module, _declarations.DECLARED, content)
-    elif module.is_mutable_collection(_declarations.LOSSES):
-        for path, (regularizer, leaf) in found.items():
-            _plain.check_counted_once(module, root, regularizer, path, leaf)
-            module.sow(
-                _declarations.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new
-            )
-    else:
-        for path, (regularizer, _) in found.items():
-            _plain.check_asked(module, root, regularizer, path)
+    """Note which parameter has which regularizer."""
+    _declare.declare(module, _regularized_parameters(module))
 
 
 def _regularized_parameters(module: Regularized) -> dict[str, tuple[Regularizer, Any]]:

@@ -1,6 +1,5 @@
 """One call of `model.apply`: its output, its state, and what its modules declare."""
 
-import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -33,8 +32,7 @@ def run(
         name: value for name, value in variables.items() if name not in {_declarations.LOSSES, _declarations.NOTES}
     }
     interceptor = _outputs.Interceptor(rules)
-    intercepting = nn.intercept_methods(interceptor) if rules else contextlib.nullcontext()
-    with _declarations.open_pass(batch_axis) as this_pass, intercepting:
+    with _declarations.open_pass(batch_axis) as this_pass, nn.intercept_methods(interceptor):
         y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules, batch_axis))
     state = dict(state)
     notes = state.pop(_declarations.NOTES, {})

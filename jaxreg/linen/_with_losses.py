@@ -29,7 +29,8 @@ def with_losses(model: nn.Module, activity: Any = (), *, batch_axis: int | None 
     the model itself. Weight penalties are computed from the parameters, once for each, whatever transform the module
     runs under. A parameter that this call does not use is penalized too, if an earlier `init` or `apply` of an equal
     model in this process has run its module. Activity penalties are summed over the calls. What other modules sow into
-    the collection `losses` is added up and returned as well.
+    the collection `losses` is added up and returned as well. Weight penalties of NNX modules inside a
+    `nnx.bridge.ToLinen` count too; penalties of outputs inside it raise.
 
     Args:
         model: an unbound Linen module; its modules that inherit `Regularized` are penalized.

@@ -12,9 +12,13 @@ What happens in one call of `with_losses(model)(x)`:
    total of the module. `_collect` sums over the calls that an `nnx.vmap` inside the model runs at once.
 5. `_recording` raises if a transform has dropped a total, reads the totals, and takes them off the modules again.
 6. `_with_losses` returns `(y, losses)`.
+
+Of Linen modules inside a `nnx.bridge.ToNNX`, `_to_nnx` tells what they declared when they ran; `_to_linen` tells
+`jaxreg.linen` of NNX modules inside a `ToLinen`.
 """
 
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
+from jaxreg.nnx import _to_linen as _to_linen  # Linen learns of NNX modules in its models
 from jaxreg.nnx._layers import BatchNorm as BatchNorm
 from jaxreg.nnx._layers import Conv as Conv
 from jaxreg.nnx._layers import ConvTranspose as ConvTranspose

@@ -10,6 +10,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._flax.declared import (
     ACTIVITY,
     SUFFIX,
+    Known,
     Shape,
     fits_no_parameter,
     module_regularizer,
@@ -58,10 +59,12 @@ class Declarations:
         self.wanted = {id(node) for path, node in nodes if isinstance(node, nnx.Variable) and means(path, node)}
         self.parameters: Parameters = _parameters(nodes, self.wanted)
         self._inside = {id(model): self.parameters}
-        self.shapes: dict[int, Shape] = {}
+        self.shapes: dict[int, Known] = {}
         for _, module in modules:
             for variable, shape in self._shapes_of(module):
-                self.shapes.setdefault(id(variable), shape)
+                known = self.shapes.setdefault(id(variable), shape)
+                if None in known and stacked_axes(shape, known) == [()]:  # the same layer, told in full
+                    self.shapes[id(variable)] = shape
 
     def inside(self, module: nnx.Module) -> Parameters:
         """The parameters of one module, by their paths from there.
@@ -83,14 +86,14 @@ class Declarations:
                 return tuple(stored[axis] for axis in stacks[0]) if stacks else ()
         return ()
 
-    def _shapes_of(self, module: nnx.Module) -> Iterator[tuple[Any, Shape]]:
+    def _shapes_of(self, module: nnx.Module) -> Iterator[tuple[Any, Known]]:
+        noted = dict(vars(module).get(SHAPES, ()))
+        if noted:
+            yield from ((variable, noted[path]) for path, variable in self.inside(module) if path in noted)
         for name, shape in shapes_of(module).items():
             variable = getattr(module, name, None)
             if isinstance(variable, nnx.Variable):
                 yield variable, shape
-        noted = dict(vars(module).get(SHAPES, ()))
-        if noted:
-            yield from ((variable, noted[path]) for path, variable in self.inside(module) if path in noted)
 
 
 def _declares(node: Any) -> bool:

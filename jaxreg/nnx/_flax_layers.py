@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxreg._flax.declared import ATTENTION, Shape
+from jaxreg._flax.declared import ATTENTION, Known
 
 Globs = Mapping[str, tuple[str, ...]]
 
@@ -29,7 +29,7 @@ def globs_of(module: Any) -> Globs:
     return own or next((globs for cls, globs in _GLOBS if isinstance(module, cls)), {})
 
 
-def shapes_of(module: Any) -> dict[str, Shape]:
+def shapes_of(module: Any) -> dict[str, Known]:
     """The shapes in one layer by the fields of the layers of Flax, whose construction notes none."""
     if isinstance(module, nnx.Linear):
         return {"kernel": (module.in_features, module.out_features), "bias": (module.out_features,)}
@@ -39,7 +39,9 @@ def shapes_of(module: Any) -> dict[str, Shape]:
     if isinstance(module, (nnx.Conv, nnx.ConvTranspose)):
         return {"kernel": tuple(module.kernel_shape), "bias": (module.out_features,)}
     if isinstance(module, nnx.Einsum):
-        return {"kernel": tuple(module.kernel_shape)}
+        return {"kernel": tuple(module.kernel_shape), "bias": tuple(module.bias_shape or ())}
+    if isinstance(module, nnx.LoRA):  # it does not keep its rank
+        return {"lora_a": (module.in_features, None), "lora_b": (None, module.out_features)}
     if isinstance(module, nnx.Embed):
         return {"embedding": (module.num_embeddings, module.features)}
     if isinstance(module, (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.InstanceNorm)):

@@ -8,7 +8,8 @@ from typing import Any
 
 from flax import nnx
 
-from jaxreg.nnx._outputs import ATTRIBUTE, add
+from jaxreg.linen import _bridge
+from jaxreg.nnx._outputs import ATTRIBUTE, add, local, noted
 
 OBSERVED = "jaxreg_observed"
 
@@ -27,14 +28,21 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(call)
     def observed_call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
         # `super().__call__` of the same module is no other call
-        if ATTRIBUTE not in vars(self) or id(self) in _local.running:
+        if id(self) in _local.running:
             return call(self, *args, **kwargs)
-        _local.running.add(id(self))
-        try:
-            output = call(self, *args, **kwargs)
-        finally:
-            _local.running.discard(id(self))
-        add(self, output)
+        if (bridge := _bridge.running()) is not None:
+            _bridge.declare(bridge)
+        if local.recordings:
+            local.recordings[-1].before_running(self)
+        has_total = ATTRIBUTE in vars(self)
+        with noted(self, kwargs):
+            _local.running.add(id(self))
+            try:
+                output = call(self, *args, **kwargs)
+            finally:
+                _local.running.discard(id(self))
+            if has_total:
+                add(self, output)
         return output
 
     setattr(observed_call, OBSERVED, True)

@@ -1,6 +1,8 @@
 """ActivityLoss: the Variable that adds up the penalties of a module's outputs during one call of the model."""
 
+import contextlib
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, Protocol
 
 import flax.errors
@@ -9,14 +11,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxreg._flax.declared import ACTIVITY, named, public_address
-from jaxreg._flax.outputs import output_penalty
+from jaxreg._flax.outputs import counts_padding, is_whole, output_penalty
+from jaxreg.linen._declarations import called_by_nnx
 from jaxreg.nnx._collect import collect
 from jaxreg.nnx._declarations import regularizer_of
 
 ATTRIBUTE = "_activity_loss"
+PADDED = (nnx.RNN, nnx.Bidirectional)
 _NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
+@nnx.register_variable_name("jaxreg_activity_loss")  # as `ToNNX` hands it to Linen
 @public_address
 class ActivityLoss(nnx.Variable[jax.Array]):
     """The total of the penalties of a module's outputs, while `with_losses` runs.
@@ -33,15 +38,31 @@ class ActivityLoss(nnx.Variable[jax.Array]):
 
 
 class _Recording(Protocol):
+    def before_running(self, module: nnx.Module) -> None: ...
     def before_adding(self, loss: Any) -> None: ...
 
 
 class _Local(threading.local):
     def __init__(self) -> None:
         self.recordings: list[_Recording] = []  # of the calls of `with_losses` in this thread, the innermost last
+        self.padded: nnx.Module | None = None  # the RNN that runs with `seq_lengths`
 
 
 local = _Local()
+
+
+@contextlib.contextmanager
+def noted(module: nnx.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Note what penalties of outputs inside need to know: that an RNN runs on padding, that Linen is called by NNX."""
+    linen_inside = bool(local.recordings) and isinstance(module, nnx.bridge.ToNNX)
+    outer = local.padded
+    if isinstance(module, PADDED) and arguments.get("seq_lengths") is not None:
+        local.padded = module
+    try:
+        with called_by_nnx() if linen_inside else contextlib.nullcontext():
+            yield
+    finally:
+        local.padded = outer
 
 
 def attach(module: nnx.Module, loss: ActivityLoss) -> None:
@@ -60,6 +81,9 @@ def add(module: nnx.Module, output: Any) -> None:
         _, output = output  # the carry is the state, and often the output once more
     batch_axis, path = loss.get_metadata("batch_axis"), loss.get_metadata("path")
     regularizers = (regularizer_of(module, ACTIVITY), loss.get_metadata("rule"))
+    for one in regularizers:
+        if one is not None and local.padded is not None and not (local.padded is module and is_whole(one)):
+            raise counts_padding(one, path, local.padded)
     penalty = sum(output_penalty(one, output, batch_axis, path) for one in regularizers if one is not None)
     total = loss.get_raw_value()
     penalty = collect(jnp.asarray(penalty, total.dtype), total.ravel()[0])

@@ -14,7 +14,9 @@ from jaxreg._rules.patterns import Rule
 from jaxreg.nnx._collect import zero
 from jaxreg.nnx._declarations import Declarations, Declaring
 from jaxreg.nnx._observe import patched
-from jaxreg.nnx._outputs import ATTRIBUTE, ActivityLoss, attach, local, raise_lost
+from jaxreg.nnx._outputs import ATTRIBUTE, PADDED, ActivityLoss, attach, local, raise_lost
+from jaxreg.nnx._stacks import Unknown
+from jaxreg.nnx._to_nnx import linen_modules
 
 _epoch = 0  # part of the static metadata, so that a trace that loses a penalty is never taken from a cache
 
@@ -27,6 +29,7 @@ class Recording:
         self.modules: dict[str, nnx.Module] = {}
         self.rules: dict[str, Regularizer] = {}
         self.patched: set[type] = set()
+        self.unknown = Unknown(declarations)
         self._unsettled: dict[str, Any] = {}
         self._choose(declarations, rules)
         self._stacks: dict[str, Shape] = {path: declarations.stack_of(one) for path, one in self.modules.items()}
@@ -50,6 +53,10 @@ class Recording:
                     self.patched.add(type(module))
             if ACTIVITY in regularizers or path in self.rules:
                 self.modules[path] = module
+        self.patched.update(self.unknown.classes)
+        self.patched.update(map(type, linen_modules(declarations)))
+        if self.modules:
+            self.patched.update(type(one) for _, one, _ in declarations.modules if isinstance(one, PADDED))
         for rule, was_used in zip(rules, used, strict=True):
             if not was_used:
                 raise no_module_matches(rule.pattern, paths)
@@ -81,6 +88,10 @@ class Recording:
         for path in list(self._unsettled):
             self._settle(path)
         return {path: jnp.sum(self._recorded_total(path)) for path in self.modules}
+
+    def before_running(self, module: nnx.Module) -> None:
+        """Raise if its weight penalty was taken of a whole stack of layers, and the module is one of them."""
+        self.unknown.check(module)
 
     def before_adding(self, loss: Any) -> None:
         """Remember the total of a module that runs as a copy: unless the copy's total comes back, it is lost."""

@@ -13,7 +13,7 @@ class _Cell(Regularized):
     """`kernel_` of the input kernels, `recurrent_` of the hidden-to-hidden kernels, `bias_` of all biases.
 
     `activity_regularizer` is of the output of each step, not of the carry; the penalties of the steps add up, also
-    inside `nnx.RNN`.
+    inside `nnx.RNN`; with its `seq_lengths`, where cells run on padding too, they raise.
     """
 
     recurrent_regularizer: Any = None

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core.regularizer import Regularizer, Sum
-from jaxreg._flax.declared import ACTIVITY, Shape, is_sum_over_entries, module_regularizer, shown, stacked_axes
+from jaxreg._flax.declared import ACTIVITY, Known, Shape, is_sum_over_entries, module_regularizer, shown, stacked_axes
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.nnx._declarations import Declarations, join, regularized
+from jaxreg.nnx._to_nnx import of_linen
 from jaxreg.penalties import Stacked
 
 
@@ -25,7 +26,7 @@ def penalized(declarations: Declarations) -> dict[str, Penalized]:
     """Return `{path: (regularizer, parameter)}`, each parameter that is wanted once."""
     paths = {id(variable): path for path, variable in declarations.parameters}
     found: dict[str, Penalized] = {}
-    for variable, regularizer in _declared(declarations):
+    for variable, regularizer in declared(declarations):
         if id(variable) not in declarations.wanted:
             continue
         for path, leaf in _leaves(paths[id(variable)], variable):
@@ -41,7 +42,8 @@ def penalized(declarations: Declarations) -> dict[str, Penalized]:
     }
 
 
-def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
+def declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
+    """The variables and their regularizers, as often as they are declared."""
     for path, module, regularizers in declarations.modules:
         for name, regularizer in regularizers.items():
             if name != ACTIVITY:
@@ -52,6 +54,7 @@ def _declared(declarations: Declarations) -> Iterator[tuple[Any, Regularizer]]:
         regularizer = get(variable.get_metadata("regularizer", None))
         if regularizer is not None:
             yield variable, module_regularizer(type(variable).__name__, "regularizer", regularizer)
+    yield from of_linen(declarations)
 
 
 def _leaves(path: str, variable: Any) -> list[tuple[str, Any]]:
@@ -60,10 +63,9 @@ def _leaves(path: str, variable: Any) -> list[tuple[str, Any]]:
     return [(join(path, at) if at else path, leaf) for at, leaf in arrays if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
-def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Shape | None) -> Regularizer:
+def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Known | None) -> Regularizer:
     """The regularizer of a stored parameter that is a stack of layers, from the one declared for one layer."""
-    terms = regularizer.terms if isinstance(regularizer, Sum) else (regularizer,)
-    if own is None or leaf.ndim <= len(own) or all(_names_axes(t) or is_sum_over_entries(t, leaf.shape) for t in terms):
+    if own is None or leaf.ndim <= len(own) or not needs_axes(regularizer, leaf.shape):
         return regularizer
     stacks = stacked_axes(leaf.shape, own)
     if len(stacks) == 1:
@@ -73,6 +75,12 @@ def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Shape | None)
         f"The parameter {path} of shape {leaf.shape} is a stack of layers of shape {own}, {reason}, and "
         f"{shown(regularizer)} is of one layer. Name the axes: `jaxreg.Stacked({shown(regularizer)}, axes=(0,))`."
     )
+
+
+def needs_axes(regularizer: Regularizer, stored: Shape) -> bool:
+    """Whether the penalty of a stack is that of its layers only if it is told the axes."""
+    terms = regularizer.terms if isinstance(regularizer, Sum) else (regularizer,)
+    return not all(_names_axes(term) or is_sum_over_entries(term, stored) for term in terms)
 
 
 def _names_axes(regularizer: Regularizer) -> bool:

@@ -12,7 +12,8 @@ from jaxreg._flax.outputs import check_batch_axis
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg.nnx._declarations import Declarations, join
 from jaxreg.nnx._recording import Recording
-from jaxreg.nnx._weights import penalized
+from jaxreg.nnx._to_nnx import linen_modules
+from jaxreg.nnx._weights import Penalized, penalized
 
 
 def with_losses(
@@ -32,7 +33,8 @@ def with_losses(
     the model, once for each, as it is before the call. Activity penalties are summed over the calls; a module that did
     not run has 0. Changes that the call makes to the model (batch statistics, counts of random streams) stay; the
     penalties leave nothing behind. Parameters are also penalized by metadata: `nnx.Param(value, regularizer=...)`,
-    `nnx.Linear(..., kernel_metadata={"regularizer": ...})`.
+    `nnx.Linear(..., kernel_metadata={"regularizer": ...})`. Weight penalties of Linen modules inside a
+    `nnx.bridge.ToNNX` count too; penalties of outputs inside it raise.
 
     Works inside `nnx.jit`, `nnx.grad`, `jax.jit` and `jax.grad` with the model as argument. A parameter that two
     modules share counts once under transforms of NNX, and twice under those of JAX, which do not see that it is shared.
@@ -81,13 +83,13 @@ def with_losses(
         declarations = Declarations(model)
         found = penalized(declarations)
         recording = Recording(declarations, rules, batch_axis)
-        losses = evaluate(
-            {path: one.regularizer for path, one in found.items()}, {path: one.parameter for path, one in found.items()}
-        )
+        losses = _losses(found)
         closed_over = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
         with recording.of_call((nnx.state(model), args, kwargs, closed_over)):
             y = call(model, *args, **kwargs)
             activities = recording.losses()
+        if linen_modules(declarations):  # which declare when they run
+            losses.update(_losses({p: one for p, one in penalized(declarations).items() if p not in found}))
         for module, value in activities.items():
             path = join(module, ACTIVITY) if module else ACTIVITY
             if path in losses:
@@ -144,6 +146,12 @@ def regularizer(model: nnx.Module, wrt: Any = nnx.Param) -> TreeRegularizer:
         )
     found = penalized(declarations)
     return TreeRegularizer([(glob.escape(path), one.regularizer) for path, one in found.items()])
+
+
+def _losses(found: dict[str, Penalized]) -> dict[str, jax.Array]:
+    return evaluate(
+        {path: one.regularizer for path, one in found.items()}, {path: one.parameter for path, one in found.items()}
+    )
 
 
 def _is_variable(node: Any) -> bool:

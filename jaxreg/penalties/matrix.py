@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import checks, compiler
 from jaxreg._core.constraint import Constraint
-from jaxreg._core.entry import TREES
+from jaxreg._core.entry import TREES, from_outside
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach, Scalar
@@ -77,7 +77,7 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
         object.__setattr__(self, "outputs", tuple(int(axis) for axis in given))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _value(self, checks.array("Matrix", x, TREES))
+        return _value(self, from_outside(self, x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)

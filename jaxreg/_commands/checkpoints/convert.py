@@ -14,8 +14,8 @@ Write the weight regularizers of a Keras model as the JSON of a TreeRegularizer.
 MODEL is a .keras archive, a legacy .h5 file or the JSON of model.to_json().
 Keras is not needed, and nothing of the model is run. The patterns are `**/` and
 Keras' names of the variables: **/dense/kernel. What rules on parameters cannot
-say (activity regularizers, frozen layers) is named on the standard error
-stream."""
+say (activity regularizers, constraints, frozen layers) is named on the
+standard error stream."""
 
 EPILOG = """\
 examples:

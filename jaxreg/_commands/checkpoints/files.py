@@ -20,8 +20,8 @@ def read(path: Path) -> Arrays:
     """Return the arrays of a checkpoint by their paths.
 
     Args:
-        path: a file of NumPy (`.npz`), safetensors, Flax (msgpack) or Keras (`.keras`, `.weights.h5`), or an Orbax
-            directory.
+        path: a file of NumPy (`.npz`), safetensors, Flax (msgpack) or Keras (`.keras`, `.weights.h5`, legacy
+            `.h5`), or an Orbax directory.
 
     Raises:
         UserError: it has none of these formats, or is damaged.
@@ -31,14 +31,6 @@ def read(path: Path) -> Arrays:
     if not arrays:
         raise cli.UserError(f"{path}: holds no arrays")
     return arrays
-
-
-def is_keras(path: Path) -> bool:
-    """Whether it is a `.keras` archive."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return "config.json" in archive.namelist()
 
 
 @contextlib.contextmanager
@@ -75,7 +67,7 @@ def _reader(path: Path) -> Callable[[Path], Arrays]:
     raise cli.UserError(f"{path}: {_PICKLE if pickled else _UNKNOWN}")
 
 
-_UNKNOWN = "none of .npz, .safetensors, Flax msgpack, .keras, .weights.h5, Orbax directory"
+_UNKNOWN = "none of .npz, .safetensors, Flax msgpack, .keras, .h5, Orbax directory"
 _PICKLE = "a pickle, which can run code when it is read; save the arrays as .npz or .safetensors"
 
 

@@ -24,7 +24,8 @@ CHECKPOINT is one of
   .safetensors    names with dots become paths: layers.0.weight, layers/0/weight
   Orbax           a directory; of a manager's, the last step
   Flax msgpack    flax.serialization.to_bytes, flax.training.checkpoints
-  .keras          its own regularizers are the rules, unless --rules are given
+  .keras, .h5     of a whole Keras model; its own regularizers are the rules,
+                  unless --rules are given
   .weights.h5     of Keras; it numbers a layer's variables: dense/0, dense/1
 
 Nothing in a file is run or unpickled."""
@@ -78,7 +79,7 @@ def read_rules(path: Path) -> TreeRegularizer:
 
 def _own_rules(path: Path) -> TreeRegularizer:
     """The rules without `--rules`: those in the config of a Keras model that lists its layers, otherwise none."""
-    config = keras_file.read_config(path) if files.is_keras(path) else None
+    config = keras_file.read_config(path) if keras_file.has_config(path) else None
     if not keras_layers.are_in(config):
         return TreeRegularizer()
     try:

@@ -52,8 +52,28 @@ def read_keras(path: Path) -> dict[str, Any]:
         return _arrays(path, io.BytesIO(archive.read("model.weights.h5")), classes)
 
 
+def has_config(path: Path) -> bool:
+    """Whether it is a `.keras` archive, or a legacy `.h5` file of a whole model."""
+    if not path.is_file():
+        return False
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    with path.open("rb") as file:
+        if file.read(len(HDF5)) != HDF5:
+            return False
+    cli.require("inspect", {"h5py": "h5py"})
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return "model_config" in file.attrs
+
+
 def read_h5(path: Path) -> dict[str, Any]:
-    """Return the variables of a `.weights.h5` file, numbered as there, since it does not name them: `dense/0`."""
+    """Return the variables of a `.weights.h5` file, numbered as there, since it does not name them: `dense/0`.
+
+    A legacy `.h5` file names them: `dense/kernel`.
+    """
     with path.open("rb") as file:
         return _arrays(path, file, {})
 
@@ -79,8 +99,17 @@ def _arrays(path: Path, file: BinaryIO, classes: dict[tuple[str, ...], keras_lay
                 visit(child, (*names, *_name(child, key)))
 
     with h5py.File(file, "r") as h5:
-        visit(h5, ())
-    return found
+        is_model = isinstance(h5.get("model_weights", getlink=True), h5py.HardLink)  # no look behind other links
+        weights = h5["model_weights"] if is_model else h5
+        is_legacy = any(name.startswith("layer_names") for name in weights.attrs)
+        visit(weights if is_legacy else h5, ())
+    return {_legacy_path(path): value for path, value in found.items()} if is_legacy else found
+
+
+def _legacy_path(path: str) -> str:
+    """The path of `dense/dense/kernel:0`: a layer, and in it the name of a variable, mostly with the layer again."""
+    layer, _, variable = path.removesuffix(":0").partition("/")
+    return variable if layer == "top_level_model_weights" or variable.startswith(f"{layer}/") else f"{layer}/{variable}"
 
 
 def _name(group: Any, key: str) -> tuple[str, ...]:

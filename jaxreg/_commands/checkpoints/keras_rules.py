@@ -51,8 +51,9 @@ def convert(model: Any) -> Converted:
     slots: list[_Slot] = []
     notes: list[str] = []
     for layer in walk(model):
+        name = "/".join(layer.path)
+        notes += [f"left out: {key} of {name}; a projection is for `jaxreg.proximal`" for key in _constraints(layer)]
         for key, regularizer in _declared(layer):
-            name = "/".join(layer.path)
             if key == "activity":
                 if regularizer is not None:
                     notes.append(
@@ -84,6 +85,10 @@ def _declared(layer: Layer) -> Iterator[tuple[str, Regularizer | None]]:
                 yield key.removesuffix(_ENDING), None if regularizer is None else as_regularizer(regularizer)
             except (TypeError, ValueError) as error:
                 raise cli.UserError(f"layer {'/'.join(layer.path)}, {key}: {error}") from None
+
+
+def _constraints(layer: Layer) -> list[str]:
+    return [key for key, config in layer.config.items() if key.endswith("_constraint") and config is not None]
 
 
 def _variable(layer: Layer, key: str) -> str:
