@@ -1,11 +1,10 @@
 """What every test needs: Keras on its JAX backend, eight CPU devices for the sharding tests, and quick compilation.
 
-Most of the time of the tests goes to the compiler, for programs that run once on a few numbers. So XLA leaves most of
-its optimizations out; the files that hold what a compiled program costs ask for them (`optimized` below). JAX keeps what
-it compiled in `.pytest_cache`: the processes of one run share it, and the next run finds it there.
-`pytest --cache-clear` begins anew, `-p no:cacheprovider` does without.
+Most of the time of the tests goes to the compiler, for programs that run once on a few numbers: XLA leaves most of its
+optimizations out. JAX keeps what it compiled in `.pytest_cache`: the processes of one run share it, and the next run
+finds it there. `pytest --cache-clear` begins anew, `-p no:cacheprovider` does without.
 
-All tests on programs as users compile them, which `.ci/run` does on the newer Python:
+Programs as users compile them, which `.ci/run` tests as well:
 
     JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
 """
@@ -13,16 +12,15 @@ All tests on programs as users compile them, which `.ci/run` does on the newer P
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
 
 import pytest
 
-# The emitters by MLIR take twice the time to compile. XLA ends the process at a flag that it does not know.
-KNOWS_THE_FLAG = (0, 8) <= tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 12)
-QUICK = " --xla_cpu_use_fusion_emitters=false" if KNOWS_THE_FLAG else ""
+# With its newer emitters XLA takes twice as long to compile. A flag that it does not know would end the process.
+_JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+_QUICK = " --xla_cpu_use_fusion_emitters=false" if (0, 8) <= _JAXLIB <= (0, 12) else ""
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8" + QUICK)
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8" + _QUICK)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -204,9 +204,7 @@ def test_pickles_name_the_package_and_no_file():
     again = pickle.loads(pickle.dumps(model))
     assert again == model and again.layers[0].kernel_regularizer == jaxreg.L1(0.01)
     variables = again.init(KEY, sequence())
-    np.testing.assert_array_equal(
-        with_losses(again)(variables, sequence())[1]["layers_0/kernel"], np.float32(0.01) * np.float32(8)
-    )
+    np.testing.assert_allclose(with_losses(again)(variables, sequence())[1]["layers_0/kernel"], 0.01 * 8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("penalty", ["L1", "L2", "OrthogonalRegularizer"])

@@ -477,13 +477,14 @@ def test_wrong_arguments(build: Callable[[], Any], error: type[Exception], messa
 
 
 def test_l0_in_a_loss_warns_once() -> None:
+    """The warning comes with a trace, so the shapes are those of no other test in this process."""
     _warn_once.cache_clear()
     with pytest.warns(UserWarning, match="gradient of `L0` is zero"):
-        jax.grad(jaxreg.L0())(jnp.ones(7))
+        jax.grad(jaxreg.L0())(jnp.ones((1, 3, 1, 7)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        jax.grad(jaxreg.L0())(jnp.ones(8))
-        jaxreg.L0()(jnp.ones(9))
+        jax.grad(jaxreg.L0())(jnp.ones((1, 3, 1, 8)))
+        jaxreg.L0()(jnp.ones((1, 3, 1, 9)))
 
 
 def test_the_config_of_an_anchor_names_its_arrays() -> None:
