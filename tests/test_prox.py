@@ -1,7 +1,7 @@
 """Properties of every proximal operator, held against its definition by brute force."""
 
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import pytest
 
 import jaxreg
 from jaxreg._core import numerics
-from tests.cases import CONVEX_CASES, PROX_CASES, Case, sample
+from tests.cases import CONVEX_CASES, PROX_CASES, Case, row, sample
 
 
 class DeadZone(jaxreg.Elementwise):
@@ -38,21 +38,45 @@ DEAD_ZONE = Case(
     flat=0.4,
 )
 each_case = pytest.mark.parametrize("case", PROX_CASES, ids=str)
-each_case_and_a_dead_zone = pytest.mark.parametrize("case", [*PROX_CASES, DEAD_ZONE], ids=str)
+WITH_A_DEAD_ZONE = (*PROX_CASES, DEAD_ZONE)
+each_case_and_a_dead_zone = pytest.mark.parametrize("case", WITH_A_DEAD_ZONE, ids=str)
 each_convex_case = pytest.mark.parametrize("case", CONVEX_CASES, ids=str)
 STEPS = (0.03, 0.5, 1.0, 4.0, 100.0)
 POINTS = np.array([-3.0, -1.0, -0.31, -0.3, -1e-3, -0.0, 0.0, 1e-3, 0.15, 0.3, 0.5, 1.0, 2.5, 40.0])
 
 
+GRID = np.concatenate([np.linspace(-45.0, 45.0, 200_001), [0.0]])
+
+
+def prox(reg: jaxreg.Regularizer, z: jax.Array, step: jax.Array) -> jax.Array:
+    return reg.prox(z, step)
+
+
+def found_for(case: Case, z: np.ndarray, step: float | np.ndarray) -> np.ndarray:
+    """The proximal operator in float64 or float32, whatever z is, from one program for all penalties."""
+    with jax.enable_x64(z.dtype == np.float64):
+        return row(prox, WITH_A_DEAD_ZONE, case, z, step)
+
+
+@functools.cache
+def _on_the_grid(index: int) -> np.ndarray:
+    return PROX_CASES[index].scalar(GRID)  # type: ignore[misc]
+
+
+@functools.cache
+def _half_squares(z: float) -> np.ndarray:
+    return (GRID - z) ** 2 / 2
+
+
 def _shortfall(case: Case, point: np.ndarray, prox: np.ndarray, step: np.ndarray) -> np.ndarray:
     """How much worse the objective is at `prox` than at the best of a dense grid, 0 and z; per coordinate."""
     assert case.scalar is not None
-    grid = np.concatenate([np.linspace(-45.0, 45.0, 200_001), [0.0]])
+    on_the_grid = _on_the_grid(PROX_CASES.index(case))
     shortfalls = []
     for z, w, tau in zip(point, prox, np.broadcast_to(step, point.shape), strict=True):
-        candidates = np.concatenate([grid, [z], w + np.linspace(-1e-3, 1e-3, 2001)])
-        objective = tau * case.scalar(candidates) + (candidates - z) ** 2 / 2
-        shortfalls.append(tau * case.scalar(w) + (w - z) ** 2 / 2 - objective.min())
+        near = np.concatenate([[z], w + np.linspace(-1e-3, 1e-3, 2001)])
+        best = min((tau * on_the_grid + _half_squares(z)).min(), (tau * case.scalar(near) + (near - z) ** 2 / 2).min())
+        shortfalls.append(tau * case.scalar(w) + (w - z) ** 2 / 2 - best)
     return np.array(shortfalls)
 
 
@@ -60,11 +84,10 @@ def _shortfall(case: Case, point: np.ndarray, prox: np.ndarray, step: np.ndarray
 @each_case
 @pytest.mark.parametrize("step", [*STEPS, np.geomspace(0.01, 50.0, POINTS.size)], ids=str)
 def test_no_point_has_a_lower_objective(case: Case, step: float | np.ndarray) -> None:
-    with jax.enable_x64(True):
-        prox = np.asarray(case.regularizer.prox(jnp.asarray(POINTS), step))
-    assert _shortfall(case, POINTS, prox, np.asarray(step)).max() <= 1e-9
-    in_float32 = np.asarray(case.regularizer.prox(jnp.asarray(POINTS, jnp.float32), step), np.float64)
-    np.testing.assert_allclose(in_float32, prox, rtol=1e-6, atol=1e-6)
+    found = found_for(case, POINTS, step)
+    assert found.dtype == np.float64
+    assert _shortfall(case, POINTS, found, np.asarray(step)).max() <= 1e-9
+    np.testing.assert_allclose(found_for(case, POINTS.astype(np.float32), step), found, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.core
@@ -84,7 +107,7 @@ def test_the_class_knows_whether_it_is_convex(case: Case) -> None:
 def test_three_point_inequality(case: Case) -> None:
     z, u = sample((3, 4), seed=1), sample((3, 4), seed=2)
     for tau in STEPS:
-        p = np.asarray(case.regularizer.prox(jnp.asarray(z, jnp.float32), tau), np.float64)
+        p = found_for(case, z.astype(np.float32), tau).astype(np.float64)
         left = 2 * tau * (case.value(p) - case.value(u))
         right = ((u - z) ** 2).sum() - ((u - p) ** 2).sum() - ((p - z) ** 2).sum()
         assert left <= right + 1e-4 * (1 + abs(right))
@@ -94,7 +117,7 @@ def test_three_point_inequality(case: Case) -> None:
 def test_firmly_non_expansive(case: Case) -> None:
     x, y = sample((50,), seed=1), sample((50,), seed=2)
     for tau in STEPS:
-        p, q = (np.asarray(case.regularizer.prox(jnp.asarray(v, jnp.float32), tau), np.float64) for v in (x, y))
+        p, q = (found_for(case, v.astype(np.float32), tau).astype(np.float64) for v in (x, y))
         assert ((p - q) ** 2).sum() <= (p - q) @ (x - y) + 1e-5
 
 
@@ -118,15 +141,14 @@ def test_moreau_identity_with_the_projection_on_the_dual_ball(
 @each_case_and_a_dead_zone
 def test_the_step_back_is_a_subgradient(case: Case) -> None:
     """(z − p)/τ = R′(p) off the kink, and at it no more than the slope beyond (if that is finite)."""
-    with jax.enable_x64(True):
-        for tau in STEPS:
-            z = sample((200,), seed=4, scale=3.0)
-            p = np.asarray(case.regularizer.prox(jnp.asarray(z), tau))
-            moved = np.abs(p) != case.flat
-            np.testing.assert_allclose(((z - p) / tau)[moved], case.subgradient(p)[moved], rtol=1e-6, atol=1e-9 / tau)
-            if case.convex:
-                slope_beyond = np.abs(case.subgradient(np.full(1, case.flat * (1 + 1e-12) + 1e-300)))
-                assert (np.abs(z - p)[~moved] / tau <= slope_beyond * (1 + 1e-9)).all()
+    z = sample((200,), seed=4, scale=3.0)
+    for tau in STEPS:
+        p = found_for(case, z, tau)
+        moved = np.abs(p) != case.flat
+        np.testing.assert_allclose(((z - p) / tau)[moved], case.subgradient(p)[moved], rtol=1e-6, atol=1e-9 / tau)
+        if case.convex:
+            slope_beyond = np.abs(case.subgradient(np.full(1, case.flat * (1 + 1e-12) + 1e-300)))
+            assert (np.abs(z - p)[~moved] / tau <= slope_beyond * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize(
@@ -142,32 +164,39 @@ def test_lipschitz_below_the_limit_of_weak_convexity(reg: jaxreg.Regularizer, we
             assert ratio.max() <= 1 / (1 - tau * weak_convexity) + 1e-9
 
 
+def prox_of_a_multiple(reg: jaxreg.Regularizer, z: jax.Array, factor: jax.Array) -> jax.Array:
+    return (factor * reg).prox(z, 1.0)
+
+
 @each_case
 def test_scaling_oddness_and_permutations(case: Case) -> None:
-    with jax.enable_x64(True):
-        z = sample((30,))
-        for tau in STEPS:
-            p = np.asarray(case.regularizer.prox(z, tau))
-            np.testing.assert_allclose((tau * case.regularizer).prox(z, 1.0), p, rtol=1e-12)
-            np.testing.assert_array_equal(case.regularizer.prox(-z, tau), -p)
-            np.testing.assert_array_equal(case.regularizer.prox(z[::-1], tau), p[::-1])
+    z = sample((200,))
+    for tau in STEPS:
+        p = found_for(case, z, tau)
+        with jax.enable_x64(True):
+            np.testing.assert_allclose(row(prox_of_a_multiple, PROX_CASES, case, z, tau), p, rtol=1e-12)
+        np.testing.assert_array_equal(found_for(case, -z, tau), -p)
+        np.testing.assert_array_equal(found_for(case, z[::-1], tau), p[::-1])
+
+
+@jax.value_and_grad
+def _envelope(z: jax.Array, reg: jaxreg.Regularizer, tau: jax.Array) -> jax.Array:
+    w = reg.prox(z, tau)
+    return reg(w) + jnp.sum((w - z) ** 2) / (2 * tau)
+
+
+def envelope(reg: jaxreg.Regularizer, z: jax.Array, tau: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _envelope(z, reg, tau)
 
 
 @each_convex_case
 def test_gradient_of_the_envelope(case: Case) -> None:
     with jax.enable_x64(True):
         z, tau = sample((3, 4)), 0.7
-
-        @jax.jit
-        @jax.value_and_grad
-        def envelope(z: jax.Array) -> jax.Array:
-            w = case.regularizer.prox(z, tau)
-            return case.regularizer(w) + jnp.sum((w - z) ** 2) / (2 * tau)
-
-        value, slope = envelope(z)
-        expected = (z - np.asarray(case.regularizer.prox(z, tau))) / tau
-        np.testing.assert_allclose(slope, expected, rtol=1e-9, atol=1e-12)
-        assert value <= case.value(z)
+        value, slope = row(envelope, CONVEX_CASES, case, z, tau)
+    expected = (z - found_for(case, z, tau)) / tau
+    np.testing.assert_allclose(slope, expected, rtol=1e-9, atol=1e-12)
+    assert value <= case.value(z)
 
 
 @each_case_and_a_dead_zone
@@ -195,10 +224,9 @@ def test_equal_steps_are_a_scalar_step(case: Case) -> None:
 def test_dtype_and_shape_are_those_of_z(case: Case, dtype: jnp.dtype) -> None:
     for shape in ((3, 4), (), (0,), (2, 0)):
         z = sample(shape).astype(dtype)
-        prox = case.regularizer.prox(z, np.float32(0.5))
-        assert prox.dtype == dtype and prox.shape == shape
-        exact = np.asarray(case.regularizer.prox(z.astype(np.float32), np.float32(0.5)))
-        np.testing.assert_array_equal(np.asarray(prox), exact.astype(dtype))
+        found, exact = (row(prox, PROX_CASES, case, v, np.float32(0.5)) for v in (z, z.astype(np.float32)))
+        assert found.dtype == dtype and found.shape == shape
+        np.testing.assert_array_equal(found, exact.astype(dtype))
 
 
 def test_integers_give_floats() -> None:
@@ -219,18 +247,22 @@ def test_complex_soft_threshold_shrinks_the_modulus() -> None:
     assert jnp.isfinite(jacobian).all()
 
 
+def cubes(reg: jaxreg.Regularizer, factor: jax.Array, step: jax.Array) -> Any:
+    """A number that the prox gives, and its derivatives in the scale of the coefficients and in the step."""
+
+    def total(factor: jax.Array, step: jax.Array) -> jax.Array:
+        return jnp.sum(jax.tree.map(lambda c: c * factor, reg).prox(jnp.asarray(sample((3, 4))), step) ** 3)
+
+    return jax.value_and_grad(total, argnums=(0, 1))(factor, step)
+
+
 @each_case
 def test_derivatives_with_respect_to_coefficient_and_step(case: Case) -> None:
     with jax.enable_x64(True):
-        z = jnp.asarray(sample((3, 4)))
-
-        @jax.jit
-        @functools.partial(jax.value_and_grad, argnums=(0, 1))
-        def of_scale(s: jax.Array, tau: jax.Array) -> jax.Array:
-            return jnp.sum(jax.tree.map(lambda c: c * s, case.regularizer).prox(z, tau) ** 3)
-
-        for i, derivative in enumerate(of_scale(1.0, 0.6)[1]):
-            plus, minus = (of_scale(1.0 + h * (i == 0), 0.6 + h * (i == 1))[0] for h in (1e-6, -1e-6))
+        for i, derivative in enumerate(row(cubes, PROX_CASES, case, 1.0, 0.6)[1]):
+            plus, minus = (
+                row(cubes, PROX_CASES, case, 1.0 + h * (i == 0), 0.6 + h * (i == 1))[0] for h in (1e-6, -1e-6)
+            )
             np.testing.assert_allclose(derivative, (plus - minus) / 2e-6, rtol=1e-6)
 
 
@@ -283,13 +315,15 @@ def test_wrong_steps(step: object, error: type[Exception]) -> None:
         jaxreg.L1().prox(np.ones((3, 4)), step)
 
 
+def descent(reg: jaxreg.Regularizer, q: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.fori_loop(0, 200, lambda _, w: reg.prox(w - 0.5 * (q.T @ (q @ w - y)), 0.5), jnp.zeros(6))
+
+
 @each_convex_case
 def test_proximal_gradient_solves_the_orthogonal_problem(case: Case) -> None:
     """min ½‖Qw − y‖² + R(w) with orthonormal Q has the solution prox_R(Qᵀy)."""
+    q = np.linalg.qr(sample((6, 6)))[0]
+    y = sample((6,), seed=3)
     with jax.enable_x64(True):
-        q = np.linalg.qr(sample((6, 6)))[0]
-        y = sample((6,), seed=3)
-        w = jnp.zeros(6)
-        for _ in range(200):
-            w = case.regularizer.prox(w - 0.5 * (q.T @ (q @ w - y)), 0.5)
-        np.testing.assert_allclose(w, case.regularizer.prox(jnp.asarray(q.T @ y)), atol=1e-12)
+        w = row(descent, CONVEX_CASES, case, q, y)
+        np.testing.assert_allclose(w, case.regularizer.prox(q.T @ y), atol=1e-12)

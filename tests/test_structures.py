@@ -13,7 +13,7 @@ import pytest
 
 import jaxreg
 from jaxreg.penalties.l0 import _warn_once
-from tests.cases import PROX_CASES, STRUCTURES, Case, gradient, gradient_and_product, sample
+from tests.cases import PROX_CASES, STRUCTURES, Case, gradient_and_product, row, sample
 
 Array = np.ndarray
 STEPS = (0.1, 1.0, 5.0)
@@ -98,26 +98,41 @@ def _shortfall(w: Array, scale: float, step: float, scalar: Any, structure: str)
     return float(_objective(w, z, step, scalar, reduce) - best)
 
 
+@functools.cache
+def within(structure: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of the structure around a penalty; one for each structure, so that its program is kept."""
+    return lambda reg, *args: function(STRUCTURE[structure][0](reg), *args)
+
+
+def value(reg: jaxreg.Regularizer, x: jax.Array) -> jax.Array:
+    return reg(x)
+
+
+def prox(reg: jaxreg.Regularizer, x: jax.Array, step: jax.Array) -> jax.Array:
+    return reg.prox(x, step)
+
+
+def gradient(reg: jaxreg.Regularizer, x: jax.Array) -> jax.Array:
+    return jax.grad(reg)(x)
+
+
 @each_case
 @each_structure
 def test_value_is_that_of_norms_or_singular_values(case: Case, structure: str) -> None:
-    build, reduce = STRUCTURE[structure]
     assert case.scalar is not None
     for w in (Z, REFERENCE + 0.5, np.zeros((2, 2))):
-        np.testing.assert_allclose(
-            build(case.regularizer)(jnp.asarray(w, jnp.float32)), case.scalar(reduce(w)).sum(), rtol=3e-6, atol=1e-7
-        )
+        found = row(within(structure, value), PROX_CASES, case, w.astype(np.float32))
+        np.testing.assert_allclose(found, case.scalar(STRUCTURE[structure][1](w)).sum(), rtol=3e-6, atol=1e-7)
 
 
 @pytest.mark.core
 @each_case
 @each_structure
 def test_no_point_has_a_lower_objective(case: Case, structure: str) -> None:
-    reg = STRUCTURE[structure][0](case.regularizer)
     with jax.enable_x64(True):
         for step in STEPS:
             for scale in SCALES:
-                w = np.asarray(reg.prox(jnp.asarray(scale * Z), step))
+                w = row(within(structure, prox), PROX_CASES, case, scale * Z, step)
                 assert _shortfall(w, scale, step, case.scalar, structure) <= 1e-9
 
 
@@ -157,69 +172,80 @@ def _structured_prox(structure: str, prox: Callable[..., Any], z: Array, step: f
 @each_case
 @each_structure
 def test_gradient_is_the_central_difference(case: Case, structure: str) -> None:
-    build, reduce = STRUCTURE[structure]
     assert case.scalar is not None
+    w, direction, h = 1.7 * Z + 0.3, sample((2, 2), seed=2), 1e-6
+    plus, minus = (case.scalar(STRUCTURE[structure][1](w + sign * h * direction)).sum() for sign in (1, -1))
     with jax.enable_x64(True):
-        w, direction, h = 1.7 * Z + 0.3, sample((2, 2), seed=2), 1e-6
-        plus, minus = (case.scalar(reduce(w + sign * h * direction)).sum() for sign in (1, -1))
-        found = gradient(build(case.regularizer), w)
-        np.testing.assert_allclose(np.vdot(found, direction), (plus - minus) / (2 * h), rtol=1e-6, atol=1e-8)
+        found = row(within(structure, gradient), PROX_CASES, case, w)
+    np.testing.assert_allclose(np.vdot(found, direction), (plus - minus) / (2 * h), rtol=1e-6, atol=1e-8)
+
+
+AT_KINKS: tuple[tuple[Callable[[jaxreg.Regularizer], jaxreg.Regularizer], list[Array]], ...] = (
+    (jaxreg.Group, [np.zeros((2, 2)), np.array([[0.0, 1.0], [0.0, 2.0]])]),
+    (jaxreg.Spectral, [np.zeros((2, 2)), np.eye(2), np.diag([1.0, 0.0])]),
+    (lambda reg: jaxreg.Anchored(reg, REFERENCE), [REFERENCE, REFERENCE + np.eye(2)]),
+)
+
+
+def twice(reg: jaxreg.Regularizer, x: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """The gradient, and the product of the Hessian and a direction, of each structure in `AT_KINKS`."""
+    return [jax.jvp(jax.grad(build(reg)), (x,), (jnp.ones_like(x),)) for build, _ in AT_KINKS]
 
 
 @each_case
 def test_gradients_at_kinks_are_zero_and_finite_twice(case: Case) -> None:
-    for reg, kinks in (
-        (jaxreg.Group(case.regularizer), [np.zeros((2, 2)), np.array([[0.0, 1.0], [0.0, 2.0]])]),
-        (jaxreg.Spectral(case.regularizer), [np.zeros((2, 2)), np.eye(2), np.diag([1.0, 0.0])]),
-        (jaxreg.Anchored(case.regularizer, REFERENCE), [REFERENCE, REFERENCE + np.eye(2)]),
-    ):
+    for number, (build, kinks) in enumerate(AT_KINKS):
         for i, kink in enumerate(kinks):
-            first, second = map(np.asarray, gradient_and_product(reg, np.float32(kink), np.ones((2, 2), np.float32)))
+            first, second = row(twice, PROX_CASES, case, np.float32(kink))[number]
             assert np.isfinite(first).all() and np.isfinite(second).all()
             assert i > 0 or (first == 0).all()
-            if not isinstance(reg, jaxreg.Anchored) and kink[0, 0] == 0:
+            if build in (jaxreg.Group, jaxreg.Spectral) and kink[0, 0] == 0:
                 np.testing.assert_array_equal(first[:, 0], 0.0)
+
+
+def prox_and_tangent(reg: jaxreg.Regularizer, x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """With point, step and every coefficient moved by as much."""
+    ones = jax.tree.map(jnp.ones_like, (reg, x, step))
+    return jax.jvp(prox, (reg, x, step), ones)
 
 
 @each_case
 @each_structure
 def test_prox_derivatives_are_finite_and_dtypes_are_kept(case: Case, structure: str) -> None:
-    reg = STRUCTURE[structure][0](case.regularizer)
     for z in (Z, np.zeros((2, 2)), REFERENCE, np.eye(2)):
         x = np.float32(z)
-        assert np.isfinite(prox_and_tangent(reg, x, 0.7)[1]).all()
-        np.testing.assert_allclose(prox_and_tangent(reg, x, 0.0)[0], x, atol=1e-6 if structure == "spectral" else 0)
+        moved, unmoved = (row(within(structure, prox_and_tangent), PROX_CASES, case, x, step) for step in (0.7, 0.0))
+        assert np.isfinite(moved[1]).all()
+        np.testing.assert_allclose(unmoved[0], x, atol=1e-6 if structure == "spectral" else 0)
+    reg = STRUCTURE[structure][0](case.regularizer)
     assert jax.eval_shape(reg.prox, jax.ShapeDtypeStruct((2, 2), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@jax.jit
-def prox_and_tangent(reg: jaxreg.Regularizer, x: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """With point, step and every coefficient moved by as much."""
-    ones = jax.tree.map(jnp.ones_like, (reg, x, step))
-    return jax.jvp(lambda reg, x, step: reg.prox(x, step), (reg, x, step), ones)
+def structured_proxes(reg: jaxreg.Regularizer, z: jax.Array) -> list[jax.Array]:
+    return [of.prox(z, 0.5) for of in (jaxreg.Group(reg, axis=0), jaxreg.Anchored(reg, 0.5), jaxreg.Spectral(reg))]
 
 
 @each_case
 def test_nan_stays_nan(case: Case) -> None:
-    z = jnp.array([[1.0, jnp.nan], [2.0, 3.0]])
-    assert jnp.isnan(jaxreg.Group(case.regularizer, axis=0).prox(z, 0.5)[:, 1]).all()
-    assert not jnp.isnan(jaxreg.Group(case.regularizer, axis=0).prox(z, 0.5)[:, 0]).any()
-    assert jnp.isnan(jaxreg.Anchored(case.regularizer, 0.5).prox(z, 0.5)[0, 1])
-    assert jnp.isnan(jaxreg.Spectral(case.regularizer).prox(z, 0.5)).any()
+    z = np.array([[1.0, np.nan], [2.0, 3.0]], np.float32)
+    group, anchored, spectral = row(structured_proxes, PROX_CASES, case, z)
+    np.testing.assert_array_equal(np.isnan(group), [[False, True], [False, True]])
+    assert np.isnan(anchored[0, 1])
+    assert np.isnan(spectral).any()
 
 
 # ----------------------------------------------------------------------------------------------------------- identities
 
 
+def values_and_proxes(reg: jaxreg.Regularizer, x: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    regs = (reg, jaxreg.Group(reg, axis=1), jaxreg.Group(reg, axis=()), jaxreg.Anchored(reg, 0.0))
+    return [*((r(x), r.prox(x, 0.7)) for r in regs), _of_a_diagonal(jaxreg.Spectral(reg), x[:, 0])]
+
+
 @each_case
 def test_structures_that_reduce_to_the_elementwise_penalty(case: Case) -> None:
-    @jax.jit
-    def values_and_proxes(reg: jaxreg.Regularizer, x: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        regs = (reg, jaxreg.Group(reg, axis=1), jaxreg.Group(reg, axis=()), jaxreg.Anchored(reg, 0.0))
-        return [*((r(x), r.prox(x, 0.7)) for r in regs), _of_a_diagonal(jaxreg.Spectral(reg), x[:, 0])]
-
     for x in (np.float32(sample((3, 1))), np.float32([[3.0], [-1.0], [0.2]])):
-        (value, prox), *others, (spectral, diagonal) = values_and_proxes(case.regularizer, x)
+        (value, prox), *others, (spectral, diagonal) = row(values_and_proxes, PROX_CASES, case, x)
         for other, other_prox in others:
             np.testing.assert_allclose(other, value, rtol=1e-6)
             np.testing.assert_allclose(other_prox, prox, rtol=1e-5, atol=1e-7)
@@ -278,13 +304,19 @@ def test_prox_of_the_spectral_norm_by_moreau(step: float) -> None:
         np.testing.assert_allclose(jaxreg.SpectralNorm(2.0).prox(jnp.asarray(z), step), expected, atol=1e-9)
 
 
+@jax.jit
+def value_prox_gradient(reg: jaxreg.Regularizer, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return reg(x), reg.prox(x, 0.5), jax.grad(reg)(x)
+
+
 def test_stacks_of_matrices() -> None:
-    x = jnp.asarray(sample((5, 3, 2)), jnp.float32)
+    x = np.float32(sample((5, 3, 2)))
     for reg in (jaxreg.Spectral(jaxreg.L1(0.3)), jaxreg.Spectral(jaxreg.L1(0.3), "polar"), jaxreg.SpectralNorm(0.3)):
-        stacked = jaxreg.Stacked(reg)
-        np.testing.assert_allclose(stacked(x), sum(reg(matrix) for matrix in x), rtol=1e-5)
-        np.testing.assert_allclose(stacked.prox(x, 0.5), jnp.stack([reg.prox(matrix, 0.5) for matrix in x]), atol=1e-5)
-        np.testing.assert_allclose(jax.grad(stacked)(x), jnp.stack([jax.grad(reg)(matrix) for matrix in x]), atol=1e-5)
+        found = value_prox_gradient(jaxreg.Stacked(reg), x)
+        values, proxes, gradients = zip(*(value_prox_gradient(reg, matrix) for matrix in x), strict=True)
+        np.testing.assert_allclose(found[0], np.sum(values), rtol=1e-5)
+        np.testing.assert_allclose(found[1], np.stack(proxes), atol=1e-5)
+        np.testing.assert_allclose(found[2], np.stack(gradients), atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------------------- the polar way
@@ -343,6 +375,14 @@ def test_group_lasso_in_a_diagonal_metric_is_stationary(spread: float, c: float)
     np.testing.assert_allclose(in_float32, w, atol=2e-5)
 
 
+jitted_prox = jax.jit(prox)
+
+
+@jax.jit
+def values_of_many(reg: jaxreg.Regularizer, points: jax.Array) -> jax.Array:
+    return jax.vmap(reg)(points)
+
+
 @pytest.mark.parametrize(
     "reg",
     [
@@ -359,17 +399,15 @@ def test_group_lasso_in_a_diagonal_metric_is_stationary(spread: float, c: float)
 def test_no_point_is_better_in_a_diagonal_metric(reg: jaxreg.Regularizer) -> None:
     with jax.enable_x64(True):
         for step in (np.array([[0.1, 1.0], [3.0, 0.5]]), np.full((2, 2), 0.7), np.array([[0.0, 2.0], [1.0, 1e5]])):
-            w = np.asarray(reg.prox(jnp.asarray(Z), step))
+            w = np.asarray(jitted_prox(reg, Z, step))
             points = candidates(Z, w)
-            points = np.concatenate([points, w + np.where(step > 0, points - w, 0)])
+            points = np.concatenate([[w], points, w + np.where(step > 0, points - w, 0)])
             fixed = (points == np.where(step == 0, Z, points)).all(axis=(1, 2))
-            points = points[fixed]
             weights = np.where(step > 0, 1 / np.where(step > 0, step, 1), 0)
-            values = jax.vmap(reg)(jnp.asarray(points)) + (weights * (points - Z) ** 2).sum((1, 2)) / 2
-            value = float(reg(jnp.asarray(w)) + (weights * (w - Z) ** 2).sum() / 2)
-            assert value <= float(values.min()) + 1e-9
+            values = np.asarray(values_of_many(reg, points)) + (weights * (points - Z) ** 2).sum((1, 2)) / 2
+            assert values[0] <= values[fixed].min() + 1e-9
             if np.ptp(step) == 0:
-                np.testing.assert_allclose(w, reg.prox(jnp.asarray(Z), float(step[0, 0])), atol=1e-12)
+                np.testing.assert_allclose(w, jitted_prox(reg, Z, step[0, 0]), atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -402,11 +440,11 @@ def test_prox_of_sums_by_brute_force(reg: jaxreg.Regularizer) -> None:
     with jax.enable_x64(True):
         for z in (Z, 3 * Z):
             for step in STEPS:
-                w = np.asarray(reg.prox(jnp.asarray(z), step))
+                w = np.asarray(jitted_prox(reg, z, step))
                 soft = np.sign(z) * np.maximum(np.abs(z) - 0.2 * step, 0)
-                points = np.concatenate([candidates(z, w), candidates(soft, w)])
-                values = step * jax.vmap(reg)(jnp.asarray(points)) + ((points - z) ** 2).sum((1, 2)) / 2
-                assert step * reg(jnp.asarray(w)) + ((w - z) ** 2).sum() / 2 <= float(values.min()) + 1e-9
+                points = np.concatenate([[w], candidates(z, w), candidates(soft, w)])
+                values = step * np.asarray(values_of_many(reg, points)) + ((points - z) ** 2).sum((1, 2)) / 2
+                assert values[0] <= values.min() + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -536,9 +574,10 @@ def test_group_in_a_metric_of_many_decades_is_the_root_by_bisection(dtype: str, 
         z / step, axis=1, keepdims=True
     )  # just above, far above
     low, high = np.zeros((400, 1)), np.linalg.norm(z, axis=1, keepdims=True)
-    for _ in range(2000):  # the root of Σ(z/(r + τ))² = 1
-        r = (low + high) / 2
+    r = high / 2
+    while ((low < r) & (r < high)).any():  # the root of Σ(z/(r + τ))² = 1
         low, high = np.where(((z / (r + step)) ** 2).sum(1, keepdims=True) > 1, (r, high), (low, r))
+        r = (low + high) / 2
     expected = z * r / (r + step)
     with jax.enable_x64(dtype == "float64"):
         w = np.asarray(jaxreg.Group(jaxreg.L1(1.0), axis=1).prox(jnp.asarray(z, dtype), jnp.asarray(step, dtype)))
