@@ -144,9 +144,8 @@ def test_what_is_written_for_the_compiler_names_the_test_that_needs_it() -> None
         for file, test in named:
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
     others = [file for file in FILES if file.name != "compiler.py"]
-    assert not [
-        file for file in others if re.search("optimization_barrier|reduce_precision|auto_axes", file.read_text())
-    ]
+    tricks = "optimization_barrier|reduce_precision|auto_axes|platform_dependent"
+    assert not [file for file in others if re.search(tricks, file.read_text())]
 
 
 def test_every_public_name_is_documented_with_an_example() -> None:

@@ -1,12 +1,11 @@
 """Σ|x|, Σ|x|² and both: one pass over memory, and no overflow on the way to a result that is representable."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core.compiler import unshared
+from jaxreg._core.compiler import LARGE, factored_sum, unshared
 from jaxreg._core.numerics import real_dtype, real_product
 
 
@@ -27,7 +26,7 @@ def scaled_l1l2(l1: Any, l2: Any, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _scaled_l1(c: jax.Array, x: jax.Array) -> jax.Array:
-    return _factored(c, x, lambda c, x: c * jnp.abs(x))
+    return factored_sum(c, x, lambda c, x: c * jnp.abs(x))
 
 
 @_scaled_l1.defjvp
@@ -39,7 +38,7 @@ def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
-    return _factored(c, x, _times_square if x.size < _LARGE else lambda c, x: real_product(c * x, x))
+    return factored_sum(c, x, _times_square if x.size < LARGE else lambda c, x: real_product(c * x, x))
 
 
 @_scaled_l2.defjvp
@@ -62,28 +61,6 @@ def _scaled_l1l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]
     one = jnp.ones_like(l1)
     tangent = dl1 * _scaled_l1(one, x) + dl2 * _scaled_l2(one, x)
     return _scaled_l1l2(l1, l2, x), tangent + jnp.sum(real_product(l1 * jnp.sign(x) + 2 * l2 * x, dx))
-
-
-_LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
-
-
-def _factored(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Σ term(c, x), for a term that is linear in c.
-
-    On a CPU, large arrays are read at the speed of the memory only without the multiplication by c: c·Σ term(1, x), and
-    once more with it, where that sum is out of range. Elsewhere the multiplication is free, and a branch is not.
-    """
-
-    def inside(c: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.sum(term(c, x))
-
-    def outside(c: jax.Array, x: jax.Array) -> jax.Array:
-        total = jnp.sum(term(jnp.ones_like(c), x))
-        info = jnp.finfo(total.dtype)
-        enough = x.size * float(info.tiny) / float(info.eps)  # what is flushed to 0 is below the rounding
-        return jax.lax.cond((total > enough) & (total < info.max), lambda c, x: c * total, inside, c, x)
-
-    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if x.size >= _LARGE else inside(c, x)
 
 
 def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:
