@@ -93,10 +93,11 @@ def proximal(
             `adabelief_metric` and `metric=None` have no bound unless it is given.
         inner_steps: for penalties without a closed form in the metric (`Spectral` and its like; `Group` of MCP) or at
             all (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
-            step with the smallest τ of the leaf: the right fixed points at the pace of the slowest coordinate; K steps
-            come nearer to the metric's own step and cost K proximal operators (K singular value decompositions). For
-            `Difference`, K accelerated steps on the dual problem, each two passes over the leaf, and the fixed point is
-            as near as they come (error O(1/K²)). Penalties with a closed form are not affected.
+            step with the smallest τ > 0 of the leaf: the right fixed points at the pace of the slowest coordinate (one
+            with τ = 0 stays, and the others go on); K steps come nearer to the metric's own step and cost K proximal
+            operators (K singular value decompositions). For `Difference`, K accelerated steps on the dual problem,
+            each two passes over the leaf, and the fixed point is as near as they come (error O(1/K²)). Penalties with a
+            closed form are not affected.
 
     Raises:
         ValueError: in `init`, the metric does not tell the step of the optimizer, no single `learning_rate` or metric
@@ -153,7 +154,8 @@ def _proximal(
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         metric_leaves = metric.leaves(inner_state, params, treedef)
-        residuals = treedef.flatten_up_to(state.residual) if state.residual is not None else [None] * len(rows)
+        kept = state.residual if jax.tree.leaves(params) else None  # without leaves it stands for none
+        residuals = treedef.flatten_up_to(kept) if kept is not None else [None] * len(rows)
         new, before = [], None
         for (leaf_update, param, regularizer), metric_leaf, residual in zip(
             rows, metric_leaves, residuals, strict=True
@@ -168,7 +170,7 @@ def _proximal(
             w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
             new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
-        residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
+        residual = state.residual if kept is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
 
