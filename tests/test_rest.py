@@ -1,4 +1,4 @@
-"""Where `proximal` comes to rest: the minimum of loss + penalty, at every learning rate and for minima of every size."""
+"""Where `proximal` comes to rest: the minimum of loss + penalty, at every rate and for minima of every size."""
 
 from collections.abc import Callable
 from typing import Any
