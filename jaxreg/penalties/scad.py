@@ -63,9 +63,9 @@ class SCAD(Elementwise):
         u = jnp.where(convex, step, 0)
         middle = ((bend - 1) * a - bend * u * strength) / (bend - 1 - u)
         r = jnp.where(
-            a <= strength * (1 + u), jnp.maximum(a - u * strength, 0), jnp.where(a <= bend * strength, middle, a)
+            a <= strength * (1 + u), numerics.soft_threshold(a, u * strength), jnp.where(a <= bend * strength, middle, a)
         )
-        soft = jnp.minimum(jnp.maximum(a - numerics.threshold(step, strength), 0), strength)
+        soft = jnp.minimum(numerics.soft_threshold(a, numerics.threshold(step, strength)), strength)
         finite = jnp.where(jnp.isfinite(step), step, 1)
         worse = finite * self.profile(soft) + (soft - a) ** 2 / 2 > finite * self.profile(a)
         jump = jnp.where((worse & jnp.isfinite(step)) | (strength == 0), a, soft)
