@@ -19,7 +19,8 @@ class Elementwise(Regularizer, Scalar):
     on moduli a ≥ 0, entry by entry. From these follow the value, the minimum-norm subgradient (0 at 0), `prox` for
     scalar and array steps, real and complex arrays, and all that takes an elementwise penalty: `Group`, `Spectral`,
     weights of `Anchored`, the metrics of `proximal`. `profile` must be differentiable in the coefficients; `slope` and
-    `scalar_prox` must be finite, with finite derivatives, at a = 0 too. Set `convex = True` if ρ is convex.
+    `scalar_prox` must be finite, with finite derivatives, at a = 0 too: those in a are the second derivative of R and
+    the derivative of `prox` at zero entries, groups and singular values. Set `convex = True` if ρ is convex.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg

@@ -3,9 +3,9 @@
     F(x) = f(r)·x/r,   r = |x| or ‖x‖ of a group,   F(0) = 0
     dF = (f/r)·dx + (x/r)·(df + (f′(r) − f/r)·⟨x/r, dx⟩)
 
-At 0, where f(0) = 0, F has the derivative f′(0), to which f/r tends too: the curvature of a smooth penalty, the slope of
-its proximal operator. Where f(0) > 0, at a kink, f′(0) is taken as well: the mean of the second derivatives from the two
-sides. It is linear in the penalty, so that derivatives of a sum are the sums of those of its terms.
+At 0, where f(0) = 0, F has the derivative f′(0), to which f/r tends too: the curvature of a smooth penalty, the slope
+of its proximal operator. Where f(0) > 0, at a kink, f′(0) is taken as well: the mean of the second derivatives from
+the two sides. It is linear in the penalty, so that derivatives of a sum are the sums of those of its terms.
 
 `f` is a function (params, r), entry by entry, and no closure: what is differentiated is in `params`.
 """

@@ -48,8 +48,11 @@ def _root(r: jax.Array, s: jax.Array, total: jax.Array, start: jax.Array) -> jax
         theta, before, count = state
         return jnp.any(theta > before) & (count < _MOST_STEPS)
 
-    theta = step(start)
-    return jax.lax.while_loop(goes_on, lambda state: (step(state[0]), state[0], state[2] + 1), (step(theta), theta, 2))[0]
+    def body(state: tuple[jax.Array, jax.Array, int]) -> tuple[jax.Array, jax.Array, int]:
+        theta, _, count = state
+        return step(theta), theta, count + 1
+
+    return jax.lax.while_loop(goes_on, body, body((step(start), start, 1)))[0]
 
 
 def _newton(r: jax.Array, s: jax.Array, total: jax.Array, theta: jax.Array, support: jax.Array) -> jax.Array:

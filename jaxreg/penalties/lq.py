@@ -70,7 +70,8 @@ class Lq(Elementwise):
         u = jnp.broadcast_to(numerics.threshold(step, self.lq), a.shape)
         q, above = self.q, _floored(a)
         force = u * q * above ** (q - 1)
-        free = (u == 0) | (force < jnp.finfo(a.dtype).eps * a)  # one Newton step from a, which moves it by no digit
+        # One Newton step from a has all digits of the root, and its derivatives, where it moves a by less than a digit.
+        free = (u == 0) | ((force < jnp.finfo(a.dtype).eps * a) & (above == a))
         least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
         inside = (a <= at_least) & ~free

@@ -62,9 +62,8 @@ class SCAD(Elementwise):
         convex = step < bend - 1
         u = jnp.where(convex, step, 0)
         middle = ((bend - 1) * a - bend * u * strength) / (bend - 1 - u)
-        r = jnp.where(
-            a <= strength * (1 + u), numerics.soft_threshold(a, u * strength), jnp.where(a <= bend * strength, middle, a)
-        )
+        shrunk = numerics.soft_threshold(a, u * strength)
+        r = jnp.where(a <= strength * (1 + u), shrunk, jnp.where(a <= bend * strength, middle, a))
         soft = jnp.minimum(numerics.soft_threshold(a, numerics.threshold(step, strength)), strength)
         finite = jnp.where(jnp.isfinite(step), step, 1)
         worse = finite * self.profile(soft) + (soft - a) ** 2 / 2 > finite * self.profile(a)
