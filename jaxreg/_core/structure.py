@@ -126,7 +126,7 @@ class Scalar(abc.ABC):
 
     @abc.abstractmethod
     def slope(self, a: jax.Array) -> jax.Array:
-        """ρ′(a). At a = 0 the subgradient of least norm is 0 whatever the value; the derivative is the curvature there."""
+        """ρ′(a). At 0 the subgradient of least norm is 0 whatever the value; the derivative is the curvature there."""
 
 
 class ScalarSum(Struct, Scalar):
