@@ -54,7 +54,7 @@ class MCP(Elementwise):
 
     def slope(self, a: jax.Array) -> jax.Array:
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)
-        return jnp.maximum(strength - a / gamma, 0)
+        return jnp.where(a < gamma * strength, strength - a / gamma, 0)
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)

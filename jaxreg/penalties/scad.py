@@ -55,7 +55,8 @@ class SCAD(Elementwise):
 
     def slope(self, a: jax.Array) -> jax.Array:
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
-        return jnp.clip((bend * strength - a) / (bend - 1), 0, strength)
+        middle = (bend * strength - a) / (bend - 1)
+        return jnp.where(a <= strength, strength, jnp.where(a < bend * strength, middle, 0))
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
