@@ -255,9 +255,8 @@ class Scaled(Regularizer, promoted=False):
         return numerics.multiple(self.factor, self.penalty.rounded_value(x, held))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        moved = self.penalty.prox(z, numerics.threshold(jnp.asarray(step), self.factor))
-        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)  # a constraint too is switched off by 0
+        z, u = jnp.asarray(z), numerics.threshold(jnp.asarray(step), self.factor)
+        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.prox(z, u), u)
 
     @property
     def reach(self) -> Reach:
@@ -271,8 +270,8 @@ class Scaled(Regularizer, promoted=False):
         return None if rho is None else ScalarSum(((self.factor, rho),))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        moved = self.penalty.approximate_prox(p, z, numerics.threshold(step, self.factor), count)
-        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)
+        u = numerics.threshold(step, self.factor)
+        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.approximate_prox(p, z, u, count), u)
 
 
 @final

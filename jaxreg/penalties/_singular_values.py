@@ -111,13 +111,12 @@ def spectral_sum(
 def _spectral_sum_jvp(total: Any, slopes: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (params, x), (dparams, dx) = primals, tangents
     sigma = singular_values(x)
-    s = jax.lax.stop_gradient(sigma)
-    s = jnp.where(s <= _negligible(s, x.shape), 0, s)
+    s = jnp.where(sigma <= _negligible(sigma, x.shape), 0, sigma)
     _, tangent = jax.jvp(lambda p: total(p, s), (params,), (dparams,))
     gradient = spectral_map(functools.partial(_not_negligible, slopes, x.shape), params, x)
     return total(params, sigma), tangent + jnp.sum(numerics.real_product(gradient, dx))
 
 
 def _not_negligible(slopes: Any, shape: tuple[int, ...], params: Any, s: jax.Array) -> jax.Array:
-    zero = s <= jax.lax.stop_gradient(_negligible(s, shape))
-    return jnp.where(zero, 0, slopes(params, jnp.where(zero, 0, s)))
+    rounding = jax.lax.stop_gradient(jnp.where(s <= _negligible(s, shape), s, 0))
+    return slopes(params, s - rounding)  # at 0 the slope is 0, and its derivative the curvature there

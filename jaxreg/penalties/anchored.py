@@ -93,7 +93,8 @@ class Anchored(Regularizer, promoted=False):
         reference = self._array("reference", z)
         start, difference = p - reference, z - reference
         moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
-        return jnp.where(moved == start, p, self._back(z, difference, moved))
+        back = self._back(z, difference, moved)
+        return numerics.exact(jnp.where(moved == start, p, back), back)
 
     def parts(self) -> Parts:
         return Parts(intervals=(self,)) if self.penalty.parts().is_interval else Parts(rest=(self,))
@@ -135,7 +136,8 @@ class Anchored(Regularizer, promoted=False):
 
     def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
         """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""
-        return jnp.where(moved == difference, x, self._array("reference", x) + moved)
+        back = self._array("reference", x) + moved
+        return numerics.exact(jnp.where(moved == difference, x, back), back)
 
     def _array(self, name: str, x: jax.Array) -> jax.Array:
         value = getattr(self, name)

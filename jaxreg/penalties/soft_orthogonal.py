@@ -74,7 +74,8 @@ def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
     b = 0.25 / (1 + 4 * u)  # the cubic divided by 4 + 16u: neither u nor σ is too large
     a = 0.25 - b
     # At or beyond the root: it is at most σ, and from √2 on s³ − s ≥ s³/2, so there at most (σ/2u)^⅓.
-    s = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
+    start = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
+    s = jax.lax.stop_gradient(start)  # the steps carry the derivatives
     for _ in range(_NEWTON_STEPS):
         s = s - (s * (a * s) * s + (b - a) * s - b * sigma) / (3 * (a * s) * s + b - a)
-    return jnp.where(sigma == 0, 0, s)
+    return jnp.where(sigma == 0, sigma / jnp.where(4 * u < 1, 1 - 4 * u, jnp.inf), s)
