@@ -241,6 +241,36 @@ def test_tolerance_is_rounding_and_no_more(case: Case) -> None:
         assert case.constraint(jnp.asarray(case.point) + 1e-12) == (0 if case.has_interior else jnp.inf)
 
 
+def nested(constraint: Constraint) -> jaxreg.Regularizer:
+    """In every wrapper that takes a set; the layers of axis 0 are each in it."""
+    return 2.0 * jaxreg.Stacked(jaxreg.Matrix(constraint + jaxreg.L2(0.0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_no_wrapper_calls_its_own_projection_infinite(dtype: str) -> None:
+    cases = {type(case.constraint): case for case in CASES}
+    cases = {cls: cases[cls] for cls in (Box, MaxNorm, UnitNorm, SpectralBall)}  # one of each kind of rounding
+    regs = [*(nested(case.constraint) for case in cases.values()), jaxreg.Anchored(nested(Box(-0.5, 1.25)), 100.0)]
+    z = jnp.asarray(sample((2, 3, 4), scale=3.0), dtype)
+    points = jax.jit(lambda z: [reg.prox(z) for reg in regs])(z)  # two programs: in one, the rounding may be left out
+    values = jax.jit(lambda points: [reg(w) for reg, w in zip(regs, points, strict=True)])
+    np.testing.assert_array_equal(values(points), 0)
+    np.testing.assert_array_equal(values([-1.5 * w for w in points]), np.inf)  # a tolerance, no more
+    assert {w.dtype for w in points} == {z.dtype}
+    for w, case in zip(points, cases.values(), strict=False):
+        for layer in np.asarray(w, np.float64):
+            off = np.linalg.norm(layer - case.project(layer))
+            assert off <= 16 * float(jnp.finfo(dtype).eps) * np.linalg.norm(layer)
+
+
+def test_a_tracked_penalty_allows_for_the_rounding_of_the_parameters() -> None:
+    reg = 2.0 * MaxNorm(1.0)
+    params = reg.prox(jnp.asarray(sample((5,)), jnp.bfloat16))
+    tx = jaxreg.add_regularization(reg, track=True)
+    _, state = tx.update(jnp.zeros_like(params), tx.init(params), params)
+    assert float(state.penalty) == 0
+
+
 @each_case
 def test_derivative_of_the_prox(case: Case) -> None:
     @jax.jit

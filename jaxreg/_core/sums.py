@@ -1,5 +1,6 @@
 """Σ|x|, Σ|x|² and both: one pass over memory, and no overflow on the way to a result that is representable."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -69,11 +70,11 @@ def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(in_range, c * real_product(x, x), real_product(c * x, x))
 
 
-def no_exact_form(names: str, *, has_box: bool) -> str:
+def no_exact_form(terms: Iterable[str], *, has_box: bool) -> str:
     """The message for a sum whose proximal operator is none of the known ones."""
     lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if has_box else ""
     return (
-        f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not that "
-        "of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
+        f"`({' + '.join(terms)}).prox` has no exact form: the proximal operators of the terms, one after the other, are "
+        "not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
         f"remaining one to `jaxreg.proximal`.{lower}"
     )

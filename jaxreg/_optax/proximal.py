@@ -93,10 +93,11 @@ def proximal(
             `adabelief_metric` and `metric=None` have no bound unless it is given.
         inner_steps: for penalties without a closed form in the metric (`Spectral` and its like; `Group` of MCP) or at
             all (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
-            step with the smallest τ of the leaf: the right fixed points at the pace of the slowest coordinate; K steps
-            come nearer to the metric's own step and cost K proximal operators (K singular value decompositions). For
-            `Difference`, K accelerated steps on the dual problem, each two passes over the leaf, and the fixed point is
-            as near as they come (error O(1/K²)). Penalties with a closed form are not affected.
+            step with the smallest τ > 0 of the leaf: the right fixed points at the pace of the slowest coordinate (one
+            with τ = 0 stays, and the others go on); K steps come nearer to the metric's own step and cost K proximal
+            operators (K singular value decompositions). For `Difference`, K accelerated steps on the dual problem,
+            each two passes over the leaf, and the fixed point is as near as they come (error O(1/K²)). Penalties with a
+            closed form are not affected.
 
     Raises:
         ValueError: in `init`, the metric does not tell the step of the optimizer, no single `learning_rate` or metric

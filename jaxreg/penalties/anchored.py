@@ -16,7 +16,7 @@ from jaxreg._core.structure import Parts, Reach
 
 
 @final
-class Anchored(Regularizer):
+class Anchored(Regularizer, promoted=False):
     """Pull an array towards a reference: fine-tuning, federated learning, continual learning.
 
         R(x) = P(x − reference),            or Σ_i weights_i · ρ(|x_i − reference_i|) with weights
@@ -30,11 +30,9 @@ class Anchored(Regularizer):
     `TreeRegularizer.anchored`. A config holds their shapes and digests; `from_config` takes the arrays.
 
     Args:
-            object.__setattr__(self, name, _as_it_is_now(f"Anchored({name}=...)", value))
-        if self.weights is None:
-            return
-        object.__setattr__(self, "weights", checks.number("Anchored(weights=...)", self.weights, above=None))
-        if self.penalty.scalar() is None:
+        penalty: any regularizer; with weights an elementwise class such as L1, L2, MCP.
+        reference: an array of the shape of `x`, or a number. Do not donate its buffer. Of a variable (NNX, Keras) the
+            value that it has now, of a NumPy array a copy: what training changes later does not move the reference.
         weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
 
     Raises:
@@ -76,11 +74,13 @@ class Anchored(Regularizer):
             )
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = jnp.asarray(x)
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         difference = x - self._array("reference", x)
         rho = None if self.weights is None else self.penalty.scalar()
         if rho is None:
-            return self.penalty(difference)
+            return self.penalty.rounded_value(difference, held)
         return weighted_sum(rho, jnp.real(self._array("weights", x)), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:

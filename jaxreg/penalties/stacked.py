@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxreg._core import numerics
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach
 
 
 @final
-class Stacked(Regularizer):
+class Stacked(Regularizer, promoted=False):
     """Penalize each layer of a stack by itself: what `nn.scan` and `nn.vmap` make of a parameter.
 
         R(x) = Σ_l P(x_l),   l over the stacked axes
@@ -45,8 +46,13 @@ class Stacked(Regularizer):
         object.__setattr__(self, "axes", (self.axes,) if isinstance(self.axes, int) else self.axes)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        layers, _ = self.layers(jnp.asarray(x))
-        return jnp.sum(jax.vmap(self.penalty)(layers)) if len(layers) else jnp.zeros((), jnp.finfo(layers.dtype).dtype)
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
+        layers, _ = self.layers(x)
+        if not len(layers):
+            return jnp.zeros((), numerics.real_dtype(x))
+        return jnp.sum(jax.vmap(self.penalty.rounded_value)(layers, self.layers(held)[0]))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         layers, stack = self.layers(jnp.asarray(z))
