@@ -1,6 +1,7 @@
 """Rules of a tree: which leaves a pattern means, and its JSON."""
 
 import difflib
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable
@@ -10,7 +11,7 @@ from jaxreg._core import codec
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct, static
-from jaxreg._rules.paths import glob_matches
+from jaxreg._rules.paths import glob_matches, is_hidden
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
 
@@ -23,6 +24,7 @@ _NO_NORM = {"conv", "linear", "dense", "proj", "projection", "qkv", "head", "net
 # Names that say it only as a whole: `D` is the skip of a state-space model, `g` (`weight_g`, `original0`) the length of
 # weight norm, `vector_u` a state of spectral norm, `init` the first state of an Equinox layer.
 _NO_WEIGHT_ALONE = {"D", "g", "weight_g", "original0", "vector_u", "mean", "var", "variance", "init"}
+_LORA = re.compile("LoRA|DoRA|(?<![A-Za-z])(?i:lora|dora)")  # modules whose `a` and `b` are factors of a matrix
 
 
 def is_weight(path: str, leaf: Any) -> bool:
@@ -35,7 +37,7 @@ def is_weight(path: str, leaf: Any) -> bool:
     Words are split at `_`, digits and capitals, modules at `/` and `.`, and numbers are ignored. Biases and scales of
     stacked layers have two axes too, so only their names tell them from matrices: where a stacked norm has no name
     (`layers/1/weight`), write a rule for it. Embeddings of positions and learned tokens (`pos_embed`, `cls_token`) are
-    embeddings.
+    embeddings, and `a` and `b` inside a module called LoRA are matrices.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -49,13 +51,14 @@ def is_weight(path: str, leaf: Any) -> bool:
     """
     # `value` is the array in a box, which checkpoints keep as a level of their own
     named = [part for part in re.split(r"[/.]", path) if re.search("[A-Za-z]", part) and part != "value"]
-    module, name = ["", "", *named][-2:]
-    return len(getattr(leaf, "shape", ())) >= 2 and _names_weight(module, name)
+    modules, name = named[:-1], named[-1] if named else ""
+    return len(getattr(leaf, "shape", ())) >= 2 and _names_weight(modules, name)
 
 
-def _names_weight(module: str, name: str) -> bool:
+def _names_weight(modules: list[str], name: str) -> bool:
     words = _words(name)
-    if not _WEIGHT.isdisjoint(words[-1:]):
+    module = modules[-1] if modules else ""
+    if not _WEIGHT.isdisjoint(words[-1:]) or (name in ("a", "b") and any(map(_LORA.search, modules))):
         return True
     is_bias = re.match(r"b(?![A-Za-z])", name) is not None  # b, b1, b_Q; no `B` of a state space, no `lora_b`
     if is_bias or name in _NO_WEIGHT_ALONE or not _NO_WEIGHT.isdisjoint(words) or _names_norm(words):
@@ -67,8 +70,8 @@ def _names_weight(module: str, name: str) -> bool:
 
 def _names_norm(words: list[str]) -> bool:
     """Whether the last layer that the words name is a norm; weight norm and spectral norm do not count as norms."""
-    layers = [word for word in words if word in _NO_NORM or _is_norm(word)]
-    return bool(layers) and _is_norm(layers[-1]) and words[:2] not in (["weight", "norm"], ["spectral", "norm"])
+    layers = [pair for pair in itertools.pairwise(["", *words]) if pair[1] in _NO_NORM or _is_norm(pair[1])]
+    return bool(layers) and _is_norm(layers[-1][1]) and layers[-1][0] not in ("weight", "spectral")
 
 
 def _is_norm(word: str) -> bool:
@@ -96,7 +99,7 @@ class Rule(Struct):
             return glob_matches(self.pattern, path)
         if isinstance(self.pattern, re.Pattern):
             return self.pattern.search(path) is not None
-        return leaf is not None and bool(self.pattern(path, leaf))
+        return not is_hidden(leaf) and bool(self.pattern(path, leaf))
 
 
 def check_pattern(pattern: Any) -> None:
