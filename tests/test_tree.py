@@ -385,3 +385,23 @@ def test_broken_configs(config: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
         jaxreg.TreeRegularizer.from_config(config)
     assert len(str(caught.value)) < 2000
+
+
+def test_two_leaves_of_a_reference_may_be_one_array() -> None:
+    zeros = jnp.zeros(2)
+    params = {"a": jnp.ones(2), "b": jnp.array([2.0, 0.0])}
+    anchored = jaxreg.TreeRegularizer({"**": jaxreg.L2(0.5)}).anchored({"a": zeros, "b": zeros})
+    assert {path: float(value) for path, value in anchored.breakdown(params).items()} == {"a": 1.0, "b": 2.0}
+    assert float(anchored({"a": params["a"], "b": params["a"]})) == 1.0  # tied parameters still count once
+    with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
+        jaxreg.TreeRegularizer({"**": jaxreg.L2()}).anchored({"a/b": zeros, "a": {"b": zeros}})
+
+
+def test_a_predicate_is_asked_of_arrays_only() -> None:
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(2), "c": None}
+    reg = jaxreg.TreeRegularizer([(lambda path, leaf: leaf.ndim == 2, jaxreg.L2(0.5))])
+    for wrap in (lambda tx: optax.masked(tx, {"a": True, "b": False, "c": False}), lambda tx: tx):
+        for tx in (wrap(jaxreg.add_regularization(reg)), wrap(jaxreg.proximal(optax.sgd(1.0), reg, 1.0))):
+            updates, _ = tx.update(params, tx.init(params), params)
+            assert updates["a"].ravel().tolist() in ([2.0] * 4, [-1.0] * 4)  # 1 + ∇R, and (1 − 1)/2 − 1
+            assert updates["c"] is None

@@ -118,15 +118,12 @@ class Anchored(Regularizer, promoted=False):
             raise ValueError(
                 f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {checks.short(config)}."
             )
+        penalty = codec.decode({"penalty": config["penalty"]}, {})["penalty"]  # first: what it lacks can be written in
         arrays: dict[str, Any] = {"reference": reference, "weights": weights}
-        for name, given in arrays.items():
-            described = config[name]
-            if described is not None and (given is None or _describe(given) != described):
-                raise ValueError(
-                    f"The config of `Anchored` describes the {name} {checks.short(described)} but does not hold it: "
-                    f"call `jaxreg.Anchored.from_config(config, {name}=array)` with that array."
-                )
-        return cls(codec.decode(config["penalty"], {}), **arrays)
+        described = {name: config[name] for name in arrays if config[name] is not None}
+        if any(arrays[name] is None or _describe(arrays[name]) != described[name] for name in described):
+            raise codec.MissingArrays(cls, described)
+        return cls(penalty, **arrays)
 
     @property
     def reach(self) -> Reach:
