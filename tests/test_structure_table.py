@@ -265,6 +265,19 @@ def test_inner_steps_reach_the_minimum(reg: jaxreg.Regularizer, value: Any) -> N
     assert updates.shape == (2, 4)
 
 
+def test_an_entry_without_a_step_stays_and_holds_nothing_else() -> None:
+    step = np.where(np.arange(8).reshape(2, 4) % 3 == 0, 0, STEP)
+    u, _, vh = np.linalg.svd(Z, full_matrices=False)
+    at_rest = Z + step * 0.3 * (u @ vh)  # after a step from Z, where the loss has the slope −∇(0.3·nuclear norm)
+    nuclear, ball = jaxreg.Spectral(L1(0.3)), jaxreg.SpectralBall(0.5)
+    run = jax.jit(lambda reg, z, step: reg.approximate_prox(jnp.asarray(Z), z, step, 2))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(run(nuclear, Z, step) == Z, step == 0)
+        np.testing.assert_allclose(run(nuclear, at_rest, step), Z, atol=1e-12)
+        np.testing.assert_array_equal(run(nuclear, at_rest, 0 * step), at_rest)
+        assert np.linalg.norm(run(ball, Z, step), 2) < 0.5 + 1e-12  # a set goes first
+
+
 def test_inner_steps_of_complex_numbers_and_of_a_wrong_axis() -> None:
     z, step = jnp.asarray(Z, jnp.float32), jnp.asarray(STEP, jnp.float32)
     turned = Difference(L1(0.2)).approximate_prox(z, z * (0.6 + 0.8j), step, 50)

@@ -22,14 +22,14 @@ def inner_steps(reg: Any, p: jax.Array, z: jax.Array, step: jax.Array, count: in
     gamma = jnp.where(jnp.any(free), jnp.min(step, where=free, initial=jnp.inf), 0)
     ratio = jnp.where(step > gamma, gamma / jnp.where(step > gamma, step, 1), 1)  # 1 also where all are ∞
 
-    def run(p: jax.Array, z: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, count, lambda _, w: reg.prox(w + ratio * (z - w), gamma), p)
+    all_free = jnp.all(free)
 
-    def run_around_what_stays(p: jax.Array, z: jax.Array) -> jax.Array:
+    def slope(p: jax.Array) -> jax.Array:
         with warnings.catch_warnings(action="ignore"):  # of L0, whose gradient is 0: here that is meant
-            slope = jnp.conj(jax.grad(reg)(p))
-        w = run(p, jnp.where(free, z, z + gamma * slope))
-        stayed = jnp.where(free, w, z)
-        return jnp.where(jnp.isfinite(reg(stayed)), stayed, w)
+            return jnp.conj(jax.grad(reg)(p))
 
-    return jax.lax.cond(jnp.all(free), run, run_around_what_stays, p, z)
+    target = jnp.where(free, z, z + gamma * jax.lax.cond(all_free, jnp.zeros_like, slope, p))
+    w = jax.lax.fori_loop(0, count, lambda _, w: reg.prox(w + ratio * (target - w), gamma), p)
+    stayed = jnp.where(free, w, z)
+    may_stay = jax.lax.cond(all_free, lambda _: jnp.array(True), lambda x: jnp.isfinite(reg(x)), stayed)
+    return jnp.where(may_stay, stayed, w)

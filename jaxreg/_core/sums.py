@@ -74,7 +74,7 @@ def no_exact_form(terms: Iterable[str], *, has_box: bool) -> str:
     """The message for a sum whose proximal operator is none of the known ones."""
     lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if has_box else ""
     return (
-        f"`({' + '.join(terms)}).prox` has no exact form: the proximal operators of the terms, one after the other, are "
-        "not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
-        f"remaining one to `jaxreg.proximal`.{lower}"
+        f"`({' + '.join(terms)}).prox` has no exact form: the proximal operators of the terms, one after the other, "
+        "are not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give "
+        f"the remaining one to `jaxreg.proximal`.{lower}"
     )

@@ -154,7 +154,8 @@ def _proximal(
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         metric_leaves = metric.leaves(inner_state, params, treedef)
-        residuals = treedef.flatten_up_to(state.residual) if state.residual is not None else [None] * len(rows)
+        kept = state.residual if jax.tree.leaves(params) else None  # without leaves it stands for none
+        residuals = treedef.flatten_up_to(kept) if kept is not None else [None] * len(rows)
         new, before = [], None
         for (leaf_update, param, regularizer), metric_leaf, residual in zip(
             rows, metric_leaves, residuals, strict=True
@@ -169,7 +170,7 @@ def _proximal(
             w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
             new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
-        residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
+        residual = state.residual if kept is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
 
