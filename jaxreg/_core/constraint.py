@@ -75,11 +75,8 @@ def _violation(constraint: Constraint, x: Any) -> jax.Array:
 
 
 def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
-    return _norm(_outside(x, constraint.prox(x)))
-
-
-def _outside(x: jax.Array, nearest: jax.Array) -> jax.Array:
-    return jnp.where(x == nearest, jnp.zeros_like(x), x - nearest)  # 0 at an infinity that is inside
+    nearest = constraint.prox(x)
+    return _norm(jnp.where(x == nearest, jnp.zeros_like(x), x - nearest))  # 0 at an infinity that is inside
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -21,7 +21,6 @@ def inner_steps(reg: Any, p: jax.Array, z: jax.Array, step: jax.Array, count: in
     free = step > 0
     gamma = jnp.where(jnp.any(free), jnp.min(step, where=free, initial=jnp.inf), 0)
     ratio = jnp.where(step > gamma, gamma / jnp.where(step > gamma, step, 1), 1)  # 1 also where all are ∞
-
     all_free = jnp.all(free)
 
     def slope(p: jax.Array) -> jax.Array:
