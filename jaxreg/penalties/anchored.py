@@ -37,6 +37,7 @@ class Anchored(Regularizer, promoted=False):
 
     Raises:
         ValueError: the shapes differ.
+        TypeError: the reference is complex and the array real.
         TypeError: weights with a penalty that is not elementwise.
         ValueError: a weight is negative, nan or inf.
 
@@ -137,7 +138,13 @@ class Anchored(Regularizer, promoted=False):
         return jnp.where(moved == difference, x, self._array("reference", x) + moved)
 
     def _array(self, name: str, x: jax.Array) -> jax.Array:
-        value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))
+        value = getattr(self, name)
+        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(x):
+            raise TypeError(
+                f"`Anchored({name}=...)` is complex, and the array has the real dtype {x.dtype}. Give "
+                "`reference.real`, or the array as complex numbers."
+            )
+        value = jax.lax.stop_gradient(jnp.asarray(value, x.dtype))
         if value.shape not in ((), x.shape):
             raise ValueError(f"`Anchored({name}=...)` has the shape {value.shape}, the array has {x.shape}.")
         return value
