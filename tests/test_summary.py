@@ -5,6 +5,7 @@ import json
 import math
 import re
 import time
+import unicodedata
 
 import equinox as eqx
 import flax.linen as nn
@@ -32,6 +33,21 @@ RULES = jaxreg.TreeRegularizer(
 
 def by_path(summary):
     return {leaf.path: leaf for leaf in summary.leaves}
+
+
+@pytest.mark.parametrize(
+    "report", [lambda tree: jaxreg.summary(jaxreg.TreeRegularizer({"b": None}), tree), jaxreg.sparsity]
+)
+def test_names_move_no_cursor_and_forge_no_row(report):
+    """Whatever is no character that a terminal shows, from the table of Unicode, is an escape in every form."""
+    hostile = "a\n99 leaves\r\x1b[2J\x9b31m\x00\u202e\u2028\ud800"
+    one = report({hostile: jnp.zeros(2)})
+    plain = report({"a": jnp.zeros(2)})
+    assert len(str(one).splitlines()) == len(str(plain).splitlines()) + 1  # a long name has a line of its own
+    shown = str(one) + one._repr_html_()
+    assert r"a\n99 leaves\r\x1b[2J\x9b31m\x00\u202e\u2028\ud800" in shown
+    assert not any(unicodedata.category(c)[0] == "C" or c in "\u2028\u2029" for c in shown.replace("\n", ""))
+    assert list(jaxreg.sparsity({hostile: jnp.zeros(2)})) == [hostile]  # the data keep the name
 
 
 def test_the_numbers_are_those_of_the_formulas():

@@ -352,6 +352,50 @@ def test_what_has_no_place_in_a_config() -> None:
             jaxreg.TreeRegularizer(rules).get_config()
 
 
+@pytest.mark.parametrize(
+    "regex",
+    [
+        *(r"(?#[)(a+)+(?#])$", "(?x)(a) +$", r"(a)\1", r"(?P<n>a)(?P=n)", "(?:a|a)+$", "(a+){9}", "(?>a+)+", "(?i:a+)"),
+        *(
+            ".*.*.*.*b",
+            "a?" * 30 + "a" * 30,
+            "(a|a)" * 30 + "b",
+            "a{1,2}" * 30 + "b",
+            "a{,9}" * 9,
+            "(?=(a|a)(?!a?))" * 9,
+        ),
+        *("[](a+)+", "[^](a+)+", "a{}+", r"\Qa", "a**", "{", "a{1,2}{3}"),
+    ],
+    ids=lambda regex: regex[:20],
+)
+def test_patterns_that_can_backtrack_for_ever_are_no_configs(regex: str) -> None:
+    with pytest.raises(ValueError, match="has no place in a config") as caught:
+        jaxreg.TreeRegularizer.from_config({"rules": [[{"re": regex, "flags": 0}, "l1"]]})
+    assert "Write a glob" in str(caught.value)
+    with pytest.raises(ValueError, match="has no place in a config"):
+        jaxreg.TreeRegularizer.from_config({"rules": [[{"re": "(a) +$", "flags": int(re.VERBOSE)}, "l1"]]})
+
+
+@pytest.mark.parametrize(
+    ("regex", "searched"),
+    [
+        (r"^encoder/(?:layer|block)_\d{1,3}/.*(?P<name>kernel|embedding)$", "encoder/block_12/mlp/kernel"),
+        (r"^(?!.*bias).*(q|k|v)$", "layer/q"),
+        (r"[]a^-]+?[^]]\.\|\(b?\Z", "-]x.|(b"),
+        (r"(?im)\bDENSE_[0-9]++/", "x/dense_12/"),
+        (".*.*(?:a|a|a|a|a)x", "a" * 200),  # the most that is allowed
+        ("a?" * 17 + "x", "a" * 60),
+    ],
+)
+def test_patterns_of_configs_match_as_in_python(regex: str, searched: str) -> None:
+    begin = time.process_time()
+    reg = jaxreg.TreeRegularizer([(re.compile(regex), "l1")])
+    copy = jaxreg.TreeRegularizer.from_config(json.loads(json.dumps(reg.get_config())))
+    assert copy == reg
+    assert copy.rules[0].matches(searched, jnp.ones(2)) == (re.search(regex, searched) is not None)
+    assert time.process_time() - begin < 3
+
+
 L1_CONFIG = {"class_name": "L1", "config": {}}
 
 

@@ -10,6 +10,7 @@ from jaxreg._commands.checkpoints import convert, inspect
 from jaxreg._commands.cli import UserError
 from jaxreg._commands.demo import command as demo
 from jaxreg._commands.path import command as path
+from jaxreg._reports.table import printable
 
 # A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        print(printable(f"{parser.prog} {args.command}: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

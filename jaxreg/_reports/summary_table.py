@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
+from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, printable, share
 
 BY_RULE = "by the rule "
 
@@ -99,7 +99,7 @@ class Summary(Report):
         penalties = {leaf.path: leaf.penalty or 0.0 for leaf in self.leaves}
         notes = [_rule_note(rule, math.fsum(map(penalties.__getitem__, rule.paths))) for rule in self.rules]
         notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
-        return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="    ")]
+        return [line for note in notes for line in textwrap.wrap(printable(note), WIDTH, subsequent_indent="    ")]
 
 
 def _repr(leaf: Leaf) -> str | None:

@@ -154,7 +154,11 @@ class TreeRegularizer(TreePenalty):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Return the regularizer whose `get_config` gave `config`."""
+        """Return the regularizer whose `get_config` gave `config`.
+
+        A config may come from anywhere, so its `re` patterns are of a small grammar whose search is at most cubic in
+        the path: no repeated groups, no back-references, no verbose flag, at most two repetitions without an end.
+        """
         rules = config.get("rules") if isinstance(config, Mapping) and set(config) == {"rules"} else None
         if not isinstance(rules, (list, tuple)):
             raise ValueError(f"`TreeRegularizer.from_config` takes {{'rules': [...]}}, got {checks.short(config)}.")

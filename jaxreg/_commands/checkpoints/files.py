@@ -3,14 +3,14 @@
 import contextlib
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxreg._commands import cli
-from jaxreg._commands.checkpoints import keras_file
+from jaxreg._commands.checkpoints import keras_file, limits
 from jaxreg._rules.paths import flatten_with_paths
 
 Arrays = dict[str, Any]
@@ -83,8 +83,20 @@ def _zip_reader(path: Path) -> Callable[[Path], Arrays]:
 
 
 def _npz(path: Path) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        limits.check(path, _sizes(archive))
     with np.load(path, allow_pickle=False) as arrays:
         return {_slashes(name): arrays[name] for name in arrays.files}
+
+
+def _sizes(archive: zipfile.ZipFile) -> Iterator[int]:
+    """The bytes of the members, or of the arrays where their headers claim more: NumPy takes that much at once."""
+    for info in archive.infolist():
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member) if info.filename.endswith(".npy") else (0, 0)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read_header[version](member) if version in read_header else ((), False, np.dtype("u1"))
+        yield max(info.file_size, limits.nbytes(shape, dtype.itemsize))
 
 
 def _safetensors(path: Path) -> Arrays:
@@ -111,8 +123,18 @@ def _orbax(path: Path) -> Arrays:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of missing shardings, which NumPy does not need
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(item.absolute()).item_metadata.tree
+    limits.check(path, _claims(jax.tree.leaves(tree)))
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return _flat(checkpointer.restore(item.absolute(), restore_args=as_numpy))
+
+
+def _claims(metadata: Iterable[Any]) -> Iterator[int]:
+    """The bytes of each array in an Orbax checkpoint, or of one of its chunks if that is more."""
+    for leaf in metadata:
+        storage = getattr(leaf, "storage", None)
+        shapes = [getattr(leaf, "shape", ()), getattr(storage, "chunk_shape", ()), getattr(storage, "write_shape", ())]
+        itemsize = np.dtype(getattr(leaf, "dtype", None) or "u1").itemsize
+        yield max(limits.nbytes(shape or (), itemsize) for shape in shapes)
 
 
 def _orbax_item(path: Path) -> Path:
