@@ -27,6 +27,8 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def observed_call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+        if local.recordings:
+            self = local.recordings[-1].twin_of(self)  # a closure may hold the module itself
         # `super().__call__` of the same module is no other call
         if id(self) in _local.running:
             return call(self, *args, **kwargs)
