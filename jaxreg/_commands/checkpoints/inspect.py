@@ -28,9 +28,9 @@ CHECKPOINT is one of
                   unless --rules are given
   .weights.h5     of Keras; it numbers a layer's variables: dense/0, dense/1
 
-Nothing in a file is run or unpickled. At most 100 000 arrays are read, and 1 GiB
-or 100 times the size of the file; HDF5 in a process of its own, for a minute
-and a second more for each 20 MB."""
+Nothing in a file is run or unpickled. At most 100 000 arrays are read, and
+1 GiB or 100 times the size of the file; HDF5 in a process of its own, for a
+minute and a second more for each 20 MB."""
 
 EPILOG = """\
 rules.json is what TreeRegularizer(...).get_config() and `convert` write:
