@@ -84,6 +84,11 @@ def rounded(x: jax.Array, dtype: Any) -> jax.Array:
 LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
 
 
+def is_large(x: jax.Array) -> bool:
+    """Whether an array is read from the memory and not from a cache; unknown for a symbolic size, and then no."""
+    return isinstance(x.size, int) and x.size >= LARGE
+
+
 def factored_sum(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """Return Σ term(c, x), for a term that is linear in c.
 
@@ -103,4 +108,4 @@ def factored_sum(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Arra
         enough = x.size * float(info.tiny) / float(info.eps)  # what is flushed to 0 is below the rounding
         return jax.lax.cond((total > enough) & (total < info.max), lambda c, x: c * total, inside, c, x)
 
-    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if x.size >= LARGE else inside(c, x)
+    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if is_large(x) else inside(c, x)

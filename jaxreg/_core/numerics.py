@@ -1,6 +1,7 @@
 """|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,16 @@ def promote(x: Any) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.result_type(float))
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def number_of(size: Any) -> Any:
+    """A length that arithmetic of numbers takes: an int as it is, a symbolic one of `jax.export` as a traced float."""
+    return size if isinstance(size, int) else jnp.asarray(size).astype(jnp.float32)
+
+
+def root_of(size: Any, dtype: Any) -> jax.Array:
+    """√n of a length."""
+    return jnp.asarray(math.sqrt(size) if isinstance(size, int) else jnp.sqrt(number_of(size)), dtype)
 
 
 def real_dtype(x: jax.Array) -> Any:

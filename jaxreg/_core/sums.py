@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core.compiler import LARGE, factored_sum, unshared
+from jaxreg._core.compiler import factored_sum, is_large, unshared
 from jaxreg._core.numerics import real_dtype, real_product
 
 
@@ -39,7 +39,7 @@ def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
-    return factored_sum(c, x, _times_square if x.size < LARGE else lambda c, x: real_product(c * x, x))
+    return factored_sum(c, x, (lambda c, x: real_product(c * x, x)) if is_large(x) else _times_square)
 
 
 @_scaled_l2.defjvp

@@ -5,7 +5,7 @@ user every other thread would see them: its calls would be counted, its `nnx.sta
 attaches them to twins, which nobody else has, and what the call changes on the twins is done to the modules in the end.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -59,6 +59,8 @@ class Twins:
 
 
 def _replaced(value: Any, by: Mapping[int, Any]) -> Any:
+    if not by:
+        return value
     if id(value) in by:
         return by[id(value)]
     leaves, treedef = jax.tree.flatten(value, is_leaf=_is_node)
@@ -67,4 +69,4 @@ def _replaced(value: Any, by: Mapping[int, Any]) -> Any:
 
 
 def _is_node(value: Any) -> bool:
-    return isinstance(value, (nnx.Pytree, nnx.Variable))
+    return isinstance(value, (nnx.Pytree, nnx.Variable, Iterator))  # of iterators JAX warns

@@ -34,7 +34,9 @@ def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What the rounding of a decomposition makes of a zero singular value."""
-    return max(shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0)
+    is_known = all(isinstance(n, int) for n in shape)
+    longest = max(shape) if is_known else functools.reduce(jnp.maximum, map(numerics.number_of, shape))
+    return longest * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0)
 
 
 @jax.custom_jvp

@@ -82,7 +82,7 @@ class Group(Regularizer):
         """Return ω, the weight of a group."""
         x = jnp.asarray(x)
         size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
-        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, numerics.real_dtype(x))
+        return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)

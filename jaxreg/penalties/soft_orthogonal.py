@@ -57,11 +57,11 @@ class SoftOrthogonal(Regularizer):
         if w.size == 0:
             return jnp.zeros((), numerics.real_dtype(w))
         m, n = w.shape
-        short = w if m < n else jnp.conj(w).T
-        gram = numerics.gram(short)
-        rest = gram - jnp.eye(min(m, n), dtype=w.dtype)
+        is_wide = isinstance(m, int) and isinstance(n, int) and m < n  # else the symbolic sizes of `jax.export`
+        gram = numerics.gram(w if is_wide else jnp.conj(w).T)
+        rest = gram - jnp.eye(m if is_wide else n, dtype=w.dtype)
         factor = jnp.asarray(self.factor, numerics.real_dtype(w))
-        return sums.scaled_l2(factor, rest) + factor * max(n - m, 0)
+        return sums.scaled_l2(factor, rest) + factor * (n - m if is_wide else 0)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("SoftOrthogonal.prox", jnp.asarray(z)), jnp.asarray(step)
