@@ -85,7 +85,10 @@ LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum 
 
 
 def is_large(x: jax.Array) -> bool:
-    """Whether an array is read from the memory and not from a cache; unknown for a symbolic size, and then no."""
+    """Whether an array is read from the memory and not from a cache; unknown for a symbolic size, and then no.
+
+    Held by `test_saved.py::test_penalties_are_exported_for_arrays_of_any_size`.
+    """
     return isinstance(x.size, int) and x.size >= LARGE
 
 
