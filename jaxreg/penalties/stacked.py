@@ -6,12 +6,14 @@ from typing import final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._core import numerics
+from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach
+from jaxreg.penalties import _axes
 
 
 @final
@@ -28,7 +30,8 @@ class Stacked(Regularizer, promoted=False):
         axes: static; the positions of the stacked axes in the array, an int or a tuple.
 
     Raises:
-        ValueError: the array has no such axes.
+        ValueError: an axis is named twice, or the array has no such axes.
+        TypeError: `axes` is no int and no tuple of ints.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -43,7 +46,12 @@ class Stacked(Regularizer, promoted=False):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
-        object.__setattr__(self, "axes", (self.axes,) if isinstance(self.axes, int) else self.axes)
+        axes = self.axes if isinstance(self.axes, tuple) else (self.axes,)
+        if any(isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) for axis in axes):
+            raise TypeError(f"`Stacked(axes=...)` must be an int or a tuple of ints, got {checks.short(self.axes)}.")
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"`Stacked(axes=...)` must name different axes, got {checks.short(self.axes)}.")
+        object.__setattr__(self, "axes", tuple(map(int, axes)))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         return self.rounded_value(numerics.promote(x), jnp.asarray(x))
@@ -83,7 +91,8 @@ class Stacked(Regularizer, promoted=False):
         """Return the layers along one new first axis, and the shape of the stack."""
         if any(not -x.ndim <= axis < x.ndim for axis in self.axes):
             raise ValueError(f"`Stacked(axes={self.axes})` takes an array with these axes, got the shape {x.shape}.")
-        moved = jnp.moveaxis(x, self.axes, tuple(range(len(self.axes))))
+        axes = _axes.axes_of("Stacked", self.axes, x.ndim, "axes")
+        moved = jnp.moveaxis(x, axes, tuple(range(len(axes))))
         stack, layer = moved.shape[: len(self.axes)], moved.shape[len(self.axes) :]
         return moved.reshape(math.prod(stack), *layer), stack
 
