@@ -1,6 +1,7 @@
 """The list of commands, their parser, and what every one of them returns to the shell."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; by default those of the process.
     """
+    _open_streams()
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:
@@ -37,11 +39,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(f"{parser.prog} {args.command}: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python flushes once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nowhere()
         return 0
+    except OSError as error:  # those of files are UserErrors already; this is a full disk behind the output
+        _write_nowhere()
+        print(f"{parser.prog} {args.command}: cannot write its output ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
         return STOPPED
+
+
+def _open_streams() -> None:
+    """Let a closed stream swallow what is written, and a narrow encoding show escapes for what it does not have."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write_nowhere() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
