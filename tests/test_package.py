@@ -328,3 +328,22 @@ def test_version_and_licence() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", jaxreg.__version__)
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_without_the_package_of_an_extra_the_import_names_the_extra() -> None:
+    program = """
+import importlib, sys
+sys.modules["flax"] = sys.modules["matplotlib"] = None
+for name in ("linen", "nnx", "plot"):
+    try:
+        importlib.import_module(f"jaxreg.{name}")
+    except ImportError as error:
+        print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = [line.partition(" Importing")[0] for line in result.stdout.splitlines()]
+    assert told == [
+        "`import jaxreg.linen` needs Flax: `pip install 'jaxreg[flax]'`.",
+        "`import jaxreg.nnx` needs Flax: `pip install 'jaxreg[flax]'`.",
+        "`import jaxreg.plot` needs matplotlib: `pip install 'jaxreg[plot]'`.",
+    ]

@@ -19,6 +19,13 @@ Of Linen modules inside a `nnx.bridge.ToNNX`, `_to_nnx` tells what they declared
 `jaxreg.linen` of NNX modules inside a `ToLinen`.
 """
 
+try:
+    import flax as _flax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"`import jaxreg.nnx` needs Flax: `pip install 'jaxreg[flax]'`. Importing flax failed: {error}"
+    ) from error
+
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.nnx import _to_linen as _to_linen  # Linen learns of NNX modules in its models
 from jaxreg.nnx._layers import BatchNorm as BatchNorm
