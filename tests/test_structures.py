@@ -580,5 +580,5 @@ def test_the_axes_of_a_stack_are_checked() -> None:
         ValueError, match=r"`Stacked\(axes=...\)` must name different axes of the array, here of rank 3"
     ):
         norms(np.ones((2, 3, 4)))
-    assert float(norms(np.ones((5, 2, 1, 4)))) == 10 * 2.0  # of a row of 4 ones: 2
+    np.testing.assert_allclose(norms(np.ones((5, 2, 1, 4))), 10 * 2.0, rtol=1e-6)  # of a row of 4 ones: 2
     assert jaxreg.Stacked(jaxreg.L1(1.0), axes=np.int64(1)).axes == (1,)  # type: ignore[arg-type]
