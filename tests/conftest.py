@@ -32,3 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir(f"jax-{platform.node()}")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers compare the ids of their tests, and an address is another one in each."""
+    with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if with_address:
+        raise pytest.UsageError(f"Ids with an address; give them names, `ids=...`: {with_address}")
