@@ -69,14 +69,16 @@ class Lq(Elementwise):
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         u = jnp.broadcast_to(numerics.threshold(step, self.lq), a.shape)
         q, above = self.q, _floored(a)
-        force = u * q * above ** (q - 1)
-        # One Newton step from a has all digits of the root, and its derivatives, where it moves a by less than a digit.
-        free = (u == 0) | ((force < jnp.finfo(a.dtype).eps * a) & (above == a))
-        least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
+        least = (2 * jnp.where(u == 0, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
+        # One Newton step from a has all digits of the root, and its derivatives, where it moves a by less than a digit:
+        # where u·q·a^(q−1) < ε·a.
+        far = (q / (2 * (1 - q) * float(jnp.finfo(a.dtype).eps))) ** (1 / (2 - q)) * least
+        free = (u == 0) | ((a > far) & (above == a))
         inside = (a <= at_least) & ~free
         safe_a, safe_u = jnp.where(inside | free, 2 * at_least, a), jnp.where(free, 1, u)
         root = {0.5: _root_half, 2 / 3: _root_two_thirds}.get(q, _root_newton)(safe_a, safe_u, least, q)
+        force = u * q * above ** (q - 1)
         step_from_a = a - force / (1 - jnp.where(free, force * (1 - q) / above, 0))
         return jnp.where(free, step_from_a, jnp.where(inside, 0, root))
 
