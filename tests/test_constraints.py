@@ -59,11 +59,6 @@ def derivatives(c: Constraint, z: jax.Array, dz: jax.Array) -> tuple[jax.Array, 
 
 
 @in_one_program
-def prox_at(c: Constraint, z: jax.Array, step: jax.Array) -> jax.Array:
-    return c.prox(z, step)
-
-
-@in_one_program
 def prox_with_l2(c: Constraint, z: jax.Array) -> jax.Array:
     return (c + jaxreg.L2(0.5)).prox(z)
 
