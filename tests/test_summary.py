@@ -183,10 +183,10 @@ def transformer(layers):
 def test_a_thousand_leaves_are_fast_and_readable():
     params = transformer(100)
     rules = jaxreg.TreeRegularizer.for_weights(jaxreg.L1(0.001))
-    start = time.perf_counter()
+    start = time.process_time()
     summary = jaxreg.summary(rules, params)
     text = str(summary)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
     assert len(summary.leaves) == 1000
     assert summary.penalty == pytest.approx(0.001 * 100 * (4 * 64 + 256), rel=1e-5)
     lines = text.splitlines()

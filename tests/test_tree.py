@@ -51,10 +51,10 @@ def test_globs(pattern: str, matching: list[str], other: list[str]) -> None:
 
 
 def test_globs_do_not_backtrack_for_ever() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for pattern in ("*a" * 40 + "b", "**/" * 60 + "b", "[a" * 30, "**/*a*a*a*a*a*a/" * 10 + "b"):
         assert not glob_matches(pattern, "/".join(["a" * 200] * 20))
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 @pytest.mark.parametrize("pattern", ["a**b**c", "/".join(["a**b"] * 5)])
