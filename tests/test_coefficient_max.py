@@ -1,5 +1,6 @@
 """The top of a path: zero is the minimum at it, and no longer just below."""
 
+import re
 from typing import Any
 
 import jax
@@ -30,6 +31,10 @@ MAKERS: dict[str, Any] = {
     "2 * NonNegative + L2 + Group": lambda c: 2 * jaxreg.NonNegative() + L2(0.1) + Group(L1(c), axis=1),
     "Stacked L1": lambda c: jaxreg.Stacked(L1(c)),
     "Stacked Group": lambda c: 2 * jaxreg.Stacked(Group(L1(c) + L2(0.1), axis=0), axes=(1,)),
+    "Matrix": lambda c: 2 * jaxreg.Matrix(Group(L1(c), axis=0), outputs=0),
+    "Stacked Matrix": lambda c: jaxreg.Stacked(jaxreg.Matrix(L1(c) + L2(0.1), outputs=()), axes=(1,)),
+    "Anchored at 0": lambda c: jaxreg.Anchored(2 * L1(c), 0.0),
+    "weights": lambda c: jaxreg.Anchored(L1(c) + L2(0.1), 0.0, weights=np.arange(1.0, 25).reshape(4, 6)),
     "a tree": lambda c: jaxreg.TreeRegularizer({"**": L1(c)}),
 }
 
@@ -64,8 +69,22 @@ def test_empty_and_zero() -> None:
         assert float(jaxreg.coefficient_max(reg, jnp.zeros((2, 3)))) == 0
 
 
+def test_an_anchor_away_from_zero_stays_there_from_the_coefficient_of_the_penalty_inside() -> None:
+    anchored = jaxreg.Anchored(Group(L1(), axis=0), 0.5)
+    with pytest.raises(NotImplementedError, match=r"go to a reference, got 0\.5") as raised:
+        jaxreg.coefficient_max(anchored, GRADS)
+    call = re.findall("`([^`]+)`", str(raised.value))[-1]
+    top = float(eval(call, {"jaxreg": jaxreg, "anchored": anchored, "grads_at_reference": GRADS}))
+    for factor in (1 + 1e-5, 1 - 1e-5):  # ⟨g, w⟩ + ½‖w − reference‖² + R(w)
+        found = jaxreg.Anchored(Group(L1(top * factor), axis=0), 0.5).prox(0.5 - GRADS)
+        assert np.all(np.asarray(found) == 0.5) == (factor > 1)
+
+
 def test_what_has_no_answer_raises() -> None:
     for reg in (L2(), Group(L2()), jaxreg.Lq(), L1() + Group(L1()), jaxreg.Spectral(L1())):
+        with pytest.raises(NotImplementedError, match="`coefficient_max` knows L1"):
+            jaxreg.coefficient_max(reg, GRADS)
+    for reg in (jaxreg.Difference(L1()), jaxreg.Matrix(L2()), jaxreg.Stacked(L1() + jaxreg.Box(-1.0, 1.0))):
         with pytest.raises(NotImplementedError, match="`coefficient_max` knows L1"):
             jaxreg.coefficient_max(reg, GRADS)
     with pytest.raises(TypeError, match="takes a regularizer"):

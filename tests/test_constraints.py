@@ -23,7 +23,7 @@ from jaxreg.penalties.simplex import Simplex
 from jaxreg.penalties.spectral_ball import SpectralBall
 from jaxreg.penalties.unit_norm import UnitNorm
 from tests.cases import sample
-from tests.constraint_cases import CASES, Case, ball, l1_ball, simplex, spectral
+from tests.constraint_cases import CASES, Case, ball, in_one_program, l1_ball, simplex, spectral
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_metric = pytest.mark.parametrize("case", [case for case in CASES if case.metric], ids=str)
@@ -34,7 +34,7 @@ def f32(x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-# One program each, which the constraints of one class share; what is around them in a test is NumPy.
+# Few programs, as the time goes to the compiler; what is around them in a test is NumPy.
 
 
 @jax.jit
@@ -42,9 +42,57 @@ def prox_and_violation(c: Constraint, z: jax.Array) -> tuple[jax.Array, jax.Arra
     return c.prox(z), c.violation(z)
 
 
+@in_one_program
+def look(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
+    return c.prox(x), c.violation(x), c(x)
+
+
+@in_one_program
+def gradients(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
+    return *jax.value_and_grad(c)(x), *jax.value_and_grad(c.violation)(x)
+
+
+@in_one_program
+def derivatives(c: Constraint, z: jax.Array, dz: jax.Array) -> tuple[jax.Array, ...]:
+    p, forward = jax.jvp(c.prox, (z,), (dz,))
+    return p, forward, *jax.vjp(c.prox, z)[1](dz)
+
+
+@in_one_program
+def prox_with_l2(c: Constraint, z: jax.Array) -> jax.Array:
+    return (c + jaxreg.L2(0.5)).prox(z)
+
+
+@in_one_program
+def cube(c: Constraint, z: jax.Array) -> tuple[jax.Array, Constraint]:
+    return jax.value_and_grad(lambda c: jnp.sum(c.prox(z) ** 3))(c)
+
+
+@in_one_program
+def look_at_each(c: Constraint, *arrays: jax.Array) -> list[tuple[jax.Array, ...]]:
+    return [(c.prox(x), c.violation(x), c(x)) for x in arrays]
+
+
+@in_one_program
+def look_at_a_batch(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.vmap(lambda x: (c.prox(x), c.violation(x), c(x)))(x)
+
+
 @jax.jit
-def violation_and_normal(c: Constraint, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.value_and_grad(c.violation)(z)
+def prox_and_value_of_a_batch(stacked: Constraint, x: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(lambda c: (c.prox(x), c(inside)))(stacked)
+
+
+@jax.jit
+def look_in_a_metric(c: Constraint, z: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+    return c.prox(z, step), c.prox(z), c(z)
+
+
+@jax.jit
+def pulled_back(c: Constraint, z: jax.Array, step: Any = 1.0) -> tuple[Any, ...]:
+    """The projection, its value, gradients through it and of the violation, and what is kept for the former."""
+    p, pullback = jax.vjp(lambda z: c.prox(z, step), z)
+    return p, c(p), pullback(jnp.ones_like(p))[0], jax.grad(c.violation)(z), pullback
 
 
 # ---------------------------------------------------------------------------------------------------- the projection
@@ -60,10 +108,10 @@ def test_prox_is_the_projection(case: Case, shape: tuple[int, ...], scale: float
         p, distance = prox_and_violation(case.constraint, z)
         np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-12 * scale)
         np.testing.assert_allclose(distance, np.linalg.norm(z - expected), rtol=1e-12, atol=1e-13 * scale)
-    same = case.constraint.prox(f32(z))
+    same = case.constraint.prox(np.float32(z))
     np.testing.assert_allclose(same, expected, rtol=2e-5, atol=1e-6 * scale)
-    for step in (0.0, 1e-3, 1e30, jnp.inf):
-        np.testing.assert_array_equal(case.constraint.prox(f32(z), step), same)
+    for step in (0.0, 1e-3, 1e30, np.inf):
+        np.testing.assert_array_equal(case.constraint.prox(np.float32(z), step), same)
 
 
 @pytest.mark.parametrize("scale", [0.05, 2.0, 300.0])
@@ -82,34 +130,34 @@ def test_the_projection_of_a_stack_of_matrices_is_that_of_each(scale: float) -> 
 def test_prox_lands_in_the_set_and_stays(case: Case, dtype: str) -> None:
     with jax.enable_x64(True):
         for scale in (1e-3, 2.0, 300.0):
-            z = jnp.asarray(sample((12, 30), scale=scale), jnp.dtype(dtype))
-            p = case.constraint.prox(z)
+            z = sample((12, 30), scale=scale).astype(jnp.dtype(dtype))
+            p = look(case.constraint, z)[0]
             assert p.dtype == z.dtype and p.shape == z.shape
-            assert case.constraint(p) == 0
-            again = case.constraint.prox(p)
-            rounding = 8 * float(jnp.finfo(dtype).eps) * float(np.abs(np.asarray(p, float)).max())
-            np.testing.assert_allclose(np.asarray(again, float), np.asarray(p, float), rtol=0, atol=rounding)
-            exact = case.constraint.prox(np.asarray(z).astype(jnp.promote_types(dtype, jnp.float32)))
-            np.testing.assert_array_equal(np.asarray(p), np.asarray(exact).astype(p.dtype))
+            again, _, value = look(case.constraint, p)
+            assert value == 0
+            rounding = 8 * float(jnp.finfo(dtype).eps) * float(np.abs(p.astype(float)).max())
+            np.testing.assert_allclose(again.astype(float), p.astype(float), rtol=0, atol=rounding)
+            exact = look(case.constraint, z.astype(jnp.promote_types(dtype, np.float32)))[0]
+            np.testing.assert_array_equal(p, exact.astype(p.dtype))
 
 
 @each_case
 def test_a_point_of_the_set_comes_back(case: Case) -> None:
-    inside = f32(case.point)
-    np.testing.assert_allclose(case.constraint.prox(inside), inside, rtol=1e-6)
-    assert case.constraint(inside) == 0
-    assert case.constraint.violation(inside) <= 1e-6
-    assert case.constraint(inside + 3 * case.outwards) == jnp.inf
+    inside = np.float32(case.point)
+    prox, violation, value = look(case.constraint, inside)
+    np.testing.assert_allclose(prox, inside, rtol=1e-6)
+    assert value == 0 and violation <= 1e-6
+    assert look(case.constraint, inside + np.float32(3 * case.outwards))[2] == np.inf
 
 
 @each_case
 def test_inequalities_of_a_projection(case: Case) -> None:
     with jax.enable_x64(True):
         z = sample((3, 4), seed=1)
-        p = np.asarray(case.constraint.prox(z))
+        p = look(case.constraint, z)[0]
         for seed in range(2, 30):
             y = sample((3, 4), seed=seed, scale=0.5 * seed % 3 + 0.1)
-            u = np.asarray(case.constraint.prox(y))
+            u = look(case.constraint, y)[0]
             assert np.linalg.norm(z - p) <= np.linalg.norm(z - u) + 1e-12  # the nearest point
             if case.convex:
                 assert np.vdot(z - p, u - p) <= 1e-12  # the variational inequality
@@ -120,7 +168,7 @@ def test_inequalities_of_a_projection(case: Case) -> None:
 def test_a_sum_with_l2_projects_a_shorter_array(case: Case) -> None:
     """½‖w − z‖² + ½‖w‖² = ‖w − z/2‖² + const. Wrong `parts` would merge the set with L2 as if it were another one."""
     z = sample((3, 4), seed=1)
-    prox = (case.constraint + jaxreg.L2(0.5)).prox(f32(z))
+    prox = prox_with_l2(case.constraint, np.float32(z))
     np.testing.assert_allclose(prox, case.project(z / 2), rtol=2e-5, atol=1e-6)
 
 
@@ -128,30 +176,33 @@ def test_a_sum_with_l2_projects_a_shorter_array(case: Case) -> None:
 def test_diagonal_metric(case: Case) -> None:
     assert case.metric is not None
     with jax.enable_x64(True):
+        others = [
+            np.asarray(look_in_a_metric(case.constraint, sample((9,), 50 + other), np.ones(9))[1])
+            for other in range(10)
+        ]
         for seed in range(6):
             z = sample((9,), seed, scale=10.0 ** (seed % 3 - 1))
             for spread in (1.0, 1e3, 1e8):
                 s = np.random.default_rng(seed).permutation(np.geomspace(1.0, spread, 9)) / 7
-                p = np.asarray(case.constraint.prox(jnp.asarray(z), jnp.asarray(s)))
+                p = np.asarray(look_in_a_metric(case.constraint, z, s)[0])
                 np.testing.assert_allclose(p, case.metric(z, s), rtol=1e-9, atol=1e-10)
-                assert case.constraint(jnp.asarray(p)) == 0
-                for other in range(10):  # the variational inequality in the metric
-                    u = np.asarray(case.constraint.prox(jnp.asarray(sample((9,), 50 + other))))
+                assert look_in_a_metric(case.constraint, p, s)[2] == 0
+                for u in others:  # the variational inequality in the metric
                     assert ((z - p) / s) @ (u - p) <= 1e-9 * (1 + np.abs((z - p) / s).max())
 
 
 @each_metric
 def test_ends_of_a_metric(case: Case) -> None:
     assert case.metric is not None
-    z = f32(sample((2, 6)))
-    same = case.constraint.prox(z)
-    for value in (0.0, 1e-30, 0.3, 1e30, jnp.inf):
-        np.testing.assert_allclose(case.constraint.prox(z, jnp.full((2, 6), value)), same, rtol=2e-6, atol=1e-6)
-    spread = jnp.array([[0.0, 1.0, 1e-30, 1e30, jnp.inf, 1e3]] * 2)
-    p = case.constraint.prox(z, spread)
-    assert jnp.isfinite(p).all() and case.constraint(p) == 0
+    z = np.float32(sample((2, 6)))
+    for value in (0.0, 1e-30, 0.3, 1e30, np.inf):
+        p, same, _ = look_in_a_metric(case.constraint, z, np.full((2, 6), value, np.float32))
+        np.testing.assert_allclose(p, same, rtol=2e-6, atol=1e-6)
+    spread = np.float32([[0.0, 1.0, 1e-30, 1e30, np.inf, 1e3]] * 2)
+    p = look_in_a_metric(case.constraint, z, spread)[0]
+    assert np.isfinite(p).all() and look_in_a_metric(case.constraint, p, spread)[2] == 0
     first_held, almost_held = np.float32([0.0, 1, 1, 1, 1, 1]), np.array([1e-9, 1, 1, 1, 1, 1])
-    expected = case.metric(np.asarray(z[0], float), almost_held)
+    expected = case.metric(z[0].astype(float), almost_held)
     np.testing.assert_allclose(case.constraint.prox(z[0], first_held), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -177,17 +228,20 @@ def test_no_answer_in_a_metric_says_what_to_use(constraint: Constraint) -> None:
 
 
 def test_against_optax() -> None:
+    @jax.jit
+    def ours_and_theirs(z: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        return [
+            (NonNegative().prox(z), optax.projections.projection_non_negative(z)),
+            (Box(-0.5, 0.5).prox(z), optax.projections.projection_box(z, -0.5, 0.5)),
+            (MaxNorm(1.5).prox(z), optax.projections.projection_l2_ball(z, 1.5)),
+            (UnitNorm(None).prox(z), optax.projections.projection_l2_sphere(z, 1.0)),
+            (L1Ball(1.5).prox(z), optax.projections.projection_l1_ball(z, 1.5)),
+            (Simplex(1.5, axis=None).prox(z), optax.projections.projection_simplex(z, 1.5)),
+        ]
+
     for seed in range(5):
-        z = f32(sample((4, 3), seed))
-        for ours, theirs in (
-            (NonNegative(), optax.projections.projection_non_negative(z)),
-            (Box(-0.5, 0.5), optax.projections.projection_box(z, -0.5, 0.5)),
-            (MaxNorm(1.5), optax.projections.projection_l2_ball(z, 1.5)),
-            (UnitNorm(None), optax.projections.projection_l2_sphere(z, 1.0)),
-            (L1Ball(1.5), optax.projections.projection_l1_ball(z, 1.5)),
-            (Simplex(1.5, axis=None), optax.projections.projection_simplex(z, 1.5)),
-        ):
-            np.testing.assert_allclose(ours.prox(z), theirs, rtol=1e-5, atol=1e-6)
+        for ours, theirs in ours_and_theirs(np.float32(sample((4, 3), seed))):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_against_keras() -> None:
@@ -222,42 +276,68 @@ def test_proximal_gradient_with_a_constraint_solves_non_negative_least_squares()
 
 @each_case
 def test_value_is_zero_or_infinite_with_gradient_zero(case: Case) -> None:
-    for x in (f32(sample((3, 4))), f32(case.point), jnp.zeros((3, 4))):
-        value, gradient = jax.value_and_grad(case.constraint)(x)
-        assert value in (0, jnp.inf) and value.shape == () and value.dtype == jnp.float32
+    for x in map(np.float32, (sample((3, 4)), case.point, np.zeros((3, 4)))):
+        value, gradient, violation, _ = gradients(case.constraint, x)
+        assert value in (0, np.inf) and value.shape == () and value.dtype == np.float32
         assert gradient.dtype == x.dtype and (gradient == 0).all()
-        assert (value == 0) == (case.constraint.violation(x) <= 1e-5)
-    assert jnp.isnan(case.constraint(jnp.full((3, 4), jnp.nan)))
-    assert jnp.isnan(case.constraint.prox(jnp.full((3, 4), jnp.nan))).all()
+        assert (value == 0) == (violation <= 1e-5)
+    prox, _, value = look(case.constraint, np.full((3, 4), np.nan, np.float32))
+    assert np.isnan(value) and np.isnan(prox).all()
 
 
 @each_case
 def test_tolerance_is_rounding_and_no_more(case: Case) -> None:
-    p = case.constraint.prox(jnp.asarray(sample((3, 4)), jnp.float16))
-    assert case.constraint(p) == 0
-    outside = f32(p) + 0.05 * (f32(sample((3, 4))) - f32(p))
-    assert case.constraint(outside) == jnp.inf
+    z = sample((3, 4))
+    p = look(case.constraint, z.astype(np.float16))[0]
+    assert look(case.constraint, p)[2] == 0
+    outside = np.float32(p) + np.float32(0.05) * (np.float32(z) - np.float32(p))
+    assert look(case.constraint, outside)[2] == np.inf
     with jax.enable_x64(True):
-        assert case.constraint(jnp.asarray(case.point) + 1e-12) == (0 if case.has_interior else jnp.inf)
+        assert look(case.constraint, case.point + 1e-12)[2] == (0 if case.has_interior else np.inf)
+
+
+def nested(constraint: Constraint) -> jaxreg.Regularizer:
+    """In every wrapper that takes a set; the layers of axis 0 are each in it."""
+    return 2.0 * jaxreg.Stacked(jaxreg.Matrix(constraint + jaxreg.L2(0.0)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_no_wrapper_calls_its_own_projection_infinite(dtype: str) -> None:
+    cases = {type(case.constraint): case for case in CASES}
+    cases = {cls: cases[cls] for cls in (Box, MaxNorm, UnitNorm, SpectralBall)}  # one of each kind of rounding
+    regs = [*(nested(case.constraint) for case in cases.values()), jaxreg.Anchored(nested(Box(-0.5, 1.25)), 100.0)]
+    z = jnp.asarray(sample((2, 3, 4), scale=3.0), dtype)
+    points = jax.jit(lambda z: [reg.prox(z) for reg in regs])(z)  # two programs: in one, the rounding may be left out
+    values = jax.jit(lambda points: [reg(w) for reg, w in zip(regs, points, strict=True)])
+    np.testing.assert_array_equal(values(points), 0)
+    np.testing.assert_array_equal(values([-1.5 * w for w in points]), np.inf)  # a tolerance, no more
+    assert {w.dtype for w in points} == {z.dtype}
+    for w, case in zip(points, cases.values(), strict=False):
+        for layer in np.asarray(w, np.float64):
+            off = np.linalg.norm(layer - case.project(layer))
+            assert off <= 16 * float(jnp.finfo(dtype).eps) * np.linalg.norm(layer)
+
+
+def test_a_tracked_penalty_allows_for_the_rounding_of_the_parameters() -> None:
+    reg = 2.0 * MaxNorm(1.0)
+    params = reg.prox(jnp.asarray(sample((5,)), jnp.bfloat16))
+    tx = jaxreg.add_regularization(reg, track=True)
+    _, state = tx.update(jnp.zeros_like(params), tx.init(params), params)
+    assert float(state.penalty) == 0
 
 
 @each_case
 def test_derivative_of_the_prox(case: Case) -> None:
-    @jax.jit
-    def prox_and_derivatives(c: Constraint, z: jax.Array, dz: jax.Array) -> tuple[jax.Array, ...]:
-        p, forward = jax.jvp(c.prox, (z,), (dz,))
-        return p, forward, *jax.vjp(c.prox, z)[1](dz)
-
     with jax.enable_x64(True):
         for seed in range(3):
             z, dz = (sample((3, 4), s) for s in (seed, seed + 10))
             h = 1e-6
             (p, forward, reverse), (plus, _, _), (minus, _, _) = (
-                map(np.asarray, prox_and_derivatives(case.constraint, z + sign * h * dz, dz)) for sign in (0, 1, -1)
+                derivatives(case.constraint, z + sign * h * dz, dz) for sign in (0, 1, -1)
             )
             np.testing.assert_allclose(forward, (plus - minus) / (2 * h), atol=1e-7)
             np.testing.assert_allclose(np.vdot(reverse, dz), np.vdot(forward, dz), rtol=1e-9)
-            violation, normal = map(np.asarray, violation_and_normal(case.constraint, z))
+            _, _, violation, normal = gradients(case.constraint, z)
             np.testing.assert_allclose(normal, (z - p) / violation, atol=1e-9)
 
 
@@ -282,27 +362,24 @@ def test_derivatives_in_a_metric(case: Case) -> None:
 
 def test_second_derivatives_of_a_root() -> None:
     with jax.enable_x64(True):
-        z, s = jnp.asarray(sample((5,))), jnp.asarray(np.exp(sample((5,), 1)))
-        slope = jax.grad(lambda z: jnp.sum(MaxNorm(1.0).prox(z, s) ** 3))
-        h = 1e-6 * jnp.eye(5)[1]
-        difference = (slope(z + h) - slope(z - h)) / 2e-6
-        np.testing.assert_allclose(jax.jacfwd(slope)(z)[:, 1], difference, atol=1e-6)
+        z, s, direction = sample((5,)), np.exp(sample((5,), 1)), np.eye(5)[1]
+
+        @jax.jit
+        def slope_and_curvature(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return jax.jvp(jax.grad(lambda z: jnp.sum(MaxNorm(1.0).prox(z, s) ** 3)), (z,), (direction,))
+
+        (plus, _), (minus, _), (_, curvature) = (slope_and_curvature(z + h * direction) for h in (1e-6, -1e-6, 0.0))
+        np.testing.assert_allclose(curvature, (plus - minus) / 2e-6, atol=1e-6)
 
 
 @each_case
 def test_derivatives_with_respect_to_the_leaves(case: Case) -> None:
     with jax.enable_x64(True):
-        z = jnp.asarray(sample((3, 4)))
-
-        @jax.jit
-        @jax.value_and_grad
-        def cube(c: Any) -> jax.Array:
-            return jnp.sum(c.prox(z) ** 3)
-
+        z = sample((3, 4))
         leaves, treedef = jax.tree.flatten(case.constraint)
-        for i, derivative in enumerate(jax.tree.leaves(cube(case.constraint)[1]) if leaves else ()):
+        for i, derivative in enumerate(jax.tree.leaves(cube(case.constraint, z)[1]) if leaves else ()):
             plus, minus = (
-                cube(treedef.unflatten([c + h * (i == k) for k, c in enumerate(leaves)]))[0] for h in (1e-6, -1e-6)
+                cube(treedef.unflatten([c + h * (i == k) for k, c in enumerate(leaves)]), z)[0] for h in (1e-6, -1e-6)
             )
             np.testing.assert_allclose(derivative, (plus - minus) / 2e-6, rtol=1e-6, atol=1e-7)
 
@@ -311,40 +388,46 @@ def test_derivatives_with_respect_to_the_leaves(case: Case) -> None:
 def test_finite_at_zeros_and_ties_in_strict_modes(case: Case) -> None:
     points = (np.zeros((3, 4)), case.point, np.ones((3, 4)), np.eye(3, 4), 1.5 * np.eye(3, 4), np.full((3, 4), -1.5),
               np.outer([1.0, 0.0, 2.0], np.ones(4)))  # fmt: skip
-    steps = (1.0, jnp.ones((3, 4))) if case.metric else (1.0,)
+    steps = (1.0, np.ones((3, 4), np.float32)) if case.metric else (1.0,)
     with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         for point in points:
             for step in steps:
-                z = f32(point)
-                p, pullback = jax.vjp(lambda z, s=step: case.constraint.prox(z, s), z)
-                assert jnp.isfinite(p).all() and case.constraint(p) == 0
-                assert jnp.isfinite(pullback(jnp.ones_like(p))[0]).all()
-                assert jnp.isfinite(jax.grad(case.constraint.violation)(z)).all()
+                p, value, *rest = pulled_back(case.constraint, np.float32(point), step)
+                assert np.isfinite(p).all() and value == 0
+                assert all(np.isfinite(gradient).all() for gradient in rest[:2])
 
 
 def test_derivative_of_the_spectral_projection_where_an_svd_has_none() -> None:
+    points = [np.diag([3.0, 3.0, 1.0, 1.0])[:, :3], np.diag([3.0, 0.0, 0.0]), 2 * np.eye(3), np.zeros((3, 2))]
+    directions = [sample(z.shape) for z in points]
+
+    @jax.jit
+    def prox_and_derivative(points: list[jax.Array]) -> list[Any]:
+        return [jax.jvp(SpectralBall(1.5).prox, (z,), (dz,)) for z, dz in zip(points, directions, strict=True)]
+
     with jax.enable_x64(True):
-        for z in (np.diag([3.0, 3.0, 1.0, 1.0])[:, :3], np.diag([3.0, 0.0, 0.0]), 2 * np.eye(3), np.zeros((3, 2))):
-            z, dz = jnp.asarray(z), jnp.asarray(sample(z.shape))
-            prox = SpectralBall(1.5).prox
-            difference = (prox(z + 1e-6 * dz) - prox(z - 1e-6 * dz)) / 2e-6
-            np.testing.assert_allclose(jax.jvp(prox, (z,), (dz,))[1], difference, atol=1e-6)
+        plus, minus, here = (
+            prox_and_derivative([z + h * dz for z, dz in zip(points, directions, strict=True)])
+            for h in (1e-6, -1e-6, 0)
+        )
+        for (ahead, _), (behind, _), (_, derivative) in zip(plus, minus, here, strict=True):
+            np.testing.assert_allclose(derivative, (ahead - behind) / 2e-6, atol=1e-6)
 
 
 @each_case
 def test_jit_vmap_and_one_compilation(case: Case) -> None:
     x = np.float32([sample((3, 4), seed) for seed in range(3)])
-    proxes, violations = jax.vmap(prox_and_violation, in_axes=(None, 0))(case.constraint, x)
+    proxes, violations, _ = look_at_a_batch(case.constraint, x)
     for member, prox, violation in zip(x, proxes, violations, strict=True):
-        np.testing.assert_allclose(prox, case.constraint.prox(member), rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(violation, case.constraint.violation(member), rtol=1e-4)
+        one, distance, _ = look(case.constraint, member)
+        np.testing.assert_allclose(prox, one, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(violation, distance, rtol=1e-4)
     stacked = jax.tree.map(lambda c: np.float32(c * np.arange(1.0, 4.0)), case.constraint)
     if jax.tree.leaves(stacked):
-        inside = case.constraint.prox(x[0])
-        proxes, values = jax.jit(jax.vmap(lambda c: (c.prox(x[0]), c(inside))))(stacked)
+        proxes, values = prox_and_value_of_a_batch(stacked, x[0], look(case.constraint, x[0])[0])
         for i in range(3):
             member = jax.tree.map(lambda c, i=i: c * (i + 1.0), case.constraint)
-            np.testing.assert_allclose(proxes[i], member.prox(x[0]), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(proxes[i], look(member, x[0])[0], rtol=1e-5, atol=1e-6)
         assert values.shape == (3,) and values[0] == 0
     traces = []
 
@@ -363,14 +446,12 @@ def test_jit_vmap_and_one_compilation(case: Case) -> None:
 
 @each_case
 def test_empty_and_integer_arrays(case: Case) -> None:
-    for shape in ((0, 4), (4, 0), (0, 0)):
-        p, violation, value = jax.jit(lambda c, x: (c.prox(x), c.violation(x), c(x)))(case.constraint, jnp.zeros(shape))
-        assert p.shape == shape and violation == 0 and value == 0
-    whole = np.array([[3, 0, -4], [1, 1, 0]])
-    p = case.constraint.prox(jnp.asarray(whole))
-    assert p.dtype == jnp.float32
+    shapes, whole = ((0, 4), (4, 0), (0, 0)), np.array([[3, 0, -4], [1, 1, 0]], np.int32)
+    *empty, (p, _, value) = look_at_each(case.constraint, *(np.zeros(shape, np.float32) for shape in shapes), whole)
+    for shape, result in zip(shapes, empty, strict=True):
+        assert result[0].shape == shape and result[1] == 0 and result[2] == 0
+    assert p.dtype == np.float32 and value == np.inf
     np.testing.assert_allclose(p, case.project(whole.astype(float)), rtol=1e-5, atol=1e-6)
-    assert case.constraint(jnp.asarray(whole)) == jnp.inf
 
 
 @pytest.mark.parametrize(
@@ -396,43 +477,57 @@ def test_large_and_small_entries(scale: float) -> None:
         (SpectralBall(1.0), np.linalg.svd(unit, full_matrices=False) if far else scale * unit),
     ):
         expected = expected.U @ expected.Vh if hasattr(expected, "Vh") else np.asarray(expected)
-        p = constraint.prox(z)
+        p, value, _, normal, _ = pulled_back(constraint, z)
         np.testing.assert_allclose(p, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-        assert constraint(p) == 0
-        assert np.isfinite(violation_and_normal(constraint, z)[1]).all()
+        assert value == 0 and np.isfinite(normal).all()
 
 
 def test_small_sets_far_away() -> None:
-    z = f32(1e6 + np.array([0.0, 0.5, 1.0, 1.0]))
-    for constraint in (Simplex(1e-3), L1Ball(1e-3), MaxNorm(1e-3)):
-        p = constraint.prox(z)
-        assert constraint(p) == 0 and constraint.violation(z) > 1e5
-    np.testing.assert_allclose(Simplex(1e-3).prox(z), [0, 0, 5e-4, 5e-4], rtol=1e-6)
+    z = np.float32(1e6 + np.array([0.0, 0.5, 1.0, 1.0]))
+    constraints = (Simplex(1e-3), L1Ball(1e-3), MaxNorm(1e-3))
+    looks = jax.jit(lambda cs, z: [(p := c.prox(z), c(p), c.violation(z)) for c in cs])(constraints, z)
+    assert all(value == 0 and violation > 1e5 for _, value, violation in looks)
+    np.testing.assert_allclose(looks[0][0], [0, 0, 5e-4, 5e-4], rtol=1e-6)
     for constraint in (MaxNorm(0.0), L1Ball(0.0), SpectralBall(0.0), Simplex(0.0)):
-        for point in (z.reshape(2, 2), -z.reshape(2, 2), jnp.zeros((2, 2))):
-            p, pullback = jax.vjp(constraint.prox, point)
-            np.testing.assert_array_equal(p, jnp.zeros((2, 2)))
-            assert jnp.isfinite(pullback(p + 1)[0]).all() and constraint(p) == 0
+        for point in (z.reshape(2, 2), -z.reshape(2, 2), np.zeros((2, 2), np.float32)):
+            p, value, gradient, _, _ = pulled_back(constraint, point)
+            np.testing.assert_array_equal(p, np.zeros((2, 2)))
+            assert np.isfinite(gradient).all() and value == 0
 
 
 def test_half_precision_does_not_overflow() -> None:
-    z = jnp.full((30, 40), 300.0, jnp.float16)
-    np.testing.assert_allclose(MaxNorm(1.0, axis=0).prox(z), np.full((30, 40), 30**-0.5), rtol=1e-3)
-    np.testing.assert_allclose(L1Ball(1.0, axis=0).prox(z), np.full((30, 40), 1 / 30), rtol=1e-3)
-    assert MaxNorm(1.0).violation(z).dtype == jnp.float32
-    np.testing.assert_allclose(MaxNorm(1.0).violation(z), 300 * 1200**0.5 - 1, rtol=1e-6)
+    z = np.full((30, 40), 300.0, np.float16)
+    ball, simplex, violation = jax.jit(
+        lambda z: (MaxNorm(1.0, axis=0).prox(z), L1Ball(1.0, axis=0).prox(z), MaxNorm(1.0).violation(z))
+    )(z)
+    np.testing.assert_allclose(ball, np.full((30, 40), 30**-0.5), rtol=1e-3)
+    np.testing.assert_allclose(simplex, np.full((30, 40), 1 / 30), rtol=1e-3)
+    assert violation.dtype == np.float32
+    np.testing.assert_allclose(violation, 300 * 1200**0.5 - 1, rtol=1e-6)
 
 
 def test_zero_groups() -> None:
-    z = f32([[3.0, 0.0, 1.0, 1.0], [4.0, 0.0, 1.0, -1.0]])
-    p = UnitNorm(axis=0).prox(z)
+    z = np.float32([[3.0, 0.0, 1.0, 1.0], [4.0, 0.0, 1.0, -1.0]])
+
+    @jax.jit
+    def to_second_order(z: jax.Array) -> list[tuple[jax.Array, ...]]:
+        return [
+            (
+                p := c.prox(z),
+                c(p),
+                c.violation(z),
+                jax.jacobian(c.prox)(z),
+                jax.hessian(lambda z, c=c: c.prox(z).sum())(z),
+            )
+            for c in (UnitNorm(axis=0), MaxNorm(1.0, axis=0))
+        ]
+
+    (p, value, violation, *_), (ball, *_) = results = to_second_order(z)
     np.testing.assert_allclose(p[:, 1], [0.5**0.5] * 2, rtol=1e-6)  # one of the nearest points, all equally near
-    assert UnitNorm(axis=0)(p) == 0
-    np.testing.assert_allclose(UnitNorm(axis=0).violation(z), np.sqrt(4**2 + 1 + 2 * (2**0.5 - 1) ** 2), rtol=1e-6)
-    np.testing.assert_array_equal(MaxNorm(1.0, axis=0).prox(z)[:, 1], [0.0, 0.0])
-    for constraint in (UnitNorm(axis=0), MaxNorm(1.0, axis=0)):
-        assert np.isfinite(jax.jit(jax.jacobian(constraint.prox))(z)).all()
-        assert np.isfinite(jax.jit(jax.hessian(lambda z, c=constraint: c.prox(z).sum()))(z)).all()
+    assert value == 0
+    np.testing.assert_allclose(violation, np.sqrt(4**2 + 1 + 2 * (2**0.5 - 1) ** 2), rtol=1e-6)
+    np.testing.assert_array_equal(ball[:, 1], [0.0, 0.0])
+    assert all(np.isfinite(derivative).all() for *_, jacobian, hessian in results for derivative in (jacobian, hessian))
 
 
 def test_zeros_are_positive_and_infinities_pass() -> None:

@@ -114,6 +114,16 @@ def test_a_penalty_of_singular_values_and_its_gradient_take_one_decomposition(re
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 
+@pytest.mark.parametrize("reg", TWO_BRANCHES, ids=repr)
+def test_a_large_sum_on_a_cpu_multiplies_by_the_coefficient_only_where_it_is_out_of_range(
+    reg: jaxreg.Regularizer,
+) -> None:
+    def branches(size: int) -> int:
+        return jax.jit(reg.__call__).lower(jnp.ones(size)).compile().as_text().count(" conditional(")
+
+    assert (branches(1 << 15), branches(1 << 16)) == (0, 1)
+
+
 @pytest.fixture
 def counted() -> Any:
     """A class of this test alone, so that JAX has no trace of it yet, and the shapes it was traced with."""

@@ -23,6 +23,7 @@ from jaxreg._commands.demo.training import Result
 from jaxreg._commands.digits import load_digits
 from jaxreg._commands.main import main
 from jaxreg.plot import _style
+from tests.conftest import OPTIMIZED
 
 MODELS = ("linen", "nnx")
 STEPS = 12
@@ -254,7 +255,7 @@ main(["demo", "--help"])
 def test_ctrl_c_ends_in_one_line_with_code_130(tmp_path):
     terminal, inside = pytest.importorskip("pty").openpty()
     command = [sys.executable, "-m", "jaxreg", "demo", "--steps", "100000000", "--out", str(tmp_path)]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **OPTIMIZED}
     process = subprocess.Popen(command, stdout=inside, stderr=inside, env=environment)
     os.close(inside)
     try:

@@ -213,3 +213,16 @@ def test_what_may_mean_something_else_by_a_stack_says_so() -> None:
     layers = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     np.testing.assert_allclose(jaxreg.Stacked(reg)(layers), np.sum([reg(layer) for layer in layers]), rtol=1e-5)
     assert "Stacked" in (type(reg).__doc__ or "")
+
+
+@pytest.mark.parametrize("bad", [[-1.0, 1.0], [np.nan, 1.0], [[1.0, 1.0]], -1.0, np.nan], ids=str)
+@pytest.mark.parametrize("reg", [jaxreg.L1(0.1), jaxreg.Box(-1.0, 1.0), 2 * jaxreg.MaxNorm(1.0)], ids=repr)
+def test_a_step_that_is_negative_or_nan_is_refused_whatever_its_shape(reg: Any, bad: Any) -> None:
+    rule = "takes a non-negative step, got" if np.ndim(bad) < 2 else "takes a scalar step or one of the shape"
+    for step in (np.asarray(bad), jnp.asarray(bad), jnp.asarray(bad, jnp.bfloat16)):
+        with pytest.raises(ValueError, match=rf"`{type(reg).__name__}\.prox` {rule}"):
+            reg.prox(jnp.ones(2), step)
+        with pytest.raises(ValueError, match=rule):
+            jaxreg.TreeRegularizer({"a": reg}).prox({"a": jnp.ones(2)}, {"a": step})
+    for good in (np.array([0.0, np.inf]), jnp.array([0, 1])):
+        assert reg.prox(jnp.ones(2), good).shape == (2,)

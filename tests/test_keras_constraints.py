@@ -116,7 +116,9 @@ def test_identifiers_and_half_precision() -> None:
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-@pytest.mark.parametrize("value", [L1(0.1), L1(0.1) + NonNegative(), "l1", None, np.sum], ids=repr)
+@pytest.mark.parametrize(
+    "value", [L1(0.1), L1(0.1) + NonNegative(), "l1", None, np.sum], ids=["penalty", "sum", "name", "None", "function"]
+)
 def test_a_penalty_is_no_constraint(value: Any) -> None:
     with pytest.raises(TypeError, match=r"`jaxreg\.keras\.constraint\(.*\)` takes a constraint.*`kernel_regularizer="):
         constraint(value)

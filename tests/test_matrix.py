@@ -49,37 +49,54 @@ def test_value_gradient_and_prox_are_those_of_the_matrix_by_numpy(name: str, com
     x = sample(shape) * (1 + 0j) + 1j * sample(shape, 1) * complex_
     x = x if complex_ else x.real
     u, s, vh = _decomposed(as_matrix(x))
-    with jax.enable_x64(True):
+
+    @jax.jit
+    def compiled(x: jax.Array) -> tuple[Any, Any, Any]:
         nuclear, ball = (Matrix(reg, outputs) for reg in (Spectral(L1(0.3)), SpectralBall(1.5)))
-        np.testing.assert_array_equal(nuclear.matrix(x), as_matrix(x))
-        np.testing.assert_allclose(nuclear(x), 0.3 * s.sum(), rtol=1e-12)
-        np.testing.assert_allclose(Matrix(SpectralNorm(0.3), outputs)(x), 0.3 * s[0], rtol=1e-12)
-        gradient = np.conj(jax.grad(nuclear)(jnp.asarray(x)))  # JAX conjugates
-        np.testing.assert_allclose(gradient, 0.3 * back(u @ vh), atol=1e-12)
-        np.testing.assert_allclose(nuclear.prox(x, 2.0), back(u * np.maximum(s - 0.6, 0) @ vh), atol=1e-12)
-        np.testing.assert_allclose(ball.prox(x), back(u * np.minimum(s, 1.5) @ vh), atol=1e-12)
-        np.testing.assert_allclose(ball.violation(x), np.sqrt((np.maximum(s - 1.5, 0) ** 2).sum()), atol=1e-12)
-        assert ball(x) == (np.inf if s[0] > 1.5 else 0) and ball(ball.prox(x)) == 0
-        gram = as_matrix(x).conj().T @ as_matrix(x)
-        expected = (np.abs(gram - np.eye(len(gram))) ** 2).sum()
-        np.testing.assert_allclose(Matrix(jaxreg.SoftOrthogonal(1.0), outputs)(x), expected, rtol=1e-12)
+        p = ball.prox(x)
+        others = (Matrix(SpectralNorm(0.3), outputs)(x), Matrix(jaxreg.SoftOrthogonal(1.0), outputs)(x))
+        return (
+            (nuclear.matrix(x), *jax.value_and_grad(nuclear)(x), nuclear.prox(x, 2.0)),
+            (p, ball.violation(x), ball(x), ball(p)),
+            others,
+        )
+
+    with jax.enable_x64(True):
+        of_nuclear, of_ball, (norm, orthogonal) = jax.tree.map(np.asarray, compiled(x))
+    matrix, value, gradient, shrunk = of_nuclear
+    p, violation, indicator, inside = of_ball
+    np.testing.assert_array_equal(matrix, as_matrix(x))
+    np.testing.assert_allclose(value, 0.3 * s.sum(), rtol=1e-12)
+    np.testing.assert_allclose(norm, 0.3 * s[0], rtol=1e-12)
+    np.testing.assert_allclose(np.conj(gradient), 0.3 * back(u @ vh), atol=1e-12)  # JAX conjugates
+    np.testing.assert_allclose(shrunk, back(u * np.maximum(s - 0.6, 0) @ vh), atol=1e-12)
+    np.testing.assert_allclose(p, back(u * np.minimum(s, 1.5) @ vh), atol=1e-12)
+    np.testing.assert_allclose(violation, np.sqrt((np.maximum(s - 1.5, 0) ** 2).sum()), atol=1e-12)
+    assert indicator == (np.inf if s[0] > 1.5 else 0) and inside == 0
+    gram = as_matrix(x).conj().T @ as_matrix(x)
+    np.testing.assert_allclose(orthogonal, (np.abs(gram - np.eye(len(gram))) ** 2).sum(), rtol=1e-12)
 
 
 @each_kernel
 def test_an_array_step_is_moved_like_the_array(name: str) -> None:
     shape, outputs, as_matrix, back = KERNELS[name]
     z, step = sample(shape), np.abs(sample(shape, 1))
+    regs = Group(L1(0.3), axis=0), jaxreg.Difference(L1(0.3), axis=0)
+
+    @jax.jit
+    def of_both(wrapped: tuple[Any, jax.Array, jax.Array], plain: tuple[Any, jax.Array, jax.Array]) -> list[Any]:
+        """With a number, with an array, by inner steps of both penalties: of the array and of the matrix."""
+        return [
+            [regs[0].prox(z, 0.7), regs[0].prox(z, step)] + [reg.approximate_prox(0 * z, z, step, 5) for reg in regs]
+            for regs, z, step in (wrapped, plain)
+        ]
+
     with jax.enable_x64(True):
-        group = Group(L1(0.3), axis=0)
-        for number in (0.7, step):
-            inner = as_matrix(number) if np.ndim(number) else number
-            expected = back(np.asarray(group.prox(as_matrix(z), inner)))
-            np.testing.assert_allclose(Matrix(group, outputs).prox(z, number), expected, atol=1e-12)
-        for reg in (jaxreg.Difference(L1(0.3), axis=0), group):
-            z_, tau = jnp.asarray(z), jnp.broadcast_to(jnp.asarray(step), shape)
-            expected = back(np.asarray(reg.approximate_prox(as_matrix(0 * z_), as_matrix(z_), as_matrix(tau), 5)))
-            found = Matrix(reg, outputs).approximate_prox(0 * z_, z_, tau, 5)
-            np.testing.assert_allclose(found, expected, atol=1e-12)
+        of_arrays = tuple(Matrix(reg, outputs) for reg in regs), z, step
+        of_matrices = regs, as_matrix(z), as_matrix(step)
+        wrapped, plain = jax.tree.map(np.asarray, of_both(of_arrays, of_matrices))
+    for found, expected in zip(wrapped, plain, strict=True):
+        np.testing.assert_allclose(found, back(expected), atol=1e-12)
 
 
 def test_the_figures_of_a_kernel_of_ones() -> None:

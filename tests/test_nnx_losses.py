@@ -227,6 +227,89 @@ def test_rules_in_two_threads() -> None:
     assert nnx.Linear.__call__ is call
 
 
+class Meeting(nnx.Module):
+    """A model in the middle of whose call something else happens."""
+
+    def __init__(self) -> None:
+        self.layer = jaxreg.nnx.Linear(3, 2, activity_regularizer=L1, **ONES)
+
+    def __call__(self, x: Any, meanwhile: Any) -> Any:
+        y = self.layer(x)
+        meanwhile()
+        return y
+
+
+OTHERS = {
+    "a call": lambda model: model.layer(1e3 * X),
+    "a compiled call": lambda model: nnx.jit(lambda layer, x: layer(x))(model.layer, 1e3 * X),
+    "a call of with_losses": lambda model: with_losses(model)(1e3 * X, lambda: None),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_threads_neither_count_nor_see_a_total(other: str) -> None:
+    model = Meeting()
+    graphdef, seen = nnx.graphdef(model), []
+
+    def work() -> None:
+        OTHERS[other](model)
+        seen.append(nnx.graphdef(model))
+
+    def meanwhile() -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    losses = jax.tree.map(float, with_losses(model)(X, meanwhile)[1])
+    assert losses == {"layer/activity": 6.0}  # outputs are 1 * 3 weights of 1: 2 units of 3
+    assert seen == [graphdef]
+    assert nnx.graphdef(model) == graphdef
+
+
+def test_calls_that_overlap_leave_nothing_behind() -> None:
+    model, other_began, first_ended = Meeting(), threading.Event(), threading.Event()
+    graphdef, found = nnx.graphdef(model), []
+
+    def meanwhile() -> None:
+        other_began.set()
+        first_ended.wait(60)
+
+    thread = threading.Thread(target=lambda: found.append(with_losses(model)(2 * X, meanwhile)[1]))
+
+    def start() -> None:
+        thread.start()
+        other_began.wait(60)
+
+    found.append(with_losses(model)(X, start)[1])
+    first_ended.set()
+    thread.join()
+    assert jax.tree.map(float, found) == [{"layer/activity": 6.0}, {"layer/activity": 12.0}]
+    assert nnx.graphdef(model) == graphdef
+
+
+def test_what_a_call_does_to_its_modules_is_done_to_the_model() -> None:
+    class Changing(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = jaxreg.nnx.Linear(3, 2, activity_regularizer=L1, **ONES)
+            self.old = 1
+            self.layers = nnx.List([self.layer])
+
+        def __call__(self, x: Any) -> Any:
+            del self.old
+            self.calls = 1
+            self.layers.append(nnx.Sequential(self.layer))
+            self.again = self.layer
+            return self
+
+    model = Changing()
+    layer = model.layer
+    returned, losses = with_losses(model, method=lambda m, given: (m.__call__(X), given(X), layer(X))[0])(layer)
+    assert returned is model  # what was given, and what the closure holds, is counted as the module that it is
+    assert float(losses["layer/activity"]) == 12.0
+    assert (model.calls, hasattr(model, "old"), len(model.layers)) == (1, False, 2)
+    assert all(one is layer for one in (model.layer, model.again, model.layers[0], model.layers[1].layers[0]))
+
+
 def test_a_parameter_named_activity() -> None:
     class Odd(jaxreg.nnx.Regularized, nnx.Module):
         def __init__(self) -> None:

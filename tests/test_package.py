@@ -144,9 +144,8 @@ def test_what_is_written_for_the_compiler_names_the_test_that_needs_it() -> None
         for file, test in named:
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
     others = [file for file in FILES if file.name != "compiler.py"]
-    assert not [
-        file for file in others if re.search("optimization_barrier|reduce_precision|auto_axes", file.read_text())
-    ]
+    tricks = "optimization_barrier|reduce_precision|auto_axes|platform_dependent"
+    assert not [file for file in others if re.search(tricks, file.read_text())]
 
 
 def test_every_public_name_is_documented_with_an_example() -> None:
@@ -329,3 +328,22 @@ def test_version_and_licence() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", jaxreg.__version__)
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_without_the_package_of_an_extra_the_import_names_the_extra() -> None:
+    program = """
+import importlib, sys
+sys.modules["flax"] = sys.modules["matplotlib"] = None
+for name in ("linen", "nnx", "plot"):
+    try:
+        importlib.import_module(f"jaxreg.{name}")
+    except ImportError as error:
+        print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = [line.partition(" Importing")[0] for line in result.stdout.splitlines()]
+    assert told == [
+        "`import jaxreg.linen` needs Flax: `pip install 'jaxreg[flax]'`.",
+        "`import jaxreg.nnx` needs Flax: `pip install 'jaxreg[flax]'`.",
+        "`import jaxreg.plot` needs matplotlib: `pip install 'jaxreg[plot]'`.",
+    ]

@@ -244,3 +244,22 @@ def test_a_pattern_that_matches_nothing_raises_in_a_sum_too() -> None:
 def test_only_trees_add_to_trees() -> None:
     with pytest.raises(TypeError):
         operator.add(jaxreg.TreeRegularizer({"**": jaxreg.L1(0.1)}), jaxreg.L1(0.1))
+
+
+def test_a_learning_rate_that_optax_holds_as_a_complex_number_is_read() -> None:
+    w = jnp.array([3.0 + 4.0j, 0.03j])
+    tx = jaxreg.proximal(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), jaxreg.L1(1.0))
+    updates, _ = tx.update(jnp.zeros_like(w), tx.init(w), w)
+    np.testing.assert_allclose(w + updates, [(3 + 4j) * (1 - 0.1 / 5), 0], rtol=1e-6)  # the modulus shrinks by 0.1
+
+
+def test_a_complex_reference_of_a_real_array_is_refused() -> None:
+    reg = jaxreg.Anchored(jaxreg.L2(0.5), np.array([1 + 1j, 2.0]))
+    x = jnp.array([3.0, 2.0])
+    for call in (reg, reg.prox):
+        with pytest.raises(
+            TypeError, match=r"`Anchored\(reference=\.\.\.\)` is complex.* real dtype float32.*reference\.real"
+        ):
+            call(x)
+    assert float(reg(x.astype(complex))) == 2.5  # ½(2² + 1²)
+    assert float(jaxreg.Anchored(jaxreg.L2(0.5), reg.reference.real)(x)) == 2.0

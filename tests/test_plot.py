@@ -200,3 +200,16 @@ def test_lines_stand_out_from_the_background(palette, background):
         luminance = np.array([0.2126, 0.7152, 0.0722]) @ linear(colour)
         contrast = (max(luminance, background) + 0.05) / (min(luminance, background) + 0.05)
         assert contrast >= 2.7, colour
+
+
+def test_names_of_leaves_are_no_formulas():
+    name = r"_$\frac{a}$ $b$"
+    tree = {name: jnp.eye(3), "b": jnp.eye(3)}
+    drawn = jaxreg.plot.spectrum(tree)
+    jaxreg.plot.sparsity(tree)
+    jaxreg.plot.weights(tree, tree)
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()  # a formula that is none raises here
+    assert len(drawn.get_legend().get_texts()) == 2
+    text = drawn.get_legend().get_texts()[0]
+    assert text._preprocess_math(text.get_text()) == (f" {name}, rank 3 of 3", False)

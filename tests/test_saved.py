@@ -3,6 +3,7 @@
 import base64
 import pickle
 import pickletools
+from typing import Any
 
 import jax
 import jax.export
@@ -12,7 +13,8 @@ import optax
 import pytest
 
 import jaxreg
-from tests.cases import CASES
+from tests import constraint_cases
+from tests.cases import ALL_CASES, CASES, Case
 
 # Written by version 0.1.0, whose modules lay flat: `base64.b64encode(pickle.dumps(...))`.
 OLD = {
@@ -105,3 +107,43 @@ def test_a_class_of_a_user_keeps_its_own_address() -> None:
             return jnp.sum(x)
 
     assert Mine.__module__ == __name__
+
+
+def with_symbolic_sizes(function: Any, x: Any, least: int = 1) -> Any:
+    """What a program that was exported for arrays of any size makes of `x`."""
+    sizes = jax.export.symbolic_shape(",".join("abcd"[: x.ndim]), constraints=[f"a >= {least}"])
+    return jax.export.export(jax.jit(function))(jax.ShapeDtypeStruct(sizes, x.dtype)).call(x)
+
+
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
+@pytest.mark.filterwarnings("ignore:The gradient of")
+def test_penalties_are_exported_for_arrays_of_any_size(case: Case) -> None:
+    x = np.random.default_rng(0).normal(size=case.shapes[0]).astype(np.float32)
+    is_difference = isinstance(case.regularizer, jaxreg.Difference)
+    least = case.regularizer.order if is_difference else 1  # fewer entries have no differences
+    value, gradient = with_symbolic_sizes(jax.value_and_grad(lambda x: case.regularizer(x)), x, least)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(value, case.value(wide), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, case.subgradient(wide), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", constraint_cases.CASES, ids=str)
+def test_sets_are_exported_for_arrays_of_any_size(case: constraint_cases.Case) -> None:
+    x = 2 * np.random.default_rng(0).normal(size=case.shapes[0]).astype(np.float32)
+    projected = with_symbolic_sizes(lambda x: case.constraint.prox(x), x)
+    np.testing.assert_allclose(projected, case.project(x.astype(np.float64)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 4), (4, 1)])
+def test_what_depends_on_the_longer_side_is_exported(shape: tuple[int, int]) -> None:
+    w = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    wide = w.astype(np.float64)
+    gram, rows = wide.T @ wide - np.eye(shape[1]), wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    pairs = shape[0] * (shape[0] - 1)
+    expected = {
+        jaxreg.SoftOrthogonal(1.0): np.sum(gram**2),
+        jaxreg.Spectral(jaxreg.L1(1.0), method="polar"): np.linalg.svd(wide)[1].sum(),
+        jaxreg.OrthogonalRegularizer(1.0): np.abs((rows @ rows.T)[~np.eye(shape[0], dtype=bool)]).sum() / max(pairs, 1),
+    }
+    for regularizer, value in expected.items():
+        np.testing.assert_allclose(with_symbolic_sizes(regularizer, w), value, rtol=1e-4, err_msg=str(regularizer))

@@ -127,10 +127,10 @@ def test_a_thousand_leaves_of_different_shapes_are_fast():
         for i in range(1000)
     }
     jaxreg.sparsity(params)
-    start = time.perf_counter()
+    start = time.process_time()
     s = jaxreg.sparsity(params)
     text = str(s)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert s.total.zeros == s.total.size == sum(w.size for w in params.values())
     assert max(map(len, text.splitlines())) <= 80
 

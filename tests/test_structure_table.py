@@ -1,6 +1,9 @@
 """Every operation that asks what form a penalty has, over every penalty in every wrapper."""
 
+import contextlib
+import functools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import cvxpy
@@ -38,6 +41,22 @@ def metric(shape: tuple[int, ...]) -> Array:
     return np.random.default_rng(5).uniform(0.1, 3, shape)
 
 
+@contextlib.contextmanager
+def eager_around(base: str) -> Iterator[None]:
+    """The wrappers run operation by operation, which compiles hardly anything; the prox inside is compiled, once."""
+    cls = type(BASES[base].regularizer)
+    plain = cls.prox
+
+    @functools.wraps(plain)
+    def prox(self: Any, z: Any, step: Any = 1.0) -> jax.Array:
+        with jax.disable_jit(False):
+            return plain(self, z, step)
+
+    with jax.enable_x64(True), jax.disable_jit(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cls, "prox", prox)
+        yield
+
+
 def check_value_and_prox(term: Term, shape: tuple[int, ...], exact: dict[str, bool]) -> None:
     reg = term.regularizer
     for z in points(shape):
@@ -58,7 +77,7 @@ def check_value_and_prox(term: Term, shape: tuple[int, ...], exact: dict[str, bo
 
 @pytest.mark.parametrize("base", BASES)
 def test_value_and_prox_in_every_wrapper(base: str) -> None:
-    with jax.enable_x64(True), jax.disable_jit(base != "MaxNorm"):  # eager: hardly anything to compile
+    with eager_around(base):
         for name in WRAPPERS:
             if name == "Anchored(P, weights)" and base not in ELEMENTWISE:
                 with pytest.raises(TypeError, match=r"Anchored\(\w+, weights=...\)`: weights need an elementwise"):
@@ -107,7 +126,7 @@ def test_value_and_prox_in_every_wrapper(base: str) -> None:
     ids=str,
 )
 def test_value_and_prox_in_two_wrappers(base: str, wrappers: tuple[str, str], exact: bool) -> None:
-    with jax.enable_x64(True), jax.disable_jit():
+    with eager_around(base):
         check_value_and_prox(build(base, *wrappers), shape_of(wrappers), dict.fromkeys(STEPS, exact))
 
 
@@ -119,8 +138,8 @@ def test_the_check_sees_what_is_not_exact() -> None:
         inner, outer = term.regularizer.terms
         for _ in range(30):
             z = 1.5 * rng.normal(size=shape)
-            with jax.enable_x64(True), jax.disable_jit():
-                w = np.asarray(outer.prox(inner.prox(jnp.asarray(z), 1.5), 1.5))
+            with jax.enable_x64(True):
+                w = np.asarray(outer.prox(inner.prox(z, 1.5), 1.5))
             others = candidates(term, z, w, 0)
             best = (term.value(others) + total((others - z) ** 2) / 3).min()
             shortfalls.append(term.value(w[None])[0] + total((w - z)[None] ** 2)[0] / 3 - best)
@@ -191,12 +210,21 @@ def test_reach_is_the_widest_of_the_terms() -> None:
 
 
 def test_a_factor_of_zero_switches_a_penalty_off() -> None:
-    z = jnp.array([[-3.0, 2.0], [0.1, -0.2]])
-    for penalty in (NonNegative(), Box(-0.1, 0.1), jaxreg.MaxNorm(0.1), L1(1.0), Group(L1(1.0))):
-        np.testing.assert_array_equal((0 * penalty).prox(z), z)
-        assert float((0 * penalty)(z)) == 0
-        np.testing.assert_array_equal((0 * penalty + L1(0.5)).prox(z), L1(0.5).prox(z))
-    np.testing.assert_array_equal((0 * Difference(L1(1.0))).approximate_prox(0 * z, z, jnp.ones_like(z), 2), z)
+    penalties = (NonNegative(), Box(-0.1, 0.1), jaxreg.MaxNorm(0.1), L1(1.0), Group(L1(1.0)))
+    z = np.float32([[-3.0, 2.0], [0.1, -0.2]])
+
+    @jax.jit
+    def switched_off(z: jax.Array) -> Any:
+        difference = (0 * Difference(L1(1.0))).approximate_prox(0 * z, z, jnp.ones_like(z), 2)
+        soft = L1(0.5).prox(z)
+        return difference, soft, [((0 * p).prox(z), (0 * p)(z), (0 * p + L1(0.5)).prox(z)) for p in penalties]
+
+    difference, soft, rest = switched_off(z)
+    np.testing.assert_array_equal(difference, z)
+    for prox, value, beside in rest:
+        np.testing.assert_array_equal(prox, z)
+        assert value == 0
+        np.testing.assert_array_equal(beside, soft)
 
 
 def test_weights_of_zero_leave_entries_free_at_an_infinite_step() -> None:
@@ -263,6 +291,19 @@ def test_inner_steps_reach_the_minimum(reg: jaxreg.Regularizer, value: Any) -> N
     tx = jaxreg.proximal(optax.sgd(1.0), reg, 1.0, lambda state, params: STEP, inner_steps=3)
     updates, _ = jax.eval_shape(tx.update, jnp.zeros((2, 4)), tx.init(jnp.zeros((2, 4))), jnp.zeros((2, 4)))
     assert updates.shape == (2, 4)
+
+
+def test_an_entry_without_a_step_stays_and_holds_nothing_else() -> None:
+    step = np.where(np.arange(8).reshape(2, 4) % 3 == 0, 0, STEP)
+    u, _, vh = np.linalg.svd(Z, full_matrices=False)
+    at_rest = Z + step * 0.3 * (u @ vh)  # after a step from Z, where the loss has the slope −∇(0.3·nuclear norm)
+    nuclear, ball = jaxreg.Spectral(L1(0.3)), jaxreg.SpectralBall(0.5)
+    run = jax.jit(lambda reg, z, step: reg.approximate_prox(jnp.asarray(Z), z, step, 2))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(run(nuclear, Z, step) == Z, step == 0)
+        np.testing.assert_allclose(run(nuclear, at_rest, step), Z, atol=1e-12)
+        np.testing.assert_array_equal(run(nuclear, at_rest, 0 * step), at_rest)
+        assert np.linalg.norm(run(ball, Z, step), 2) < 0.5 + 1e-12  # a set goes first
 
 
 def test_inner_steps_of_complex_numbers_and_of_a_wrong_axis() -> None:

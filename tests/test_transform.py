@@ -625,3 +625,16 @@ def test_sharded_parameters_keep_their_shardings(make: Callable[[], Any]) -> Non
     updates, _ = jax.jit(tx.update)(sharded, tx.init(sharded), sharded)
     chex.assert_trees_all_close(updates, expected, atol=1e-6)
     assert all(u.sharding.is_equivalent_to(spread, u.ndim) for u in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("params", [{}, {"a": None}, (), {"a": {}}], ids=str)
+def test_a_tree_without_leaves(params: Any) -> None:
+    reg = jaxreg.L1(0.1)
+    for tx in (
+        jaxreg.add_regularization(reg),
+        jaxreg.proximal(optax.sgd(0.1), reg, 0.1),
+        jaxreg.proximal_adam(0.1, reg),
+    ):
+        state = tx.init(params)
+        updates, after = tx.update(params, state, params)
+        assert updates == params and jax.tree.structure(after) == jax.tree.structure(state)

@@ -389,3 +389,51 @@ def test_a_variable_is_no_coefficient_and_its_value_is(make: Any, value: Any) ->
         with pytest.raises(TypeError, match=r"got a variable.*get_value\(\).*variable\.value.*ref\[\.\.\.\]"):
             build(variable)
         assert float(build(value(variable))(jnp.array([2.0]))) == 2.0
+
+
+# ------------------------------------------------------------------------------------------------------------- configs
+
+ARRAY = np.array([1.0, 2.0])
+ANCHORED = jaxreg.Anchored(jaxreg.L1(0.5), ARRAY)
+DEEP = 2 * jaxreg.Stacked(jaxreg.L1() + ANCHORED + jaxreg.Anchored(jaxreg.L2(), ARRAY))
+HOLDERS = {
+    "itself": ANCHORED,
+    "weights": jaxreg.Anchored(jaxreg.L1(0.5), ARRAY, ARRAY),
+    "in itself": jaxreg.Anchored(ANCHORED, ARRAY),
+    "nested": DEEP,
+    "a tree": jaxreg.TreeRegularizer({"a": None, "b": DEEP}),
+    "trees": TREE + jaxreg.TreeRegularizer({"**": ANCHORED}),
+}
+
+
+@pytest.mark.parametrize("serialized", [True, False], ids=["serialized", "config"])
+@pytest.mark.parametrize("reg", HOLDERS.values(), ids=HOLDERS)
+def test_a_config_without_its_arrays_says_where_they_go(reg: Any, serialized: bool) -> None:
+    config = jaxreg.serialize(reg) if serialized else reg.get_config()
+    read = jaxreg.deserialize if serialized else type(reg).from_config
+    names = {"jaxreg": jaxreg, "config": config, "array": ARRAY, "reference": ARRAY, "weights": ARRAY}
+    for _ in range(3):  # an array after the other, as the messages say
+        try:
+            found = read(config)
+            break
+        except ValueError as error:
+            written = next(code for code in re.findall("`([^`]+)`", str(error)) if "from_config" in code)
+        try:
+            found = eval(written, names)
+            break
+        except SyntaxError:
+            exec(written, names)
+    assert found == reg
+
+
+def test_a_name_that_is_taken() -> None:
+    def taken(x: jax.Array) -> jax.Array:
+        return jnp.sum(x)
+
+    jaxreg.register("ways_out", "taken")(taken)
+    for name in ("taken", "l1"):
+        with pytest.raises(ValueError, match="choose another") as raised:
+            jaxreg.register("ways_out", name)(jnp.sum)
+        decorate = eval(re.findall("`([^`]+)`", str(raised.value))[-1], {"jaxreg": jaxreg})
+        decorate(jnp.sum)
+        assert jaxreg.get(f"my_{name}") is jnp.sum

@@ -1,6 +1,7 @@
 """The list of commands, their parser, and what every one of them returns to the shell."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from jaxreg._commands.checkpoints import convert, inspect
 from jaxreg._commands.cli import UserError
 from jaxreg._commands.demo import command as demo
 from jaxreg._commands.path import command as path
+from jaxreg._reports.table import printable
 
 # A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.
@@ -23,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; by default those of the process.
     """
+    _open_streams()
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:
@@ -33,14 +36,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{parser.prog} {args.command}: {error}", file=sys.stderr)
+        print(printable(f"{parser.prog} {args.command}: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python flushes once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nowhere()
         return 0
+    except OSError as error:  # those of files are UserErrors already; this is a full disk behind the output
+        _write_nowhere()
+        print(f"{parser.prog} {args.command}: cannot write its output ({error.strerror})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
         return STOPPED
+
+
+def _open_streams() -> None:
+    """Let a closed stream swallow what is written, and a narrow encoding show escapes for what it does not have."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until the process ends
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _write_nowhere() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

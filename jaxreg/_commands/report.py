@@ -7,10 +7,16 @@ from rich.console import Console, RenderableType
 WIDTH = 80  # columns of a saved report
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise what `print` raises; rich would end the process."""
+        raise BrokenPipeError
+
+
 def show(*parts: RenderableType) -> None:
     """Print the parts one below the other, after an empty line."""
     print()
-    _print(Console(), parts)
+    _print(_Console(), parts)
 
 
 def save(path: Path, *parts: RenderableType) -> Path:

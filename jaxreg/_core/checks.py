@@ -273,8 +273,12 @@ def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
             return value
         if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
             raise TypeError(f"`{call}` takes a real step, got an array of dtype {value.dtype}.")
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            return value
         if value.ndim == 0:
             value = value.item()
+        elif not (np.asarray(value, np.float64) >= 0).all():
+            raise ValueError(f"`{call}` takes a non-negative step, got {short(value)}.")
     elif isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{call}` takes a number or an array as step, got {short(value)}.")
     if isinstance(value, numbers.Real) and not float(value) >= 0:

@@ -1,8 +1,9 @@
 """Objects to plain JSON and back; nothing in a config is imported, evaluated or unpickled."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -84,17 +85,53 @@ def check_depth(value: Any, depth: int = 0) -> None:
 # ---------------------------------------------------------------------------------------------------- JSON -> object
 
 
+class MissingArrays(ValueError):
+    """A config describes arrays that it does not hold; the message says where in the config that the user has."""
+
+    def __init__(self, cls: type[Any], described: dict[str, Any]) -> None:
+        super().__init__()
+        self.cls, self.described, self.keys = cls, described, list[Any]()
+
+    def __str__(self) -> str:
+        name = self.cls.__name__
+        one = len(self.described) == 1
+        arrays = ", ".join(f"{array}={'array' if one else array}" for array in self.described)
+        *outer, part = ["config" + "".join(f"[{key!r}]" for key in self.keys[:n]) for n in range(len(self.keys) + 1)]
+        call = f"jaxreg.{name}.from_config({part}, {arrays})"
+        way_out = f"call `{call}`" if len(outer) < 2 else f"write `{outer[-1]} = {call}` and read `config` again,"
+        found = " and ".join(f"the {array} {short(value)}" for array, value in self.described.items())
+        return f"The config of `{name}` describes {found} but holds no arrays: {way_out} with them."
+
+
+@contextlib.contextmanager
+def _inside(key: Any) -> Iterator[None]:
+    """Tell the error of missing arrays in there the key."""
+    try:
+        yield
+    except MissingArrays as error:
+        error.keys.insert(0, key)
+        raise
+
+
 def decode(value: Any, custom_objects: Mapping[str, Any], depth: int = 0) -> Any:
     """Rebuild whatever in `value` has the form of a serialized object; leave the rest as it is."""
     if depth > MAX_DEPTH:
         raise ValueError(f"The config is nested more than {MAX_DEPTH} levels deep.")
     if isinstance(value, list):
-        return [decode(item, custom_objects, depth + 1) for item in value]
+        return list(_decode_items(enumerate(value), custom_objects, depth).values())
     if isinstance(value, Mapping) and "class_name" in value:
         return _decode_object(value, custom_objects, depth)
     if isinstance(value, Mapping):
-        return {key: decode(item, custom_objects, depth + 1) for key, item in value.items()}
+        return _decode_items(value.items(), custom_objects, depth)
     return value
+
+
+def _decode_items(items: Iterable[tuple[Any, Any]], custom_objects: Mapping[str, Any], depth: int) -> dict[Any, Any]:
+    decoded = {}
+    for key, item in items:
+        with _inside(key):
+            decoded[key] = decode(item, custom_objects, depth + 1)
+    return decoded
 
 
 def _decode_object(config: Mapping[str, Any], custom_objects: Mapping[str, Any], depth: int) -> Any:
@@ -112,8 +149,10 @@ def _decode_object(config: Mapping[str, Any], custom_objects: Mapping[str, Any],
         inner = {}
     if not isinstance(inner, Mapping):
         raise TypeError(f"The config of `{found.__name__}` must be a dict, got {short(inner)}.")
-    inner = {key: decode(item, custom_objects, depth + 1) for key, item in inner.items()}
-    return found.from_config(_older_keywords(found, class_name, inner))
+
+    with _inside("config"):
+        inner = _decode_items(inner.items(), custom_objects, depth)
+        return found.from_config(_older_keywords(found, class_name, inner))
 
 
 def _find_class(class_name: str, name: str, custom_objects: Mapping[str, Any]) -> type[Any]:

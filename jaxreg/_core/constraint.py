@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, compiler, numerics
-from jaxreg._core.entry import TREES, from_outside
+from jaxreg._core.entry import TREES
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Indicator
 
@@ -19,7 +19,7 @@ SCALAR_STEP = (
 _ROUNDING = 16  # units in the last place of ‖x‖₂ that a projection may be off after it was rounded to the dtype of x
 
 
-class Constraint(Regularizer, Indicator, compiled=False):  # the tolerance needs the dtype of x before it is promoted
+class Constraint(Regularizer, Indicator, promoted=False):  # the tolerance is in the dtype of x
     """Keep an array in a set: the base class of the constraints. A subclass gives `prox`, the rest follows.
 
         R(x) = 0 in the set, +∞ outside, with gradient 0 everywhere: in a loss it changes nothing
@@ -27,7 +27,8 @@ class Constraint(Regularizer, Indicator, compiled=False):  # the tolerance needs
         prox(z, τ) = argmin over w in the set of Σ_i (w_i − z_i)²/τ_i    for a τ of the shape of z
 
     A point counts as inside if its violation is at most 16·ε·‖x‖₂, with ε the machine epsilon of the dtype of x: what
-    a projection may be off by rounding. The value at nan is nan.
+    a projection may be off by rounding. Sums, multiples, stacks and their like allow for the same. The value at nan is
+    nan.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -44,7 +45,19 @@ class Constraint(Regularizer, Indicator, compiled=False):  # the tolerance needs
     """
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _indicator(self, from_outside(self, x))
+        x = jnp.asarray(x)
+        return self.rounded_value(numerics.promote(x), x)
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
+        constraint, x, held = jax.lax.stop_gradient((self, x, held))
+        distance = _distance(constraint, x)
+        inexact = jnp.issubdtype(held.dtype, jnp.inexact)
+        epsilon = float(jnp.finfo(held.dtype if inexact else x.dtype).eps)
+        # An anchored x is a difference, which has the rounding of what was subtracted.
+        tolerance = _ROUNDING * epsilon * jnp.maximum(_norm(numerics.promote(held)), _norm(x))
+        inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
+        value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
+        return jnp.where(jnp.isnan(distance), distance, value)
 
     @abc.abstractmethod
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
@@ -63,21 +76,8 @@ def _violation(constraint: Constraint, x: Any) -> jax.Array:
 
 def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
     nearest = constraint.prox(x)
-    outside = jnp.where(x == nearest, jnp.zeros_like(x), x - nearest)  # 0 at an infinity that is inside
-    return numerics.norms(outside, tuple(range(x.ndim))).reshape(())
+    return _norm(jnp.where(x == nearest, jnp.zeros_like(x), x - nearest))  # 0 at an infinity that is inside
 
 
-@jax.jit
-def _indicator(constraint: Constraint, x: Any) -> jax.Array:
-    constraint, x = jax.lax.stop_gradient((constraint, jnp.asarray(x)))
-    return compiler.automatic(_inside_or_infinite, x, replicated=True)(constraint, x)
-
-
-def _inside_or_infinite(constraint: Constraint, x: jax.Array) -> jax.Array:
-    wide = numerics.promote(x)
-    epsilon = float(jnp.finfo(x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else wide.dtype).eps)
-    distance = _distance(constraint, wide)
-    tolerance = _ROUNDING * epsilon * numerics.norms(wide, tuple(range(x.ndim))).reshape(())
-    inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
-    value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
-    return jnp.where(jnp.isnan(distance), distance, value)
+def _norm(x: jax.Array) -> jax.Array:
+    return numerics.norms(x, tuple(range(x.ndim))).reshape(())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import compiler, numerics
+from jaxreg._core import compiler, numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Reach, Scalar
 
@@ -19,7 +19,8 @@ class Elementwise(Regularizer, Scalar):
     on moduli a ≥ 0, entry by entry. From these follow the value, the minimum-norm subgradient (0 at 0), `prox` for
     scalar and array steps, real and complex arrays, and all that takes an elementwise penalty: `Group`, `Spectral`,
     weights of `Anchored`, the metrics of `proximal`. `profile` must be differentiable in the coefficients; `slope` and
-    `scalar_prox` must be finite, with finite derivatives, at a = 0 too. Set `convex = True` if ρ is convex.
+    `scalar_prox` must be finite, with finite derivatives, at a = 0 too: those in a are the second derivative of R and
+    the derivative of `prox` at zero entries, groups and singular values. Set `convex = True` if ρ is convex.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg
@@ -56,13 +57,19 @@ class Elementwise(Regularizer, Scalar):
         return weighted_sum(self, jnp.ones((), numerics.real_dtype(x)), x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        a = numerics.absolute(z)
-        r = self.scalar_prox(a, jnp.asarray(step))
-        return numerics.with_modulus(z, a, r)
+        return radial.resized(_scalar_prox, (self, jnp.asarray(step)), jnp.asarray(z))
 
     def scalar(self) -> Scalar:
         return self
+
+
+def _scalar_prox(params: tuple[Elementwise, jax.Array], a: jax.Array) -> jax.Array:
+    reg, step = params
+    return reg.scalar_prox(a, step)
+
+
+def _slope(reg: Scalar, a: jax.Array) -> jax.Array:
+    return reg.slope(a)
 
 
 @jax.custom_jvp
@@ -81,5 +88,5 @@ def _weighted_sum_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array
         return jnp.sum(weights * reg.profile(a))
 
     _, tangent = jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))
-    gradient = weights * reg.slope(a) * jnp.sign(x)  # sign(0) = 0: the subgradient of least norm
+    gradient = weights * radial.directed(_slope, reg, x)  # 0 at 0: the subgradient of least norm
     return weighted_sum(reg, weights, x), tangent + jnp.sum(numerics.real_product(gradient, dx))

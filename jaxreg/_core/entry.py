@@ -15,12 +15,13 @@ from jaxreg._core.structure import Reach
 TREES = " For a tree of parameters use `jaxreg.TreeRegularizer({'**': reg})(params)`."
 
 
-def compiled_penalty(cls: type[Struct], method: Callable[..., Any]) -> Callable[..., jax.Array]:
-    """Return a `__call__` that checks its array, promotes it, and runs `method` jitted."""
+def compiled_penalty(cls: type[Struct], method: Callable[..., Any], promoted: bool) -> Callable[..., jax.Array]:
+    """Return a `__call__` that checks its array, promotes it where that is wanted, and runs `method` jitted."""
 
     def penalty(self: Any, x: Any) -> jax.Array:
         checks.unstacked(type(self).__name__, self)
-        x = numerics.promote(checks.array(type(self).__name__, x))
+        x = jnp.asarray(checks.array(type(self).__name__, x))
+        x = numerics.promote(x) if promoted else x
         return compiler.automatic(value, x, replicated=True)(self, x)
 
     def value(self: Any, x: jax.Array) -> jax.Array:

@@ -21,12 +21,15 @@ def add_custom(obj: Any, package: str, name: str) -> None:
     if name in _builtin or package == "jaxreg":
         raise ValueError(
             f"`jaxreg.register(package={short(package)}, name={short(name)})`: the package 'jaxreg' and the names "
-            f"{sorted(_builtin)} are built in; choose another."
+            f"{sorted(_builtin)} are built in; choose another: `jaxreg.register(name={'my_' + name!r})`."
         )
     full_name = f"{package}>{name}"
     other = _custom.get(full_name)
     if other is not None and not same_definition(obj, other):
-        raise ValueError(f"`jaxreg.register`: {short(full_name)} is already {short(other)}; choose another name.")
+        raise ValueError(
+            f"`jaxreg.register`: {short(full_name)} is already {short(other)}; choose another name: "
+            f"`jaxreg.register(package={package!r}, name={'my_' + name!r})`."
+        )
     for tell in _listeners:
         tell(obj, full_name)
     _custom[full_name] = obj

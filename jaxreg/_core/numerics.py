@@ -1,6 +1,8 @@
 """|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +22,16 @@ def promote(x: Any) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x.astype(jnp.result_type(float))
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def number_of(size: Any) -> Any:
+    """A length that arithmetic of numbers takes: an int as it is, a symbolic one of `jax.export` as a traced float."""
+    return size if isinstance(size, int) else jnp.asarray(size).astype(jnp.float32)
+
+
+def root_of(size: Any, dtype: Any) -> jax.Array:
+    """√n of a length."""
+    return jnp.asarray(math.sqrt(size) if isinstance(size, int) else jnp.sqrt(number_of(size)), dtype)
 
 
 def real_dtype(x: jax.Array) -> Any:
@@ -45,9 +57,29 @@ def real_product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def threshold(step: jax.Array, c: Any) -> jax.Array:
-    """step·c, and 0 where c is 0 even for an infinite step."""
+    """step·c, and 0 where c is 0 even for an infinite step; for a finite one with the derivatives of the product."""
     c = jnp.asarray(c, step.dtype)
-    return jnp.where(c == 0, jnp.zeros_like(step), step * c)
+    return jnp.where((c == 0) & jnp.isinf(step), 0, step) * c
+
+
+@jax.custom_jvp
+def exact(value: jax.Array, formula: jax.Array) -> jax.Array:
+    """Return `value`, with the derivative of `formula`, which is the same number before rounding."""
+    del formula
+    return value
+
+
+exact.defjvp(lambda primals, tangents: (exact(*primals), tangents[1]))
+
+
+def unless_zero(factor: Any, z: jax.Array, moved: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
+    """Return moved(u), a proximal operator at z with the step u, and z where `factor` is 0, for sets too.
+
+    There the derivative is that of z and, in the strength, that of the operator: 0 for a set, which has no strength.
+    """
+    w = moved(u)
+    there = exact(z, z + (w - moved(jax.lax.stop_gradient(u))))
+    return jnp.where(jnp.asarray(factor) == 0, there, w)
 
 
 def multiple(factor: Any, value: jax.Array) -> jax.Array:
@@ -58,17 +90,20 @@ def multiple(factor: Any, value: jax.Array) -> jax.Array:
 
 def shrunk_step(step: jax.Array, l2: Any) -> jax.Array:
     """step/(1 + 2·step·l2), also for an infinite step."""
-    positive = step > 0
-    inverse = 1 / jnp.where(positive, step, 1) + 2 * jnp.asarray(l2, step.dtype)
-    return jnp.where(positive, 1 / inverse, 0)
+    large, l2 = step > 1, jnp.asarray(l2, step.dtype)
+    small = jnp.where(large, 0, step)
+    return jnp.where(large, 1 / (1 / jnp.where(large, step, 1) + 2 * l2), small / (1 + 2 * small * l2))
 
 
 def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
-    """argmin_w u|w| + ½|w − z|²; +0.0 inside the threshold, where sign(z)·max(|z| − u, 0) gives −0.0 too."""
+    """argmin_w u|w| + ½|w − z|²; +0.0 inside the threshold, where sign(z)·max(|z| − u, 0) gives −0.0 too.
+
+    At |z| = u > 0 the derivative is 0; with u = 0 it is the identity also at 0.
+    """
     size = jnp.abs(z)
     if not jnp.iscomplexobj(z):
-        return jnp.where(size <= u, 0, jnp.sign(z) * (size - u))  # less work than a clip
-    outside = size > u
+        return jnp.where((size <= u) & (u > 0), 0, z - jnp.sign(z) * u)  # less work than a clip
+    outside = (size > u) | (u == 0)
     return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
 
 
@@ -92,7 +127,8 @@ def normalized(x: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Ar
 def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:
     """The number of the sign (or phase) of z and of modulus r, where a = |z|; z itself where r = a."""
     if not jnp.iscomplexobj(z):
-        return jnp.where(r == 0, 0, jnp.sign(z) * r)
+        signed = jnp.sign(z) * r
+        return exact(jnp.where(r == 0, 0, signed), signed)  # no −0.0
     positive = a > 0
     return z * jnp.where(positive, r / jnp.where(positive, a, 1), 0)
 
@@ -111,12 +147,16 @@ def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
 @_norms.defjvp
 def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
+    return norms(x, axes), jnp.sum(real_product(directions(x, axes), dx), axis=axes, keepdims=True)
+
+
+def directions(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """x/‖x‖₂ over `axes`, and 0 at 0, by the operations of `norms`."""
     down = 1 / _largest(x, axes)
     square = _square(x, down, axes)
     y = x * compiler.unshared(down)  # what is inside `square` stays inside its sum, which is faster
     y = y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(y), jnp.sign(x), y)  # beside inf, all else counts nothing
-    unit = y * jax.lax.rsqrt(jnp.where((square > 0) & (square < jnp.inf), square, 1))
-    return norms(x, axes), jnp.sum(real_product(unit, dx), axis=axes, keepdims=True)
+    return y * jax.lax.rsqrt(jnp.where((square > 0) & (square < jnp.inf), square, 1))
 
 
 def _square(x: jax.Array, down: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec, numerics, sums
+from jaxreg._core import checks, codec, majorizer, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
@@ -49,11 +49,11 @@ class Regularizer(Operators, Struct, abc.ABC):
         [0.5]
     """
 
-    def __init_subclass__(cls, compiled: bool = True, **kwargs: Any) -> None:
+    def __init_subclass__(cls, promoted: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         methods: dict[str, Any] = {}
-        if compiled and "__call__" in cls.__dict__:
-            methods["__call__"] = compiled_penalty(cls, cls.__call__)
+        if "__call__" in cls.__dict__:
+            methods["__call__"] = compiled_penalty(cls, cls.__call__, promoted)
             owner = next(base for base in cls.__mro__ if "prox" in base.__dict__)
             if owner is not cls and not inspect.isabstract(owner):
                 methods["prox"] = Regularizer.prox  # the inherited one is that of another penalty
@@ -122,17 +122,13 @@ class Regularizer(Operators, Struct, abc.ABC):
         """Return ρ if R(w) = Σ ρ(|w_i|), None if it is of another form."""
         return None
 
-    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        """Return the result of `count` steps from p towards argmin_w R(w) + ½ Σ (w_i − z_i)²/τ_i.
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
+        """Return R(x) of a promoted x made of `held`, the array in memory: its rounding breaks no constraint."""
+        return self(x)
 
-        w ← prox_{γR}(w + (γ/τ)(z − w)), γ = min τ: each step minimizes R plus a scalar majorizer of the quadratic. A
-        run from p for z = p − τm stays at p exactly if prox_{γR}(p − γm) = p, that is, if p is optimal: so a loop
-        around any number of these steps has the right fixed points.
-        """
-        step = jnp.broadcast_to(step, z.shape)
-        gamma = jnp.min(step, initial=jnp.inf)
-        ratio = jnp.where(step > gamma, gamma / jnp.where(step > gamma, step, 1), 1)  # 1 where all are 0 or all are ∞
-        return jax.lax.fori_loop(0, count, lambda _, w: self.prox(w + ratio * (z - w), gamma), p)
+    def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
+        """Return the result of `count` steps from p towards argmin_w R(w) + ½ Σ (w_i − z_i)²/τ_i."""
+        return majorizer.inner_steps(self, p, z, step, count)
 
 
 def _terms(reg: Regularizer) -> tuple[Regularizer, ...]:
@@ -152,11 +148,11 @@ def as_regularizer(value: Any) -> Regularizer:
 
 
 @final
-class Sum(Regularizer):
+class Sum(Regularizer, promoted=False):
     """Add penalties: R(x) = Σ_k R_k(x). Written `a + b`; sums of sums are flattened.
 
-    In general, one proximal operator after the other is not that of the sum. `prox` is exact for the sums below, in any
-    order and nesting and with any factors, and raises for all others (P is one penalty more):
+    `prox` is exact for the sums below, in any order, nesting and factors, and raises for all others: one proximal
+    operator after the other is in general not that of the sum (P is one penalty more):
 
         L1, L2, L1L2, NonNegative, Box    any number of them
         L2 + P                            for every P with a proximal operator: that of P at z/s with the step τ/s,
@@ -196,17 +192,19 @@ class Sum(Regularizer):
         return None if None in scalars else ScalarSum(tuple((1.0, rho) for rho in scalars))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         parts = self.parts()
         if parts.is_elastic and parts.l1 is not None and parts.l2 is not None:
-            return sums.scaled_l1l2(parts.l1, parts.l2, jnp.asarray(x))
-        return sum((term(x) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(jnp.asarray(x))))
+            return sums.scaled_l1l2(parts.l1, parts.l2, x)
+        return sum((term.rounded_value(x, held) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(x)))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         parts = self.parts()
         if parts.have_prox:
             return parts.prox(jnp.asarray(z), jnp.asarray(step))
-        names = " + ".join(map(_written, self.terms))
-        raise NotImplementedError(sums.no_exact_form(names, has_box=bool(parts.intervals)))
+        raise NotImplementedError(sums.no_exact_form(map(_written, self.terms), has_box=bool(parts.intervals)))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         parts = self.parts()
@@ -223,7 +221,7 @@ def _written(term: Regularizer) -> str:
 
 
 @final
-class Scaled(Regularizer):
+class Scaled(Regularizer, promoted=False):
     """Multiply a penalty: R(x) = factor·P(x). Written `factor * penalty`; the factor is a leaf.
 
     With the factor 0 the value and the gradient are 0 and `prox` returns its argument, also for a constraint.
@@ -249,14 +247,16 @@ class Scaled(Regularizer):
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         # With the factor 0 no gradient goes back through P: where that of P is infinite, 0·∞ would be nan.
         x = jnp.where(jnp.asarray(self.factor) == 0, jax.lax.stop_gradient(x), x)
-        return numerics.multiple(self.factor, self.penalty(x))
+        return numerics.multiple(self.factor, self.penalty.rounded_value(x, held))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        moved = self.penalty.prox(z, numerics.threshold(jnp.asarray(step), self.factor))
-        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)  # a constraint too is switched off by 0
+        z, u = jnp.asarray(z), numerics.threshold(jnp.asarray(step), self.factor)
+        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.prox(z, u), u)
 
     @property
     def reach(self) -> Reach:
@@ -270,8 +270,8 @@ class Scaled(Regularizer):
         return None if rho is None else ScalarSum(((self.factor, rho),))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        moved = self.penalty.approximate_prox(p, z, numerics.threshold(step, self.factor), count)
-        return jnp.where(jnp.asarray(self.factor) == 0, z, moved)
+        u = numerics.threshold(step, self.factor)
+        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.approximate_prox(p, z, u, count), u)
 
 
 @final

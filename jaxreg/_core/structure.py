@@ -130,7 +130,7 @@ class Scalar(abc.ABC):
 
     @abc.abstractmethod
     def slope(self, a: jax.Array) -> jax.Array:
-        """ρ′(a) for a > 0. The value at a = 0 is not used: the subgradient of least norm is 0 there."""
+        """ρ′(a). At 0 the subgradient of least norm is 0 whatever the value; the derivative is the curvature there."""
 
 
 class ScalarSum(Struct, Scalar):

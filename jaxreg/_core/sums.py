@@ -1,12 +1,12 @@
 """Σ|x|, Σ|x|² and both: one pass over memory, and no overflow on the way to a result that is representable."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core.compiler import unshared
+from jaxreg._core.compiler import factored_sum, is_large, unshared
 from jaxreg._core.numerics import real_dtype, real_product
 
 
@@ -27,7 +27,7 @@ def scaled_l1l2(l1: Any, l2: Any, x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _scaled_l1(c: jax.Array, x: jax.Array) -> jax.Array:
-    return _factored(c, x, lambda c, x: c * jnp.abs(x))
+    return factored_sum(c, x, lambda c, x: c * jnp.abs(x))
 
 
 @_scaled_l1.defjvp
@@ -39,7 +39,7 @@ def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
-    return _factored(c, x, _times_square if x.size < _LARGE else lambda c, x: real_product(c * x, x))
+    return factored_sum(c, x, (lambda c, x: real_product(c * x, x)) if is_large(x) else _times_square)
 
 
 @_scaled_l2.defjvp
@@ -64,39 +64,17 @@ def _scaled_l1l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]
     return _scaled_l1l2(l1, l2, x), tangent + jnp.sum(real_product(l1 * jnp.sign(x) + 2 * l2 * x, dx))
 
 
-_LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
-
-
-def _factored(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Σ term(c, x), for a term that is linear in c.
-
-    On a CPU, large arrays are read at the speed of the memory only without the multiplication by c: c·Σ term(1, x), and
-    once more with it, where that sum is out of range. Elsewhere the multiplication is free, and a branch is not.
-    """
-
-    def inside(c: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.sum(term(c, x))
-
-    def outside(c: jax.Array, x: jax.Array) -> jax.Array:
-        total = jnp.sum(term(jnp.ones_like(c), x))
-        info = jnp.finfo(total.dtype)
-        enough = x.size * float(info.tiny) / float(info.eps)  # what is flushed to 0 is below the rounding
-        return jax.lax.cond((total > enough) & (total < info.max), lambda c, x: c * total, inside, c, x)
-
-    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if x.size >= _LARGE else inside(c, x)
-
-
 def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:
     """c·|x|²: the square first, which has the digits of Keras, where it is in range."""
     in_range = (jnp.abs(x) > 2.0**-60) & (jnp.abs(x) < 2.0**60)
     return jnp.where(in_range, c * real_product(x, x), real_product(c * x, x))
 
 
-def no_exact_form(names: str, *, has_box: bool) -> str:
+def no_exact_form(terms: Iterable[str], *, has_box: bool) -> str:
     """The message for a sum whose proximal operator is none of the known ones."""
     lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if has_box else ""
     return (
-        f"`({names}).prox` has no exact form: the proximal operators of the terms, one after the other, are not that "
-        "of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give the "
-        f"remaining one to `jaxreg.proximal`.{lower}"
+        f"`({' + '.join(terms)}).prox` has no exact form: the proximal operators of the terms, one after the other, "
+        "are not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give "
+        f"the remaining one to `jaxreg.proximal`.{lower}"
     )

@@ -1,7 +1,8 @@
 """The penalty of what a module returns."""
 
 import functools
-from collections.abc import Iterator
+import numbers
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import jax
@@ -20,8 +21,11 @@ def output_penalty(regularizer: Regularizer, output: Any, batch_axis: int | None
     `batch_axis=None` divides by nothing: the module has seen one example. `module` is its path, for messages.
     `WholeOutput` is of the whole output, and what is a mean over the batch already is not divided again.
     """
-    leaves = [leaf for leaf in jax.tree.leaves(output) if hasattr(leaf, "dtype")]
+    everything = jax.tree.leaves(output, is_leaf=_makes_arrays_later)
+    leaves = [leaf for leaf in everything if hasattr(leaf, "dtype")]
     floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if not is_whole(regularizer):
+        _check_arrays(regularizer, everything, module)
     total = jnp.zeros((), jnp.float32)
     for factor, term in _terms(regularizer):
         if isinstance(term, WholeOutput):
@@ -32,6 +36,24 @@ def output_penalty(regularizer: Regularizer, output: Any, batch_axis: int | None
             value = sum((_of_leaf(term, leaf, batch_axis, module) for leaf in floating), start=0.0)
         total = total + (value if factor is None else numerics.multiple(factor, jnp.asarray(value)))
     return total
+
+
+def _makes_arrays_later(value: Any) -> bool:
+    return isinstance(value, (Iterator, Awaitable))
+
+
+def _check_arrays(regularizer: Regularizer, leaves: list[Any], module: str) -> None:
+    """Raise if the output hides its arrays: a generator, which makes them later, or an object that is no pytree."""
+    others = [leaf for leaf in leaves if not hasattr(leaf, "dtype")]
+    hidden = [leaf for leaf in others if _makes_arrays_later(leaf)]
+    if len(others) == len(leaves):
+        hidden += [leaf for leaf in others if not isinstance(leaf, (numbers.Number, str, bytes))]
+    if hidden:
+        raise TypeError(
+            f"`with_losses`: the activity penalty {shown(regularizer)} of the module {named(module)} is of the arrays "
+            f"that it returns, and there are none to be seen in its output, a `{type(hidden[0]).__name__}`. Return the "
+            "arrays themselves, in a list, a dict or another pytree."
+        )
 
 
 def check_batch_axis(value: Any) -> int | None:

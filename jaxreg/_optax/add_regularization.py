@@ -106,7 +106,7 @@ def add_regularization(
                 continue
             promoted = numerics.promote(leaf)
             if track:
-                value = regularizer(promoted)
+                value = regularizer.rounded_value(promoted, leaf)
                 penalty += value.astype(penalty.dtype)
                 promoted = only_after(value, promoted)
             slope = jnp.conj(jax.grad(regularizer)(promoted))  # `jax.grad` gives the conjugate of the gradient

@@ -56,4 +56,4 @@ def _injected_learning_rate(state: Any) -> Any:
             "`proximal(learning_rate=None)` reads the learning rate from `optax.inject_hyperparams`, but the state "
             f"holds {len(found)} of that name. Give `learning_rate` as a number or a schedule."
         )
-    return found[0][1]
+    return jnp.real(found[0][1])  # optax holds it in the dtype of the parameters, which may be complex

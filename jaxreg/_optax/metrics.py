@@ -15,8 +15,10 @@ from jaxreg._core import checks, numerics
 from jaxreg._core.struct import Struct
 from jaxreg._rules.paths import is_hidden
 
-# More than (1 − b1)/√(1 − b2) = 3.2, the most that Adam's defaults move a coordinate in learning rates: so the bound
-# takes no zero away that the unbounded step would keep.
+# Why the bound τ·|∂R/∂w| ≤ 4η, with the slope at the parameters p, is not active at rest, for any R and η: there
+# p = prox(z), so that z − p = τ·∂R/∂w(p) wherever p is not at a kink, and z − p is the optimizer's own step, of size
+# η·|g|/d ≤ η for a constant gradient g and its divisor d. So the pull is at most η, and an active bound would make it
+# 4η. (At z, which is η away from p, a slope that grows with w would say another thing.) Where p is 0 there is no bound.
 _PULL = 4.0
 
 
@@ -36,7 +38,8 @@ class Metric(abc.ABC):
         Args:
             eta: the learning rate, of the dtype of τ.
             leaf: what `leaves` gave for this leaf.
-            slope: |∂R/∂w|, for metrics that bound the pull τ·|∂R/∂w| of the penalty; None where no bound is wanted.
+            slope: |∂R/∂w| at the parameters, for metrics that bound the pull τ·|∂R/∂w| of the penalty; None where no
+                bound is wanted.
         """
 
 

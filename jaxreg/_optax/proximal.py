@@ -87,16 +87,18 @@ def proximal(
             a constant gradient is multiplied with in the long run. Not for Adam, whose momentum is an average.
         max_step: the largest τ_i. A coordinate that has had no gradient yet has τ = η/eps in Adam's metric, and its
             weight would vanish at once (unused embeddings, all that lies below a zero-initialised head). `None` bounds
-            the pull of the penalty instead: τ_i·|∂R/∂w_i| ≤ 4·η at z. At rest that bound is not active, because
-            |∂R/∂w_i| = |gradient_i| ≤ √v̂_i for a weight that is not 0, and it takes no zero away. It needs a slope, so
-            give L0, and MCP and SCAD beyond their slope, a number; `math.inf` for no bound. Functions,
-            `adabelief_metric` and `metric=None` have no bound unless it is given.
+            the pull of the penalty instead: τ_i·|∂R/∂w_i| ≤ 4·η, with the slope at `params`. At rest that bound is
+            never active, because there the pull is as large as the optimizer's own step, at most η; a weight that is
+            0 has no slope and no bound, so it takes no zero away. It needs a slope, so give L0, and MCP and SCAD
+            beyond their slope, a number; `math.inf` for no bound. Functions, `adabelief_metric` and `metric=None` have
+            no bound unless it is given.
         inner_steps: for penalties without a closed form in the metric (`Spectral` and its like; `Group` of MCP) or at
             all (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
-            step with the smallest τ of the leaf: the right fixed points at the pace of the slowest coordinate; K steps
-            come nearer to the metric's own step and cost K proximal operators (K singular value decompositions). For
-            `Difference`, K accelerated steps on the dual problem, each two passes over the leaf, and the fixed point is
-            as near as they come (error O(1/K²)). Penalties with a closed form are not affected.
+            step with the smallest τ > 0 of the leaf: the right fixed points at the pace of the slowest coordinate (one
+            with τ = 0 stays, and the others go on); K steps come nearer to the metric's own step and cost K proximal
+            operators (K singular value decompositions). For `Difference`, K accelerated steps on the dual problem,
+            each two passes over the leaf, and the fixed point is as near as they come (error O(1/K²)). Penalties with a
+            closed form are not affected.
 
     Raises:
         ValueError: in `init`, the metric does not tell the step of the optimizer, no single `learning_rate` or metric
@@ -153,7 +155,8 @@ def _proximal(
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         metric_leaves = metric.leaves(inner_state, params, treedef)
-        residuals = treedef.flatten_up_to(state.residual) if state.residual is not None else [None] * len(rows)
+        kept = state.residual if jax.tree.leaves(params) else None  # without leaves it stands for none
+        residuals = treedef.flatten_up_to(kept) if kept is not None else [None] * len(rows)
         new, before = [], None
         for (leaf_update, param, regularizer), metric_leaf, residual in zip(
             rows, metric_leaves, residuals, strict=True
@@ -165,10 +168,10 @@ def _proximal(
             if regularizer.reach is not Reach.ENTRY:
                 p, metric_leaf = only_after(before, (p, metric_leaf))
             z = p + jnp.asarray(leaf_update, p.dtype)
-            w = leaf_prox(regularizer, p, z, step_sizes(regularizer, z, eta, metric_leaf))
+            w = leaf_prox(regularizer, p, z, step_sizes(regularizer, p, eta, metric_leaf))
             before = before if regularizer.reach is Reach.ENTRY else w
             new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
-        residual = None if state.residual is None else treedef.unflatten([left for _, left in new])
+        residual = state.residual if kept is None else treedef.unflatten([left for _, left in new])
         state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
         return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
 
@@ -256,20 +259,20 @@ def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
 
 
 def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
-    """Return (regularizer, z, η, leaf of the metric) -> τ."""
+    """Return (regularizer, parameter, η, leaf of the metric) -> τ."""
     if max_step is not None:
         max_step = checks.step("proximal(max_step=...)", max_step, ())
 
-    def step_sizes(regularizer: Regularizer, z: jax.Array, eta: Any, leaf: Any) -> jax.Array:
-        eta = jnp.asarray(eta, numerics.real_dtype(z))
+    def step_sizes(regularizer: Regularizer, p: jax.Array, eta: Any, leaf: Any) -> jax.Array:
+        eta = jnp.asarray(eta, numerics.real_dtype(p))
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
-            return _slope(regularizer, z) if _has_prox(regularizer, z, jnp.zeros_like(z, eta.dtype)) else 0 * eta
+            return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)
-        if tau.shape not in ((), z.shape):
+        if tau.shape not in ((), p.shape):
             raise ValueError(
-                f"`proximal(metric=...)`: the step sizes of a leaf of shape {z.shape} have that shape or (), "
+                f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "
                 f"got {tau.shape}."
             )
         return tau if max_step is None else jnp.minimum(tau, jnp.asarray(max_step, tau.dtype))
@@ -277,8 +280,8 @@ def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Arr
     return step_sizes
 
 
-def _slope(regularizer: Regularizer, z: jax.Array) -> jax.Array:
-    """|∂R/∂z_i|. At z_i = 0 the value does not matter: the prox of 0 is 0 for every step."""
+def _slope(regularizer: Regularizer, p: jax.Array) -> jax.Array:
+    """|∂R/∂p_i|, the least one at a kink: 0 where p_i is 0."""
     if (rho := regularizer.scalar()) is not None:
-        return rho.slope(jnp.abs(z))  # without the signs that it would lose here again
-    return jnp.abs(jax.grad(regularizer)(z))
+        return jnp.where(p == 0, 0, rho.slope(jnp.abs(p)))  # without the signs that it would lose here again
+    return jnp.abs(jax.grad(regularizer)(p))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import numerics
+from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._reports.sparsity import count_zeros
 from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
@@ -73,7 +74,7 @@ def summary(reg: Any, params: Any) -> Summary:
             first_path.setdefault(id(leaf), path)
         found.append((path, leaf, reason, None if reason or rule is None else rule.regularizer))
     zeros = [count_zeros("summary", path, leaf).zeros if is_inexact(leaf) else None for path, leaf, _, _ in found]
-    measured = _measure([(regularizer, leaf) for _, leaf, _, regularizer in found])
+    measured = _measure([(path, regularizer, leaf) for path, leaf, _, regularizer in found])
     rows = [
         Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
@@ -105,12 +106,28 @@ def _why_left_out(leaf: Any, is_parameter: bool, rule: Rule | None, first_path: 
     return f"{BY_RULE}{_text(rule)!r}" if rule.regularizer is None else ""
 
 
-def _measure(pairs: Sequence[tuple[Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
+def _measure(leaves: Sequence[tuple[str, Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
     """Penalty and gradient norm of each leaf."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The gradient of")
-        values = [(None, None) if reg is None else _penalty_and_norm(reg, _padded(reg, leaf)) for reg, leaf in pairs]
+        values = [(None, None) if reg is None else _of_leaf(path, reg, leaf) for path, reg, leaf in leaves]
     return [(None, None) if a is None else (float(a), float(b)) for a, b in jax.device_get(values)]
+
+
+def _of_leaf(path: str, regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, jax.Array]:
+    try:
+        return _penalty_and_norm(regularizer, _padded(regularizer, _as_jax_has_it(leaf)))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        kind = next(kind for kind in (NotImplementedError, TypeError, ValueError) if isinstance(error, kind))
+        raise kind(f"`jaxreg.summary`, the leaf {short(path)}: {error}") from None
+
+
+def _as_jax_has_it(leaf: Any) -> Any:
+    """The leaf; an array of NumPy in the byte order of this machine, of extended precision in double."""
+    if not isinstance(leaf, (np.ndarray, np.generic)):
+        return leaf
+    wide = {"g": np.float64, "G": np.complex128}.get(leaf.dtype.char)
+    return np.asarray(leaf, wide or leaf.dtype.newbyteorder("="))
 
 
 def _padded(regularizer: Regularizer, leaf: Any) -> Any:

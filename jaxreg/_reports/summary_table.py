@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
+from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, printable, share
 
 BY_RULE = "by the rule "
 
@@ -96,10 +96,13 @@ class Summary(Report):
         for leaf in self.leaves:
             if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and self.rules:
                 of.setdefault(leaf.left_out, []).append(leaf.path)
-        penalties = {leaf.path: leaf.penalty or 0.0 for leaf in self.leaves}
-        notes = [_rule_note(rule, math.fsum(map(penalties.__getitem__, rule.paths))) for rule in self.rules]
+        notes = [_rule_note(rule, self._penalty_of(rule)) for rule in self.rules]
         notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
-        return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="    ")]
+        return [line for note in notes for line in textwrap.wrap(printable(note), WIDTH, subsequent_indent="    ")]
+
+    def _penalty_of(self, rule: RuleUse) -> float:
+        paths = set(rule.paths)  # different keys may be the same path: `a/b`, and `b` in `a`
+        return math.fsum(leaf.penalty for leaf in self.leaves if leaf.path in paths and leaf.penalty is not None)
 
 
 def _repr(leaf: Leaf) -> str | None:
@@ -169,5 +172,6 @@ def _named(paths: Sequence[str]) -> str:
 
 def dtype_name(leaf: Any) -> str:
     """`f32`, `bf16`, `i8`, ...; the name of the type for what has no dtype."""
-    name = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+    dtype = getattr(leaf, "dtype", type(leaf).__name__)
+    name = str(dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype)
     return re.sub(r"^(bf|[fcui])[a-z]*(?=\d)", r"\1", name)

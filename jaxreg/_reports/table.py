@@ -56,6 +56,11 @@ class Report(abc.ABC):
         yield from (Text(note) for note in self._notes())
 
 
+def printable(text: str) -> str:
+    """The text with escapes, such as `\\x1b` and `\\n`, for what a terminal would obey: a newline, a colour."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def share(part: float, whole: float) -> str:
     """A share in percent; only exact values print as `0` and `100%`, others as `<0.1%`, `12.5%`, `>99.9%`."""
     if not part or not whole:
@@ -107,7 +112,7 @@ def _common(paths: Sequence[str]) -> str:
 
 def _lines(table: Table, width: int = WIDTH) -> list[str]:
     """The table as lines of text; a path that does not fit into the first column has a line of its own."""
-    rows = _fitted([table.header, *table.rows, table.total], table.left, width)
+    rows = _fitted([tuple(map(printable, row)) for row in (table.header, *table.rows, table.total)], table.left, width)
     widths = _widths(rows)
     gaps = len(_GAP) * (len(widths) - 1)
     widths[0] = max(min(widths[0], width - sum(widths[1:]) - gaps), len(table.header[0]), len(table.total[0]))
@@ -148,7 +153,7 @@ def _cut(cell: str, limit: int) -> str:
 def _html(table: Table) -> str:
     def row(cells: tuple[str, ...], tag: str) -> str:
         sides = ("left" if i in table.left else "right" for i in range(len(cells)))
-        pairs = zip(cells, sides, strict=True)
+        pairs = zip(map(printable, cells), sides, strict=True)
         inside = "".join(f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>' for cell, side in pairs)
         return f"<tr>{inside}</tr>"
 

@@ -1,6 +1,8 @@
 """Rules of a tree: which leaves a pattern means, and its JSON."""
 
 import difflib
+import itertools
+import math
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable
@@ -10,7 +12,7 @@ from jaxreg._core import codec
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct, static
-from jaxreg._rules.paths import glob_matches
+from jaxreg._rules.paths import glob_matches, is_hidden
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
 
@@ -23,6 +25,7 @@ _NO_NORM = {"conv", "linear", "dense", "proj", "projection", "qkv", "head", "net
 # Names that say it only as a whole: `D` is the skip of a state-space model, `g` (`weight_g`, `original0`) the length of
 # weight norm, `vector_u` a state of spectral norm, `init` the first state of an Equinox layer.
 _NO_WEIGHT_ALONE = {"D", "g", "weight_g", "original0", "vector_u", "mean", "var", "variance", "init"}
+_LORA = re.compile("LoRA|DoRA|(?<![A-Za-z])(?i:lora|dora)")  # modules whose `a` and `b` are factors of a matrix
 
 
 def is_weight(path: str, leaf: Any) -> bool:
@@ -35,7 +38,7 @@ def is_weight(path: str, leaf: Any) -> bool:
     Words are split at `_`, digits and capitals, modules at `/` and `.`, and numbers are ignored. Biases and scales of
     stacked layers have two axes too, so only their names tell them from matrices: where a stacked norm has no name
     (`layers/1/weight`), write a rule for it. Embeddings of positions and learned tokens (`pos_embed`, `cls_token`) are
-    embeddings.
+    embeddings, and `a` and `b` inside a module called LoRA are matrices.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -49,13 +52,14 @@ def is_weight(path: str, leaf: Any) -> bool:
     """
     # `value` is the array in a box, which checkpoints keep as a level of their own
     named = [part for part in re.split(r"[/.]", path) if re.search("[A-Za-z]", part) and part != "value"]
-    module, name = ["", "", *named][-2:]
-    return len(getattr(leaf, "shape", ())) >= 2 and _names_weight(module, name)
+    modules, name = named[:-1], named[-1] if named else ""
+    return len(getattr(leaf, "shape", ())) >= 2 and _names_weight(modules, name)
 
 
-def _names_weight(module: str, name: str) -> bool:
+def _names_weight(modules: list[str], name: str) -> bool:
     words = _words(name)
-    if not _WEIGHT.isdisjoint(words[-1:]):
+    module = modules[-1] if modules else ""
+    if not _WEIGHT.isdisjoint(words[-1:]) or (name in ("a", "b") and any(map(_LORA.search, modules))):
         return True
     is_bias = re.match(r"b(?![A-Za-z])", name) is not None  # b, b1, b_Q; no `B` of a state space, no `lora_b`
     if is_bias or name in _NO_WEIGHT_ALONE or not _NO_WEIGHT.isdisjoint(words) or _names_norm(words):
@@ -67,8 +71,8 @@ def _names_weight(module: str, name: str) -> bool:
 
 def _names_norm(words: list[str]) -> bool:
     """Whether the last layer that the words name is a norm; weight norm and spectral norm do not count as norms."""
-    layers = [word for word in words if word in _NO_NORM or _is_norm(word)]
-    return bool(layers) and _is_norm(layers[-1]) and words[:2] not in (["weight", "norm"], ["spectral", "norm"])
+    layers = [pair for pair in itertools.pairwise(["", *words]) if pair[1] in _NO_NORM or _is_norm(pair[1])]
+    return bool(layers) and _is_norm(layers[-1][1]) and layers[-1][0] not in ("weight", "spectral")
 
 
 def _is_norm(word: str) -> bool:
@@ -96,7 +100,7 @@ class Rule(Struct):
             return glob_matches(self.pattern, path)
         if isinstance(self.pattern, re.Pattern):
             return self.pattern.search(path) is not None
-        return leaf is not None and bool(self.pattern(path, leaf))
+        return not is_hidden(leaf) and bool(self.pattern(path, leaf))
 
 
 def check_pattern(pattern: Any) -> None:
@@ -133,15 +137,28 @@ def pattern_beside_paths(pattern: Pattern, paths: Collection[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- JSON
 
-_MAX_QUANTIFIERS = 4  # each open-ended one multiplies the work of a backtracking match by the length of a path
-_ESCAPES_AND_SETS = re.compile(r"\\.|\[\^?\]?[^\]]*\]")
+# Regular expressions in configs are of this grammar; what is not in it (a repeated group, a back-reference, a comment,
+# the verbose flag) is refused. Each item ends at one of a known number of places, so that `_ways` bounds the search.
+_FLAGS = re.ASCII | re.IGNORECASE | re.MULTILINE | re.DOTALL | re.UNICODE | re.DEBUG
+_GRAMMAR = r"""
+      (?P<open> \( (?: (?!\?) | \?: | \?<?[=!] | \?P<[A-Za-z_]\w*> ) )
+    | (?P<close> \) )
+    | (?P<bar> \| )
+    | (?P<anchor> [$^] | \\[AZbB] )
+    | (?: \\[dDwWsSnrtfv] | \\[^A-Za-z0-9] | \[ \^?+ \]?+ (?: \\. | [^]\\] )*+ \] | [^][\\(){}|*+?^$] )
+      (?P<repeated> (?: (?P<open_ended> [*+] | \{[0-9]{1,4},\} ) | (?P<optional> \? )
+        | \{ (?= ,?[0-9] ) (?P<least>[0-9]{0,4}) (?: , (?P<most>[0-9]{1,4}) )? \} ) [?+]? )?
+"""
+_MAX_OPEN_ENDED = 2
+_LONG_PATH = 200  # characters after the place where it begins: in so many ways an open-ended repetition may end
+_MAX_WAYS = 200_000  # about a second for a path of 400 characters
 
 
 def encode_pattern(pattern: Pattern) -> Any:
     if isinstance(pattern, str):
         return pattern
     if isinstance(pattern, re.Pattern):
-        _check_regex(pattern.pattern)
+        _check_regex(pattern.pattern, pattern.flags)
         return {"re": pattern.pattern, "flags": pattern.flags}
     if pattern is is_weight:
         return {"predicate": "is_weight"}
@@ -155,7 +172,7 @@ def decode_pattern(value: Any) -> Pattern:
         regex, flags = value["re"], value["flags"]
         if not isinstance(regex, str) or not isinstance(flags, int) or not 0 <= flags < 512:
             raise TypeError(f"A pattern's `re` must be a string and its `flags` an int, got {short(value)}.")
-        _check_regex(regex)
+        _check_regex(regex, flags)
         try:
             with warnings.catch_warnings(action="error"):  # sets that a later Python may read in another way
                 return re.compile(regex, flags & ~re.DEBUG)
@@ -167,12 +184,51 @@ def decode_pattern(value: Any) -> Pattern:
     raise ValueError(f"A pattern in a config is a string, a `re` or a `predicate`, got {short(value)}.")
 
 
-def _check_regex(regex: Any) -> None:
-    """Refuse in configs what may backtrack for ever: a repeated group, or many open-ended repetitions."""
-    plain = _ESCAPES_AND_SETS.sub("x", regex) if isinstance(regex, str) else ""
-    repeated_group = re.search(r"\)[*+{?]", plain)
-    if not plain or len(plain) > 1000 or repeated_group or len(re.findall(r"[*+{]", plain)) > _MAX_QUANTIFIERS:
+def _check_regex(regex: Any, flags: int) -> None:
+    """Refuse in configs what may backtrack for ever: what is outside of the grammar, or can end in too many ways."""
+    is_small = isinstance(regex, str) and len(regex) <= 1000 and not flags & ~_FLAGS
+    if not is_small or _ways(re.sub(r"^\(\?[aimsu]+\)", "", regex)) > _MAX_WAYS:
         raise ValueError(
-            f"The pattern {short(regex)} has no place in a config: at most {_MAX_QUANTIFIERS} repetitions, none of a "
-            "group, so that matching cannot backtrack for ever. Write a glob, or pass the pattern from Python."
+            f"The pattern {short(regex)} with flags {int(flags)} has no place in a config. So that matching cannot "
+            "backtrack for ever, it consists of characters, sets, `.`, anchors, groups, alternatives and look-arounds; "
+            f"of repetitions without a given end, such as `*`, there are at most {_MAX_OPEN_ENDED}, no group is "
+            "repeated, and `|`, `?` and `{1,3}` give few combinations. Write a glob, or pass the pattern from Python."
         )
+
+
+def _ways(regex: str) -> float:
+    """In how many ways a match that begins at one place may go on: a bound of backtracking. ∞ outside of the grammar.
+
+    The ways of a sequence multiply, those of alternatives add up. A search is thus at most cubic in the path.
+    """
+    grammar = re.compile(_GRAMMAR, re.VERBOSE | re.DOTALL)
+    levels = [[0, 1]]  # of each open group: the ways of the alternatives before this one, and of this one
+    at = open_ended = 0
+    while at < len(regex):
+        token = grammar.match(regex, at)
+        if token is None:
+            return math.inf
+        at = token.end()
+        if token["open"]:
+            levels.append([0, 1])
+        elif token["bar"]:
+            levels[-1] = [sum(levels[-1]), 1]
+        elif token["close"]:
+            group = sum(levels.pop())
+            if not levels:
+                return math.inf
+            levels[-1][1] *= group
+        elif token["repeated"]:
+            open_ended += token["open_ended"] is not None
+            levels[-1][1] *= _ends(token)
+    return math.inf if len(levels) > 1 or open_ended > _MAX_OPEN_ENDED else sum(levels[0])
+
+
+def _ends(token: re.Match[str]) -> int:
+    """In how many ways the repetition of one character may end."""
+    if token["open_ended"]:
+        return _LONG_PATH
+    if token["optional"]:
+        return 2
+    least = int(token["least"] or 0)
+    return max(1, int(token["most"] or least) - least + 1)

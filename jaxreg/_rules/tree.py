@@ -10,7 +10,7 @@ from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import named
 from jaxreg._rules.identifiers import get
-from jaxreg._rules.paths import Leaves
+from jaxreg._rules.paths import Leaves, flatten_with_paths
 from jaxreg._rules.patterns import (
     Pattern,
     Rule,
@@ -106,7 +106,10 @@ class TreeRegularizer(TreePenalty):
         Each penalized leaf gets `Anchored(its regularizer, its reference leaf)`: L2-SP and FedProx for L2.
 
         Args:
-            reference: a tree like the parameters, for example the pretrained ones.
+            reference: a tree like the parameters, for example the pretrained ones. Two leaves may be one array.
+
+        Raises:
+            ValueError: two penalized leaves have one path, because a key contains "/": no rule would tell them apart.
 
         Example:
             >>> import jax.numpy as jnp, jaxreg
@@ -115,8 +118,18 @@ class TreeRegularizer(TreePenalty):
             >>> float(reg({"kernel": 3 * jnp.ones((2, 2)), "bias": jnp.ones(2)}))
             8.0
         """
-        penalized = self._penalized(reference)
-        return TreeRegularizer([(glob.escape(path), Anchored(reg, leaf)) for path, leaf, reg in penalized])
+        flat = flatten_with_paths(reference)
+        rules: dict[str, Anchored] = {}
+        for path, leaf, regularizer in zip(flat.paths, flat.leaves, self.assign(flat), strict=True):
+            if regularizer is None:
+                continue
+            if path in rules:
+                raise ValueError(
+                    f"`TreeRegularizer.anchored`: two leaves have the path {path!r}, so that no rule tells them apart. "
+                    'Rename a key that contains "/".'
+                )
+            rules[path] = Anchored(regularizer, leaf)
+        return TreeRegularizer([(glob.escape(path), anchored) for path, anchored in rules.items()])
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
@@ -141,12 +154,16 @@ class TreeRegularizer(TreePenalty):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Return the regularizer whose `get_config` gave `config`."""
+        """Return the regularizer whose `get_config` gave `config`.
+
+        A config may come from anywhere, so its `re` patterns are of a small grammar whose search is at most cubic in
+        the path: no repeated groups, no back-references, no verbose flag, at most two repetitions without an end.
+        """
         rules = config.get("rules") if isinstance(config, Mapping) and set(config) == {"rules"} else None
         if not isinstance(rules, (list, tuple)):
             raise ValueError(f"`TreeRegularizer.from_config` takes {{'rules': [...]}}, got {checks.short(config)}.")
-        pairs = [_pair(rule) for rule in rules]
-        return cls([(decode_pattern(pattern), codec.decode(reg, {})) for pattern, reg in pairs])
+        pairs = [_pair(rule) for rule in codec.decode(dict(config), {})["rules"]]
+        return cls([(decode_pattern(pattern), regularizer) for pattern, regularizer in pairs])
 
     def __mul__(self, factor: Any) -> "TreeRegularizer":
         factor = self._factor(factor)

@@ -139,7 +139,7 @@ class TreeSum(TreePenalty):
         """Return the penalty whose `get_config` gave `config`."""
         if not isinstance(config, dict) or not isinstance(config.get("terms"), (list, tuple)) or len(config) != 1:
             raise ValueError(f"`TreeSum.from_config` takes {{'terms': [...]}}, got {checks.short(config)}.")
-        return cls(tuple(codec.decode(list(config["terms"]), {})))
+        return cls(tuple(codec.decode(dict(config), {})["terms"]))
 
     def __mul__(self, factor: Any) -> "TreeSum":
         return TreeSum(tuple(term * self._factor(factor) for term in self.terms))

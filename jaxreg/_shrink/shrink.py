@@ -47,7 +47,8 @@ def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activat
     Raises:
         ValueError: there is no such module, or numbers of units do not fit, or a layer cannot shrink: one with several
             feature axes, stacked layers, a norm over the units (LayerNorm, GroupNorm, RMSNorm), a grouped convolution
-            behind a producer (name none as the first producer either: its arrays do not tell the groups).
+            behind a producer. Of these arrays tell nothing, so name none: a grouped convolution as the first producer,
+            and a `ConvTranspose(transpose_kernel=True)` of as many inputs as outputs, whose kernel is (..., out, in).
         TypeError: `graph` is no sequence of pairs of paths, or `params` holds tracers.
 
     Example:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg._core import numerics
 from jaxreg._core.checks import real_only, short
@@ -12,7 +13,7 @@ from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg.penalties import L1, L1L2, Group, Stacked
+from jaxreg.penalties import L1, L1L2, Anchored, Group, Matrix, Stacked
 
 
 def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
@@ -21,7 +22,8 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
         L1, L1L2:        max_i |g_i|                   Group of them:   max_g ‖g_g‖₂/ω
         factor · P:      that of P, divided by the factor
         P + L2:          that of P                     P + NonNegative: that of P for the negative part of g
-        Stacked(P):      the largest over the layers
+        Stacked(P):      the largest over the layers   Matrix(P):       that of P for the matrix of g
+        Anchored(P, 0.0, weights), P one of entries:   that of P for g/weights
 
     g is the gradient of the loss where the penalized parameters are 0 (and the others, such as an intercept, at their
     optimum). For a convex loss, 0 is the minimum of loss + R from this coefficient on, so it is where a path of
@@ -29,9 +31,9 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
     ignored. L2 is ignored too: neither changes the strength above which zero is optimal.
 
     Args:
-        reg: `L1`, `L1L2`, `Group` or `Stacked` of one of them, a multiple of these, a sum of one of these with `L2` and
-            `NonNegative`; or a `TreeRegularizer` of such, for which the answer is the largest over the leaves (relative
-            strengths are factors, `2 * L1(...)`).
+        reg: `L1`, `L1L2`, `Group`, `Stacked` or `Matrix` of one of them, a multiple of these, a sum of one of these
+            with `L2` and `NonNegative`; or a `TreeRegularizer` of such, for which the answer is the largest over the
+            leaves (relative strengths are factors, `2 * L1(...)`).
         grads_at_zero: an array, or a tree like the parameters. Leaves without a penalty play no part.
 
     Returns:
@@ -75,14 +77,29 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
         case Stacked():
             layers, _ = penalty.layers(g)
             return jnp.max(jax.vmap(lambda layer: _top(penalty.penalty, layer))(layers), initial=0)
+        case Matrix():
+            return _top(penalty.penalty, penalty.matrix(g))
+        case Anchored():
+            return _anchored_top(penalty, g)
         case Sum():
             others = [term for term in penalty.terms if not _leaves_the_top(term.parts())]
             if len(others) == 1:
                 return _top(others[0], _against(penalty.parts().nonnegative, g))
     raise NotImplementedError(
-        "`coefficient_max` knows L1, L1L2, Group and Stacked of these, their multiples, and one of them plus L2 or "
-        f"NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."
+        "`coefficient_max` knows L1, L1L2, Group, Stacked and Matrix of these, their multiples, and one of them plus "
+        f"L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."
     )
+
+
+def _anchored_top(anchored: Anchored, g: jax.Array) -> jax.Array:
+    reference, weights = anchored.reference, anchored.weights
+    if isinstance(reference, jax.core.Tracer) or np.any(np.asarray(reference)):
+        raise NotImplementedError(
+            "`coefficient_max` asks at which coefficient the parameters are 0, and with `Anchored` they go to a "
+            f"reference, got {short(reference)}. The coefficient at which they stay there is that of the penalty "
+            "inside for the gradient at the reference: `jaxreg.coefficient_max(anchored.penalty, grads_at_reference)`."
+        )
+    return _top(anchored.penalty, g if weights is None else _divided(g, jnp.asarray(weights, numerics.real_dtype(g))))
 
 
 def _leaves_the_top(parts: Parts) -> bool:

@@ -17,6 +17,13 @@ What a plain `model.apply(variables, x, mutable=["losses"])` cannot tell, `_plai
 `nnx.bridge.ToLinen` declare, `_bridge` asks of `jaxreg.nnx`.
 """
 
+try:
+    import flax as _flax  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"`import jaxreg.linen` needs Flax: `pip install 'jaxreg[flax]'`. Importing flax failed: {error}"
+    ) from error
+
 from jaxreg._flax import serialization as serialization  # Flax's serialization learns of our classes
 from jaxreg.linen._layers import BatchNorm as BatchNorm
 from jaxreg.linen._layers import Conv as Conv

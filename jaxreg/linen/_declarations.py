@@ -58,6 +58,7 @@ class Pass:
         self.declared: dict[str, Declared] = {}  # by path of the parameter
         self.ran: set[str] = set()  # paths of regularized modules
         self.called: dict[str, int | None] = {}  # path of a module: number of the rule for its output
+        self.begun_in_branch: dict[tuple[str, ...], Any] = {}  # path of a module: dtype of its first penalty
 
     def covers(self, module: nn.Module, root: nn.Module) -> bool:
         """Whether the module belongs to the model of this call, and not to another one that the model applies."""
@@ -125,12 +126,17 @@ def jitted(module: nn.Module) -> str | None:
     return None if depth is None else "/".join(module.path[: len(module.path) - depth])
 
 
+def in_branch(module: nn.Module) -> bool:
+    """Whether the module runs in one of the functions that an `nn.cond` or `nn.switch` chooses from."""
+    assert module.scope is not None
+    return any("cond(" in part or "switch(" in part for part in module.scope.debug_path)
+
+
 def note(module: nn.Module, name: str, content: Hashable) -> None:
     """Put a fact into the outputs of the `nn.jit` around the module, if there is one."""
     assert module.scope is not None
     # The branches of `nn.cond` must return the same collections: no notes there.
-    in_branch = any("cond(" in part or "switch(" in part for part in module.scope.debug_path)
-    if jitted(module) is not None and not in_branch and module.is_mutable_collection(NOTES):
+    if jitted(module) is not None and not in_branch(module) and module.is_mutable_collection(NOTES):
         module.put_variable(NOTES, name, Note(content))
 
 
@@ -139,8 +145,11 @@ def _is_clone(inner: nn.Module, outer: nn.Module) -> bool:
     return lifted and type(inner) is type(outer) and outer.path == ()
 
 
-def remember(root: nn.Module, declared: Mapping[str, Declared]) -> None:
-    """Keep for `regularizer(model, variables)` what a model declares, of the last models and without traced numbers."""
+def remember(root: nn.Module, declared: Mapping[str, Declared], module: str = "") -> None:
+    """Keep for `regularizer(model, variables)` what a module of a model declares, in place of what it declared before.
+
+    Of the last models, and without traced numbers.
+    """
     if "_jaxreg_key" not in root.__dict__:
         root.__dict__["_jaxreg_key"] = key_of(root)
     key = root.__dict__["_jaxreg_key"]
@@ -152,7 +161,9 @@ def remember(root: nn.Module, declared: Mapping[str, Declared]) -> None:
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(one.regularizer))
     }
     with _lock:
-        _declared_by.setdefault(key, {}).update(concrete)
+        known = _declared_by.get(key, {}).items()
+        others = {path: one for path, one in known if one.module != module or path in declared}
+        _declared_by[key] = {**others, **concrete}
         _declared_by.move_to_end(key)
         while len(_declared_by) > _MOST_MODELS:
             _declared_by.popitem(last=False)

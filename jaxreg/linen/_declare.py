@@ -18,7 +18,7 @@ def declare(module: nn.Module, found: dict[str, tuple[Regularizer, Any]]) -> Non
         )
         for path, (regularizer, leaf) in found.items()
     }
-    _declarations.remember(root, declared)
+    _declarations.remember(root, declared, own_path)
     current = _declarations.pass_of(module, root)
     if current is not None:
         current.ran.add(own_path)
@@ -30,6 +30,7 @@ def declare(module: nn.Module, found: dict[str, tuple[Regularizer, Any]]) -> Non
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
         for path, (regularizer, leaf) in found.items():
+            _plain.check_free(module, root, path)
             _plain.check_counted_once(module, root, regularizer, path, leaf)
             module.sow(
                 _declarations.LOSSES, path, regularizer(leaf), init_fn=lambda: None, reduce_fn=lambda _, new: new

@@ -35,13 +35,18 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
     value = output_penalty(regularizer, output, 0 if current is None else current.batch_axis, path)
+    _plain.check_free(module, root, ACTIVITY)
     before = _before(module, root)
     if isinstance(before, Mapping):
         raise ValueError(
             f"`activity_regularizer`: the module {named('/'.join(module.path))} has a submodule of the name "
             f"{ACTIVITY!r}, and the penalty would stand under the same name in 'losses'. Rename the submodule."
         )
-    value = value if before is None else before + value
+    if before is None:
+        if current is not None and _declarations.in_branch(module):
+            current.begun_in_branch[module.path] = value.dtype
+    else:
+        value = before + value
     module.sow(_declarations.LOSSES, ACTIVITY, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
 
 
@@ -60,9 +65,7 @@ def _before(module: nn.Module, root: nn.Module) -> Any:
     if _declarations.pass_of(module, root) is not None:
         return old  # `with_losses` passes no losses in
     path = (*module.path, ACTIVITY)
-    outer: Any = root.variables.get(_declarations.LOSSES)
-    for name in path:
-        outer = outer.get(name) if isinstance(outer, Mapping) else None
+    outer = _plain.passed_in(root, path)
     first_calls = root.__dict__.setdefault("_jaxreg_first_calls", {})
     if path not in first_calls:
         first_calls[path] = (module.scope.root, outer)
@@ -80,7 +83,7 @@ class Interceptor:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = rules
         self.used: set[int] = set()
-        self._running: set[str] = set()
+        self._running: dict[str, Any] = {}  # by path of the module, the `__call__` that began
 
     def __call__(self, call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -88,19 +91,22 @@ class Interceptor:
             return call(*args, **kwargs)
         path = "/".join(module.path)
         current = _declarations.pass_of(module, _declarations.root_of(module))
-        if current is None or path in self._running:
-            return call(*args, **kwargs)
+        function = getattr(context.orig_method, "func", None)
+        begun = self._running.get(path)
+        if current is None or (path in self._running and begun is not function):
+            return call(*args, **kwargs)  # `super().__call__`; the same function again is another call, of a recursion
         outer = current.padded
         if isinstance(module, (nn.RNN, nn.Bidirectional)) and kwargs.get("seq_lengths") is not None:
             current.padded = module
-        self._running.add(path)
+        self._running[path] = function
         try:
             output = call(*args, **kwargs)
             if _bridge.is_to_linen(module):
                 _bridge.declare(module)
             self._penalize(module, path, current, output)
         finally:
-            self._running.discard(path)
+            if begun is None:
+                self._running.pop(path, None)
             current.padded = outer
         return output
 

@@ -30,6 +30,32 @@ def check_counted_once(module: nn.Module, root: nn.Module, regularizer: Regulari
         raise _error(module, regularizer, name, "counts once a run: a lifted transform repeats the module")
 
 
+def check_free(module: nn.Module, root: nn.Module, name: str) -> None:
+    """Raise if the module itself has sown into `losses` under the name that a penalty of ours is to have."""
+    path = (*module.path, name)
+    ours = root.__dict__.setdefault("_jaxreg_sown", set())
+    found: Any = module.get_variable(_declarations.LOSSES, name)
+    is_old = path in ours or passed_in(root, path) is not None  # of an earlier call of the module, or of the model
+    if isinstance(found, tuple) or (hasattr(found, "dtype") and not is_old):
+        raise sown_twice(["/".join(path)])
+    ours.add(path)
+
+
+def sown_twice(paths: list[str]) -> ValueError:
+    return ValueError(
+        f"The modules sow losses of their own under {paths}, where the penalties of their regularizers stand. Sow "
+        "them under other names, as in `self.sow('losses', 'own', value)`."
+    )
+
+
+def passed_in(root: nn.Module, path: tuple[str, ...]) -> Any:
+    """What the caller has given to `apply` at a path in the collection `losses`."""
+    found: Any = root.variables.get(_declarations.LOSSES)
+    for name in path:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
 def _error(module: nn.Module, regularizer: Regularizer, name: str, reason: str) -> ValueError:
     path = "/".join((*module.path, name))
     return ValueError(

@@ -103,14 +103,16 @@ def _observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def observed_call(self: Regularized, *args: Any, **kwargs: Any) -> Any:
-        outermost = "_jaxreg_running" not in self.__dict__  # `super().__call__` of the same module is no other call
-        if self.scope is None or not outermost:
+        # `super().__call__` of the same module is no other call; the same `__call__` again is one, of a recursion
+        begun = self.__dict__.get("_jaxreg_running")
+        if self.scope is None or begun not in (None, observed_call):
             return call(self, *args, **kwargs)
-        self.__dict__["_jaxreg_running"] = True
+        self.__dict__["_jaxreg_running"] = observed_call
         try:
             output = call(self, *args, **kwargs)
         finally:
-            del self.__dict__["_jaxreg_running"]
+            if begun is None:
+                del self.__dict__["_jaxreg_running"]
         declare(self)
         if self.activity_regularizer is not None:
             regularizer = module_regularizer(type(self).__name__, ACTIVITY + SUFFIX, self.activity_regularizer)

@@ -3,14 +3,17 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from flax.core.scope import DenyList, union_filters
 
-from jaxreg._flax.declared import no_module_matches
+from jaxreg._flax.declared import ACTIVITY, named, no_module_matches
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations, _outputs, _weights
@@ -26,14 +29,29 @@ def run(
     kwargs: Any,
     mutable: Any,
     batch_axis: int | None = 0,
+    begun: Mapping[tuple[str, ...], Any] = MappingProxyType({}),
 ) -> tuple[Any, dict[str, Any], dict[str, _declarations.Declared]]:
-    """Return the output, the state with the collection `losses`, and what is declared, by path of the parameter."""
+    """Return the output, the state with the collection `losses`, and what is declared, by path of the parameter.
+
+    The branches of `nn.cond` must return the same collections. Where only some have penalties of outputs, JAX refuses,
+    and the model runs once more, with the totals of these modules begun at 0: `{path of the module: dtype}`.
+    """
     given = {
         name: value for name, value in variables.items() if name not in {_declarations.LOSSES, _declarations.NOTES}
     }
-    interceptor = _outputs.Interceptor(rules)
+    given.update({_declarations.LOSSES: _zeros(begun)} if begun else {})
+    interceptor, more = _outputs.Interceptor(rules), dict(begun)
     with _declarations.open_pass(batch_axis) as this_pass, nn.intercept_methods(interceptor):
-        y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules, batch_axis))
+        try:
+            y, state = model.apply(given, *args, **kwargs, mutable=_mutable(mutable, rules, batch_axis))
+        except Exception as error:
+            more = {**begun, **this_pass.begun_in_branch} if "branch" in str(error) else more
+            if more == begun:
+                if begun:
+                    raise _lost_in_branch(begun) from error
+                raise
+    if more != begun:
+        return run(model, rules, variables, args, kwargs, mutable, batch_axis, more)
     state = dict(state)
     notes = state.pop(_declarations.NOTES, {})
     noted, called = _read_notes(notes, _declarations.DECLARED), _read_notes(notes, _declarations.CALLED)
@@ -55,6 +73,19 @@ def run(
         declared.update(_from_note(module, content))
     _weights.check_jitted(params, declared)
     return y, state, declared
+
+
+def _zeros(begun: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    return traverse_util.unflatten_dict({(*path, ACTIVITY): jnp.zeros((), dtype) for path, dtype in begun.items()})
+
+
+def _lost_in_branch(begun: Iterable[tuple[str, ...]]) -> ValueError:
+    paths = [named("/".join(path)) for path in begun]
+    return ValueError(
+        f"`with_losses`: the activity penalties of the modules {paths} are of some branches of `nn.cond` or "
+        "`nn.switch` alone; a lifted transform around it cannot hand them on. Penalize the output of the module "
+        "around the branches instead."
+    )
 
 
 def _mutable(mutable: Any, rules: tuple[Rule, ...], batch_axis: int | None) -> Any:

@@ -15,7 +15,7 @@ from jaxreg._flax.outputs import check_batch_axis
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.patterns import Pattern, Rule, check_pattern, matches_nothing
 from jaxreg._rules.tree import TreeRegularizer
-from jaxreg.linen import _declarations, _trace, _weights
+from jaxreg.linen import _declarations, _plain, _trace, _weights
 from jaxreg.linen._declarations import LOSSES
 
 
@@ -87,7 +87,10 @@ def with_losses(model: nn.Module, activity: Any = (), *, batch_axis: int | None 
             )
 
         sown = state.get(LOSSES, {})
-        losses = {**_sums(sown), **_weights.penalties(variables.get("params", {}), declared, probe)}
+        outputs, weights = _sums(sown), _weights.penalties(variables.get("params", {}), declared, probe)
+        if twice := sorted(outputs.keys() & weights.keys()):
+            raise _plain.sown_twice(twice)
+        losses = {**outputs, **weights}
         losses = {path: losses[path] for path in sorted(losses)}
         if not in_filter(mutable, LOSSES):
             state.pop(LOSSES, None)

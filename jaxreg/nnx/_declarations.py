@@ -44,6 +44,7 @@ class Declarations:
     """What a model declares. Paths are those of `nnx.state(model, nnx.Param)`: of a shared node the first one counts.
 
     Attributes:
+        nodes: all that can hold modules: the modules, and other pytrees of NNX.
         modules: all modules of the model, inner ones before those around them.
         parameters: all parameters of the model, each once: `nnx.Param`s, and what else `wrt` means.
         wanted: the ids of the variables that `wrt` means.
@@ -54,6 +55,7 @@ class Declarations:
     def __init__(self, model: nnx.Module, wrt: Any = nnx.Param) -> None:
         means = nnx.filterlib.to_predicate(wrt)
         nodes = list(nnx.iter_graph(model))
+        self.nodes = [node for _, node in nodes if isinstance(node, nnx.Pytree)]
         modules = [(join(*path), node) for path, node in nodes if isinstance(node, nnx.Module) or _declares(node)]
         self.modules = [Declared(path, module, regularizers(module)) for path, module in modules]
         self.wanted = {id(node) for path, node in nodes if isinstance(node, nnx.Variable) and means(path, node)}

@@ -16,7 +16,7 @@ OBSERVED = "jaxreg_observed"
 
 class _Local(threading.local):
     def __init__(self) -> None:
-        self.running: set[int] = set()
+        self.running: dict[int, Any] = {}  # by id of the module, the observed `__call__` that began
 
 
 _local = _Local()
@@ -27,8 +27,11 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def observed_call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
-        # `super().__call__` of the same module is no other call
-        if id(self) in _local.running:
+        if local.recordings:
+            self = local.recordings[-1].twin_of(self)  # a closure may hold the module itself
+        # `super().__call__` of the same module is no other call; the same `__call__` again is one, of a recursion
+        begun = _local.running.get(id(self))
+        if begun not in (None, observed_call):
             return call(self, *args, **kwargs)
         if (bridge := _bridge.running()) is not None:
             _bridge.declare(bridge)
@@ -36,11 +39,12 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
             local.recordings[-1].before_running(self)
         has_total = ATTRIBUTE in vars(self)
         with noted(self, kwargs):
-            _local.running.add(id(self))
+            _local.running[id(self)] = observed_call
             try:
                 output = call(self, *args, **kwargs)
             finally:
-                _local.running.discard(id(self))
+                if begun is None:
+                    del _local.running[id(self)]
             if has_total:
                 add(self, output)
         return output

@@ -15,10 +15,10 @@ from jaxreg._flax.outputs import counts_padding, is_whole, output_penalty
 from jaxreg.linen._declarations import called_by_nnx
 from jaxreg.nnx._collect import collect
 from jaxreg.nnx._declarations import regularizer_of
+from jaxreg.nnx._twins import NODES
 
 ATTRIBUTE = "_activity_loss"
 PADDED = (nnx.RNN, nnx.Bidirectional)
-_NODES = "_pytree__nodes"  # where NNX notes which attributes are data
 
 
 @nnx.register_variable_name("jaxreg_activity_loss")  # as `ToNNX` hands it to Linen
@@ -38,6 +38,7 @@ class ActivityLoss(nnx.Variable[jax.Array]):
 
 
 class _Recording(Protocol):
+    def twin_of(self, module: Any) -> Any: ...
     def before_running(self, module: nnx.Module) -> None: ...
     def before_adding(self, loss: Any) -> None: ...
 
@@ -68,8 +69,8 @@ def noted(module: nnx.Module, arguments: Mapping[str, Any]) -> Iterator[None]:
 def attach(module: nnx.Module, loss: ActivityLoss) -> None:
     # Not by setattr, which NNX refuses for a model that an inner trace closes over.
     object.__setattr__(module, ATTRIBUTE, loss)
-    if hasattr(module, _NODES):
-        object.__setattr__(module, _NODES, getattr(module, _NODES).update({ATTRIBUTE: True}))
+    if hasattr(module, NODES):
+        object.__setattr__(module, NODES, getattr(module, NODES).update({ATTRIBUTE: True}))
 
 
 def add(module: nnx.Module, output: Any) -> None:

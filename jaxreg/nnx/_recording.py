@@ -17,6 +17,7 @@ from jaxreg.nnx._observe import patched
 from jaxreg.nnx._outputs import ATTRIBUTE, PADDED, ActivityLoss, attach, local, raise_lost
 from jaxreg.nnx._stacks import Unknown
 from jaxreg.nnx._to_nnx import linen_modules
+from jaxreg.nnx._twins import Twins
 
 _epoch = 0  # part of the static metadata, so that a trace that loses a penalty is never taken from a cache
 
@@ -33,6 +34,8 @@ class Recording:
         self._unsettled: dict[str, Any] = {}
         self._choose(declarations, rules)
         self._stacks: dict[str, Shape] = {path: declarations.stack_of(one) for path, one in self.modules.items()}
+        self.twins = Twins(declarations.nodes if self.modules else ())
+        self.modules = {path: self.twins.of(one) for path, one in self.modules.items()}
 
     def _choose(self, declarations: Declarations, rules: Sequence[Rule]) -> None:
         used, paths = [False] * len(rules), []
@@ -63,8 +66,8 @@ class Recording:
 
     @contextlib.contextmanager
     def of_call(self, inputs: Any) -> Iterator[None]:
-        """Attach a fresh `ActivityLoss` to each module, and leave the modules as they were in the end."""
-        outer: dict[str, Any] = {path: vars(module).get(ATTRIBUTE) for path, module in self.modules.items()}
+        """Attach a fresh `ActivityLoss` to the twin of each module; hand the changes of the call back in the end."""
+        outer = {path: vars(module).get(ATTRIBUTE) for path, module in self.modules.items()}
         start = zero(inputs if self.modules else ())
         try:
             for path, module in self.modules.items():
@@ -80,14 +83,19 @@ class Recording:
             for path, module in self.modules.items():
                 if ATTRIBUTE in vars(module):
                     delattr(module, ATTRIBUTE)
-                if outer[path] is not None:  # a call of `with_losses` inside another one
-                    attach(module, outer[path])
+                if (loss := outer[path]) is not None:  # a call of `with_losses` inside another one
+                    attach(module, loss)
+            self.twins.hand_back()
 
     def losses(self) -> dict[str, jax.Array]:
         """Return `{path: penalty}`, summed over the calls and the layers of a stack."""
         for path in list(self._unsettled):
             self._settle(path)
         return {path: jnp.sum(self._recorded_total(path)) for path in self.modules}
+
+    def twin_of(self, module: Any) -> Any:
+        """The module that runs in this call in place of the given one."""
+        return self.twins.of(module)
 
     def before_running(self, module: nnx.Module) -> None:
         """Raise if its weight penalty was taken of a whole stack of layers, and the module is one of them."""

@@ -86,7 +86,7 @@ def with_losses(
         losses = _losses(found)
         closed_over = [cell.cell_contents for cell in getattr(method, "__closure__", None) or ()]
         with recording.of_call((nnx.state(model), args, kwargs, closed_over)):
-            y = call(model, *args, **kwargs)
+            y = call(*recording.twins.of((model, *args)), **recording.twins.of(kwargs))
             activities = recording.losses()
         if linen_modules(declarations):  # which declare when they run
             losses.update(_losses({p: one for p, one in penalized(declarations).items() if p not in found}))
@@ -98,7 +98,7 @@ def with_losses(
                     "'activity', and the penalty of its output would stand under the same path. Rename the parameter."
                 )
             losses[path] = value
-        return y, {path: losses[path] for path in sorted(losses)}
+        return recording.twins.original_of(y), {path: losses[path] for path in sorted(losses)}
 
     return call_with_losses
 

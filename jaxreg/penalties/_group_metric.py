@@ -16,8 +16,10 @@ def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ..
 
     w_i = z_i·r/(r + cτ_i) with r = ‖w_g‖, the root of ‖v(r)‖ = 1, v_i = z_i/(r + cτ_i), or 0 if ‖v(0)‖ ≤ 1.
     """
+    tau = jnp.where((c == 0) & jnp.isinf(tau), 0, tau)
     r = _roots(axes, z, tau, c)
-    return jnp.where(c == 0, z, z * (r / _above(r, tau, c)))
+    w = z * (r / _above(r, tau, c))
+    return numerics.exact(jnp.where(c == 0, z, w), w)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -26,12 +26,18 @@ _SAFETY = 1.01
 _POLISH = ((1.875, -1.25, 0.375),) * 9  # the quintic Newton-Schulz step, for what is still below 1
 
 
+def _is_wide(x: jax.Array) -> bool:
+    """Whether the transpose is cheaper; it need not be known, as it is not of the symbolic sizes of `jax.export`."""
+    m, n = x.shape
+    return isinstance(m, int) and isinstance(n, int) and m < n
+
+
 def polar_factor(x: jax.Array) -> jax.Array:
     """U Vᵀ by matrix products alone; the null space maps to 0.
 
     Singular values below about 1e-6 of the Frobenius norm are mapped to less than 1.
     """
-    if x.shape[0] < x.shape[1]:
+    if _is_wide(x):
         return polar_factor(x.T).T
     frobenius = jax.lax.stop_gradient(numerics.norms(x, (0, 1)))
     y = x / jnp.where(frobenius == 0, 1, frobenius)
@@ -60,7 +66,7 @@ def _nuclear_norm_polar_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax
 
 def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     """U max(Σ − t, 0) Vᵀ = ½·(X − tO)·(I + sign(P − tI)), O the polar factor and P = OᵀX symmetrized."""
-    if x.shape[0] < x.shape[1]:
+    if _is_wide(x):
         return singular_value_threshold_polar(x.T, t).T
     factor = polar_factor(x)
     p = matmul(factor.T, x)

@@ -34,7 +34,9 @@ def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What the rounding of a decomposition makes of a zero singular value."""
-    return max(shape) * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0)
+    is_known = all(isinstance(n, int) for n in shape)
+    longest = max(shape) if is_known else functools.reduce(jnp.maximum, map(numerics.number_of, shape))
+    return longest * jnp.finfo(s.dtype).eps * jnp.max(s, initial=0)
 
 
 @jax.custom_jvp
@@ -111,13 +113,12 @@ def spectral_sum(
 def _spectral_sum_jvp(total: Any, slopes: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (params, x), (dparams, dx) = primals, tangents
     sigma = singular_values(x)
-    s = jax.lax.stop_gradient(sigma)
-    s = jnp.where(s <= _negligible(s, x.shape), 0, s)
+    s = jnp.where(sigma <= _negligible(sigma, x.shape), 0, sigma)
     _, tangent = jax.jvp(lambda p: total(p, s), (params,), (dparams,))
     gradient = spectral_map(functools.partial(_not_negligible, slopes, x.shape), params, x)
     return total(params, sigma), tangent + jnp.sum(numerics.real_product(gradient, dx))
 
 
 def _not_negligible(slopes: Any, shape: tuple[int, ...], params: Any, s: jax.Array) -> jax.Array:
-    zero = s <= jax.lax.stop_gradient(_negligible(s, shape))
-    return jnp.where(zero, 0, slopes(params, jnp.where(zero, 0, s)))
+    rounding = jax.lax.stop_gradient(jnp.where(s <= _negligible(s, shape), s, 0))
+    return slopes(params, s - rounding)  # at 0 the slope is 0, and its derivative the curvature there

@@ -16,7 +16,7 @@ from jaxreg._core.structure import Parts, Reach
 
 
 @final
-class Anchored(Regularizer):
+class Anchored(Regularizer, promoted=False):
     """Pull an array towards a reference: fine-tuning, federated learning, continual learning.
 
         R(x) = P(x − reference),            or Σ_i weights_i · ρ(|x_i − reference_i|) with weights
@@ -30,15 +30,14 @@ class Anchored(Regularizer):
     `TreeRegularizer.anchored`. A config holds their shapes and digests; `from_config` takes the arrays.
 
     Args:
-            object.__setattr__(self, name, _as_it_is_now(f"Anchored({name}=...)", value))
-        if self.weights is None:
-            return
-        object.__setattr__(self, "weights", checks.number("Anchored(weights=...)", self.weights, above=None))
-        if self.penalty.scalar() is None:
+        penalty: any regularizer; with weights an elementwise class such as L1, L2, MCP.
+        reference: an array of the shape of `x`, or a number. Do not donate its buffer. Of a variable (NNX, Keras) the
+            value that it has now, of a NumPy array a copy: what training changes later does not move the reference.
         weights: an array of the shape of `x` of non-negative numbers, or None; 0 leaves an entry free.
 
     Raises:
         ValueError: the shapes differ.
+        TypeError: the reference is complex and the array real.
         TypeError: weights with a penalty that is not elementwise.
         ValueError: a weight is negative, nan or inf.
 
@@ -76,11 +75,13 @@ class Anchored(Regularizer):
             )
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = jnp.asarray(x)
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         difference = x - self._array("reference", x)
         rho = None if self.weights is None else self.penalty.scalar()
         if rho is None:
-            return self.penalty(difference)
+            return self.penalty.rounded_value(difference, held)
         return weighted_sum(rho, jnp.real(self._array("weights", x)), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
@@ -92,7 +93,8 @@ class Anchored(Regularizer):
         reference = self._array("reference", z)
         start, difference = p - reference, z - reference
         moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
-        return jnp.where(moved == start, p, self._back(z, difference, moved))
+        back = self._back(z, difference, moved)
+        return numerics.exact(jnp.where(moved == start, p, back), back)
 
     def parts(self) -> Parts:
         return Parts(intervals=(self,)) if self.penalty.parts().is_interval else Parts(rest=(self,))
@@ -118,15 +120,12 @@ class Anchored(Regularizer):
             raise ValueError(
                 f"`Anchored.from_config` takes a dict with penalty, reference, weights, got {checks.short(config)}."
             )
+        penalty = codec.decode({"penalty": config["penalty"]}, {})["penalty"]  # first: what it lacks can be written in
         arrays: dict[str, Any] = {"reference": reference, "weights": weights}
-        for name, given in arrays.items():
-            described = config[name]
-            if described is not None and (given is None or _describe(given) != described):
-                raise ValueError(
-                    f"The config of `Anchored` describes the {name} {checks.short(described)} but does not hold it: "
-                    f"call `jaxreg.Anchored.from_config(config, {name}=array)` with that array."
-                )
-        return cls(codec.decode(config["penalty"], {}), **arrays)
+        described = {name: config[name] for name in arrays if config[name] is not None}
+        if any(arrays[name] is None or _describe(arrays[name]) != described[name] for name in described):
+            raise codec.MissingArrays(cls, described)
+        return cls(penalty, **arrays)
 
     @property
     def reach(self) -> Reach:
@@ -137,10 +136,17 @@ class Anchored(Regularizer):
 
     def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
         """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""
-        return jnp.where(moved == difference, x, self._array("reference", x) + moved)
+        back = self._array("reference", x) + moved
+        return numerics.exact(jnp.where(moved == difference, x, back), back)
 
     def _array(self, name: str, x: jax.Array) -> jax.Array:
-        value = jax.lax.stop_gradient(jnp.asarray(getattr(self, name), x.dtype))
+        value = getattr(self, name)
+        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(x):
+            raise TypeError(
+                f"`Anchored({name}=...)` is complex, and the array has the real dtype {x.dtype}. Give "
+                "`reference.real`, or the array as complex numbers."
+            )
+        value = jax.lax.stop_gradient(jnp.asarray(value, x.dtype))
         if value.shape not in ((), x.shape):
             raise ValueError(f"`Anchored({name}=...)` has the shape {value.shape}, the array has {x.shape}.")
         return value

@@ -1,13 +1,14 @@
 """Group: a penalty of the Euclidean norms of groups."""
 
+import functools
 import math
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import numerics
+from jaxreg._core import numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Reach, without_l2
@@ -69,7 +70,8 @@ class Group(Regularizer):
         _axes.check_axis("Group", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return self.size_weight(x) * self.penalty(self.norms(x))
+        x = jnp.asarray(x)
+        return self.size_weight(x) * _sum(_axes.axes_of("Group", self.axis, x.ndim), self.penalty, x)
 
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
@@ -80,18 +82,15 @@ class Group(Regularizer):
         """Return ω, the weight of a group."""
         x = jnp.asarray(x)
         size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
-        return jnp.asarray(math.sqrt(size) if self.weight == "sqrt_size" else 1.0, numerics.real_dtype(x))
+        return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
         weighted = jnp.asarray(step) * self.size_weight(z)
+        axes = _axes.axes_of("Group", self.axis, z.ndim)
         if weighted.ndim:
-            return self._metric_prox(z, weighted, _axes.axes_of("Group", self.axis, z.ndim))
-        # An infinite norm of finite entries; the ratio is the same there, and the reciprocal no subnormal number.
-        norms = jnp.minimum(self.norms(z), jnp.finfo(weighted.dtype).max / 8)
-        shrunk = self.penalty.prox(norms, weighted)
-        positive = norms > 0
-        return z * jnp.where(positive, shrunk / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
+            return self._metric_prox(z, weighted, axes)
+        return radial.resized_groups(_shrunk, axes, (self.penalty, weighted), z)
 
     def _metric_prox(self, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         parts = self.penalty.parts()
@@ -104,3 +103,27 @@ class Group(Regularizer):
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
         return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+
+
+def _shrunk(params: tuple[Regularizer, jax.Array], norms: jax.Array) -> jax.Array:
+    penalty, step = params
+    return penalty.prox(norms, step)
+
+
+def _slope(penalty: Regularizer, norms: jax.Array) -> jax.Array:
+    return jax.grad(penalty)(norms)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sum(axes: tuple[int, ...], penalty: Regularizer, x: jax.Array) -> jax.Array:
+    """Σ_g ρ(‖x_g‖)."""
+    return penalty(numerics.norms(x, axes))
+
+
+@_sum.defjvp
+def _sum_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (penalty, x), (dpenalty, dx) = primals, tangents
+    norms = numerics.norms(x, axes)
+    value, tangent = jax.jvp(lambda p: p(norms), (penalty,), (dpenalty,))
+    gradient = radial.directed_groups(_slope, axes, penalty, x)
+    return value, tangent + jnp.sum(numerics.real_product(gradient, dx))

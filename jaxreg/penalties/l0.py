@@ -53,7 +53,8 @@ class L0(Elementwise):
         return jnp.zeros_like(a)
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        return jnp.where(a <= jnp.sqrt(2 * numerics.threshold(step, self.l0)), 0, a)
+        u = numerics.threshold(step, self.l0)
+        return jnp.where((a <= jnp.sqrt(2 * u)) & (u > 0), 0, a)
 
 
 @functools.cache

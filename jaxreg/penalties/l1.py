@@ -58,7 +58,7 @@ class L1(Elementwise):
         return jnp.full_like(a, jnp.asarray(self.l1, a.dtype))
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        return jnp.maximum(a - numerics.threshold(step, self.l1), 0)
+        return numerics.soft_threshold(a, numerics.threshold(step, self.l1))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         return numerics.soft_threshold(jnp.asarray(z), numerics.threshold(jnp.asarray(step), self.l1))

@@ -61,8 +61,7 @@ class L1L2(Elementwise):
         return jnp.asarray(self.l1, a.dtype) + 2 * jnp.asarray(self.l2, a.dtype) * a
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        r = jnp.maximum(a - numerics.threshold(step, self.l1), 0)
-        return r / (1 + 2 * numerics.threshold(step, self.l2))
+        return self.prox(a, step)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)

@@ -53,9 +53,12 @@ class LogSum(Elementwise):
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         u, eps = numerics.threshold(step, self.strength), jnp.asarray(self.eps, a.dtype)
+        finite = jnp.isfinite(u)
+        u = jnp.where(finite, u, 0)
         under = 1 - 4 * (u / (a + eps)) / (a + eps)
-        real = under > 0
-        root = (a - eps + (a + eps) * jnp.sqrt(jnp.where(real, under, 1))) / 2
-        r = jnp.where(real & (root > 0), root, 0)
-        gain = (a - r / 2) * r - jnp.where(r > 0, u * jnp.log1p(r / eps), 0)  # ½a² less the objective at r
-        return jnp.where(u == 0, a, jnp.where((gain > 0) | jnp.isnan(a), root, 0))
+        real = (under > 0) & finite
+        root = a - 2 * (u / (a + eps)) / (1 + jnp.sqrt(jnp.where(real, under, 1)))  # without the difference a − eps
+        r = jnp.where(real & (root > 0), root, 1)
+        gain = a - r / 2 - u * (jnp.log1p(r / eps) / r)  # ½a² less the objective at r, over r
+        better = (real & (root > 0) & ~(gain <= 0)) | ((u == 0) & finite) | jnp.isnan(a)
+        return jnp.where(better, root, 0)

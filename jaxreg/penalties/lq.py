@@ -64,30 +64,38 @@ class Lq(Elementwise):
         return jnp.asarray(self.lq, a.dtype) * jnp.where(positive, jnp.where(positive, a, 1) ** self.q, 0)
 
     def slope(self, a: jax.Array) -> jax.Array:
-        floor = float(jnp.finfo(a.dtype).tiny) ** 0.25
-        return jnp.asarray(self.lq, a.dtype) * self.q * jnp.maximum(a, floor) ** (self.q - 1)
+        return jnp.asarray(self.lq, a.dtype) * self.q * _floored(a) ** (self.q - 1)
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         u = jnp.broadcast_to(numerics.threshold(step, self.lq), a.shape)
-        free, q = u == 0, self.q
-        least = (2 * jnp.where(free, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
+        q, above = self.q, _floored(a)
+        least = (2 * jnp.where(u == 0, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
+        # One Newton step from a has all digits of the root, and its derivatives, where it moves a by less than a digit:
+        # where u·q·a^(q−1) < ε·a.
+        far = (q / (2 * (1 - q) * float(jnp.finfo(a.dtype).eps))) ** (1 / (2 - q)) * least
+        free = (u == 0) | ((a > far) & (above == a))
         inside = (a <= at_least) & ~free
         safe_a, safe_u = jnp.where(inside | free, 2 * at_least, a), jnp.where(free, 1, u)
         root = {0.5: _root_half, 2 / 3: _root_two_thirds}.get(q, _root_newton)(safe_a, safe_u, least, q)
-        return jnp.where(free, a, jnp.where(inside, 0, root))
+        force = u * q * above ** (q - 1)
+        step_from_a = a - force / (1 - jnp.where(free, force * (1 - q) / above, 0))
+        return jnp.where(free, step_from_a, jnp.where(inside, 0, root))
+
+
+def _floored(a: jax.Array) -> jax.Array:
+    return jnp.maximum(a, float(jnp.finfo(a.dtype).tiny) ** 0.25)
 
 
 def _root_half(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Array:
     del least, q
-    angle = jnp.arccos(jnp.clip(-(3**1.5 / 4) * u * a**-1.5, -1 + 1e-7, 0))
+    angle = jnp.arccos(jnp.maximum(-(3**1.5 / 4) * u * a**-1.5, -1 + 1e-7))
     return 2 / 3 * a * (1 + jnp.cos(2 / 3 * angle))
 
 
 def _root_two_thirds(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Array:
     del least, q
-    # r/a is a function of a/(2u)^¾ alone, and 1 to all digits from here on, where the square might overflow
-    scaled = jnp.minimum(a / (2 * u) ** 0.75, float(jnp.finfo(a.dtype).eps) ** -0.75)
+    scaled = a / (2 * u) ** 0.75  # r/a is a function of it alone
     length = 2 / 3**0.5 * jnp.sqrt(jnp.cosh(jnp.arccosh(27 / 16 * scaled**2) / 3))
     return a * (((length + jnp.sqrt(2 * scaled / length - length**2)) / 2) ** 3 / scaled)
 

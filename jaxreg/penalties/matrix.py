@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, compiler
+from jaxreg._core import checks, compiler, numerics
 from jaxreg._core.constraint import Constraint
-from jaxreg._core.entry import TREES, from_outside
+from jaxreg._core.entry import TREES
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach, Scalar
@@ -19,7 +19,7 @@ from jaxreg.penalties import _axes
 
 
 @final
-class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x before it is promoted
+class Matrix(Regularizer, promoted=False):
     """Penalize a kernel as a matrix, its inputs by its outputs: convolutions, attention.
 
         R(x) = P(M(x)),   the columns of the matrix M are the axes `outputs` of x, its rows all others
@@ -77,7 +77,10 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
         object.__setattr__(self, "outputs", tuple(int(axis) for axis in given))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return _value(self, from_outside(self, x))
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
+        return self.penalty.rounded_value(self.matrix(compiler.gradient_placed_like_itself(x)), self.matrix(held))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
@@ -138,14 +141,3 @@ class Matrix(Regularizer, compiled=False):  # a constraint needs the dtype of x 
         order, _ = self._order(len(shape))
         moved = matrix.reshape(tuple(shape[axis] for axis in order))
         return jnp.transpose(moved, tuple(np.argsort(order).tolist()))
-
-
-@jax.jit
-def _value(reg: Matrix, x: ArrayLike) -> jax.Array:
-    x = jnp.asarray(x)
-
-    def value(reg: Matrix, x: jax.Array) -> jax.Array:
-        inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-        return reg.penalty(reg.matrix(compiler.gradient_placed_like_itself(x) if inexact else x))
-
-    return compiler.automatic(value, x, replicated=True)(reg, x)

@@ -54,13 +54,13 @@ class MCP(Elementwise):
 
     def slope(self, a: jax.Array) -> jax.Array:
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)
-        return jnp.maximum(strength - a / gamma, 0)
+        return jnp.where(a < gamma * strength, strength - a / gamma, 0)
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, gamma = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.gamma, a.dtype)
         convex = step < gamma
         u = jnp.where(convex, step, 0)
-        firm = jnp.where(a <= u * strength, 0, (a - u * strength) / (1 - u / gamma))
-        firm = jnp.where(a > gamma * strength, a, firm)
+        firm = numerics.soft_threshold(a, u * strength) / (1 - u / gamma)
+        firm = jnp.where(a >= gamma * strength, a, firm)
         jump = numerics.threshold(jnp.sqrt(step) * jnp.sqrt(gamma), strength)
-        return jnp.where(convex, firm, jnp.where(a <= jump, 0, a))
+        return jnp.where(convex, firm, jnp.where((a <= jump) & (jump > 0), 0, a))

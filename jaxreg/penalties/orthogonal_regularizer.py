@@ -57,9 +57,11 @@ class OrthogonalRegularizer(Regularizer):
         rows = x if self.mode == "rows" else x.T
         n = rows.shape[0]
         factor = jnp.asarray(self.factor, numerics.real_dtype(x))
-        if n < 2:
+        if isinstance(n, int) and n < 2:
             return jnp.zeros_like(factor)
+        count = numerics.number_of(n)
+        pairs = count * (count - 1) if isinstance(n, int) else jnp.maximum(count * (count - 1), 1)
         units = numerics.unit_vectors(rows, axis=1)
         cosines = numerics.gram(units)
         off_diagonal = jnp.where(jnp.eye(n, dtype=bool), 0, numerics.absolute(cosines))
-        return factor * (jnp.sum(off_diagonal) / (n * (n - 1)))
+        return factor * (jnp.sum(off_diagonal) / pairs)

@@ -55,17 +55,17 @@ class SCAD(Elementwise):
 
     def slope(self, a: jax.Array) -> jax.Array:
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
-        return jnp.clip((bend * strength - a) / (bend - 1), 0, strength)
+        middle = (bend * strength - a) / (bend - 1)
+        return jnp.where(a <= strength, strength, jnp.where(a < bend * strength, middle, 0))
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
         strength, bend = jnp.asarray(self.strength, a.dtype), jnp.asarray(self.a, a.dtype)
         convex = step < bend - 1
         u = jnp.where(convex, step, 0)
         middle = ((bend - 1) * a - bend * u * strength) / (bend - 1 - u)
-        r = jnp.where(
-            a <= strength * (1 + u), jnp.maximum(a - u * strength, 0), jnp.where(a <= bend * strength, middle, a)
-        )
-        soft = jnp.minimum(jnp.maximum(a - numerics.threshold(step, strength), 0), strength)
+        shrunk = numerics.soft_threshold(a, u * strength)
+        r = jnp.where(a <= strength * (1 + u), shrunk, jnp.where(a <= bend * strength, middle, a))
+        soft = jnp.minimum(numerics.soft_threshold(a, numerics.threshold(step, strength)), strength)
         finite = jnp.where(jnp.isfinite(step), step, 1)
         worse = finite * self.profile(soft) + (soft - a) ** 2 / 2 > finite * self.profile(a)
         jump = jnp.where((worse & jnp.isfinite(step)) | (strength == 0), a, soft)

@@ -57,11 +57,11 @@ class SoftOrthogonal(Regularizer):
         if w.size == 0:
             return jnp.zeros((), numerics.real_dtype(w))
         m, n = w.shape
-        short = w if m < n else jnp.conj(w).T
-        gram = numerics.gram(short)
-        rest = gram - jnp.eye(min(m, n), dtype=w.dtype)
+        is_wide = isinstance(m, int) and isinstance(n, int) and m < n  # else the symbolic sizes of `jax.export`
+        gram = numerics.gram(w if is_wide else jnp.conj(w).T)
+        rest = gram - jnp.eye(m if is_wide else n, dtype=w.dtype)
         factor = jnp.asarray(self.factor, numerics.real_dtype(w))
-        return sums.scaled_l2(factor, rest) + factor * max(n - m, 0)
+        return sums.scaled_l2(factor, rest) + factor * (n - m if is_wide else 0)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("SoftOrthogonal.prox", jnp.asarray(z)), jnp.asarray(step)
@@ -74,7 +74,8 @@ def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
     b = 0.25 / (1 + 4 * u)  # the cubic divided by 4 + 16u: neither u nor σ is too large
     a = 0.25 - b
     # At or beyond the root: it is at most σ, and from √2 on s³ − s ≥ s³/2, so there at most (σ/2u)^⅓.
-    s = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
+    start = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
+    s = jax.lax.stop_gradient(start)  # the steps carry the derivatives
     for _ in range(_NEWTON_STEPS):
         s = s - (s * (a * s) * s + (b - a) * s - b * sigma) / (3 * (a * s) * s + b - a)
-    return jnp.where(sigma == 0, 0, s)
+    return jnp.where(sigma == 0, sigma / jnp.where(4 * u < 1, 1 - 4 * u, jnp.inf), s)

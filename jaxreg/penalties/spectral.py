@@ -91,5 +91,5 @@ class Spectral(Regularizer):
                 f"`Spectral({type(self.penalty).__name__}, method='polar')` needs a multiple of L1 and a real matrix, "
                 f"got dtype {x.dtype}; use method='svd'."
             )
-        large = min(x.shape) >= _POLAR_FROM and jax.default_backend() != "cpu"
+        large = all(isinstance(n, int) and n >= _POLAR_FROM for n in x.shape) and jax.default_backend() != "cpu"
         return self.method == "polar" or (self.method == "auto" and possible and large)

@@ -58,7 +58,12 @@ class SpectralNorm(Regularizer):
         if z.size == 0:
             return z
         bound = _clip_level(_singular_values.singular_values(z), numerics.threshold(step, self.strength))
-        return _singular_values.spectral_map(_singular_values.clip, bound, z)
+        return _singular_values.spectral_map(_below, bound, z)
+
+
+def _below(bound: jax.Array, s: jax.Array) -> jax.Array:
+    """min(σ, θ); with the step 0, where θ = σ₁, the derivative is that of θ."""
+    return jnp.where(s < bound, s, bound)
 
 
 def _largest(params: Any, s: jax.Array) -> jax.Array:
@@ -77,4 +82,6 @@ def _clip_level(s: jax.Array, u: jax.Array) -> jax.Array:
     """θ ≥ 0 with Σ(σ_i − θ)₊ = u, for σ in decreasing order; 0 where Σσ_i ≤ u."""
     count = jnp.arange(1, s.size + 1, dtype=s.dtype)
     levels = (jnp.cumsum(s) - u) / count  # the level if the first k are clipped; the largest one is right
-    return jnp.maximum(jnp.max(levels), 0)
+    clipped = s >= jax.lax.stop_gradient(jnp.max(levels))
+    level = (jnp.sum(jnp.where(clipped, s, 0)) - u) / jnp.maximum(jnp.sum(clipped), 1)
+    return jnp.maximum(numerics.exact(jnp.max(levels), level), 0)

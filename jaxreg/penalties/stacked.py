@@ -6,15 +6,18 @@ from typing import final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
+from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach
+from jaxreg.penalties import _axes
 
 
 @final
-class Stacked(Regularizer):
+class Stacked(Regularizer, promoted=False):
     """Penalize each layer of a stack by itself: what `nn.scan` and `nn.vmap` make of a parameter.
 
         R(x) = Σ_l P(x_l),   l over the stacked axes
@@ -27,7 +30,8 @@ class Stacked(Regularizer):
         axes: static; the positions of the stacked axes in the array, an int or a tuple.
 
     Raises:
-        ValueError: the array has no such axes.
+        ValueError: an axis is named twice, or the array has no such axes.
+        TypeError: `axes` is no int and no tuple of ints.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -42,11 +46,21 @@ class Stacked(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
-        object.__setattr__(self, "axes", (self.axes,) if isinstance(self.axes, int) else self.axes)
+        axes = self.axes if isinstance(self.axes, tuple) else (self.axes,)
+        if any(isinstance(axis, bool) or not isinstance(axis, (int, np.integer)) for axis in axes):
+            raise TypeError(f"`Stacked(axes=...)` must be an int or a tuple of ints, got {checks.short(self.axes)}.")
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"`Stacked(axes=...)` must name different axes, got {checks.short(self.axes)}.")
+        object.__setattr__(self, "axes", tuple(map(int, axes)))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        layers, _ = self.layers(jnp.asarray(x))
-        return jnp.sum(jax.vmap(self.penalty)(layers)) if len(layers) else jnp.zeros((), jnp.finfo(layers.dtype).dtype)
+        return self.rounded_value(numerics.promote(x), jnp.asarray(x))
+
+    def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
+        layers, _ = self.layers(x)
+        if not len(layers):
+            return jnp.zeros((), numerics.real_dtype(x))
+        return jnp.sum(jax.vmap(self.penalty.rounded_value)(layers, self.layers(held)[0]))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         layers, stack = self.layers(jnp.asarray(z))
@@ -77,7 +91,8 @@ class Stacked(Regularizer):
         """Return the layers along one new first axis, and the shape of the stack."""
         if any(not -x.ndim <= axis < x.ndim for axis in self.axes):
             raise ValueError(f"`Stacked(axes={self.axes})` takes an array with these axes, got the shape {x.shape}.")
-        moved = jnp.moveaxis(x, self.axes, tuple(range(len(self.axes))))
+        axes = _axes.axes_of("Stacked", self.axes, x.ndim, "axes")
+        moved = jnp.moveaxis(x, axes, tuple(range(len(axes))))
         stack, layer = moved.shape[: len(self.axes)], moved.shape[len(self.axes) :]
         return moved.reshape(math.prod(stack), *layer), stack
 

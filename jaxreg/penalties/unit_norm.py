@@ -56,4 +56,5 @@ class UnitNorm(constraint.Constraint):
         axes = _axes.axes_of("UnitNorm", self.axis, z.ndim)
         n = math.prod(z.shape[i] for i in axes)
         zero = jnp.all(z == 0, axis=axes, keepdims=True)
-        return jnp.where(zero, 1 / math.sqrt(max(n, 1)), numerics.unit_vectors(z, axes))
+        even = 1 / numerics.root_of(n if n != 0 else 1, numerics.real_dtype(z))
+        return jnp.where(zero, even, numerics.unit_vectors(z, axes))

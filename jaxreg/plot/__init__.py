@@ -12,6 +12,13 @@ current matplotlib style: on a dark background (`plt.style.use("dark_background"
 readers can tell them apart, and lines differ in dashes too. Weights that are exactly 0 are grey.
 """
 
+try:
+    import matplotlib as _matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"`import jaxreg.plot` needs matplotlib: `pip install 'jaxreg[plot]'`. Importing matplotlib failed: {error}"
+    ) from error
+
 from jaxreg.plot._curves import curves as curves
 from jaxreg.plot._path import path as path
 from jaxreg.plot._sparsity import sparsity as sparsity

@@ -40,7 +40,7 @@ def sparsity(params: Any, axes: Axes | None = None) -> Axes:
         axes.bar_label(
             bars, [f"{percent:.0f}%" if percent else "0" for percent in percents.values()], padding=3, size=8
         )
-    axes.set_yticks(range(len(rows)), [path for path, _ in groups])
+    axes.set_yticks(range(len(rows)), [_style.name(path) for path, _ in groups])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))

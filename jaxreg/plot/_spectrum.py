@@ -45,7 +45,7 @@ def spectrum(params: Any, axes: Axes | None = None) -> Axes:
         values = np.linalg.svd(matrix.astype(precise), compute_uv=False)
         rank = int(np.sum(values > values[0] * max(matrix.shape) * np.finfo(precise).eps))
         shown = np.where(np.arange(len(values)) < rank, values, np.nan)
-        label = f"{path}, rank {rank} of {len(values)}" if path else f"rank {rank} of {len(values)}"
+        label = f"{_style.name(path)}, rank {rank} of {len(values)}" if path else f"rank {rank} of {len(values)}"
         axes.plot(np.arange(1, len(values) + 1), shown, marker="o", markersize=3, label=label, **style)
     axes.set_yscale("log")
     _style.whole_numbers(axes)

@@ -13,6 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from jaxreg._reports.table import printable
+
 # The colours of Okabe and Ito, which colour-blind readers can tell apart, for a light and for a dark background.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#444444")
 DARK = ("#56B4E9", "#E69F00", "#A6F0D0", "#F5A3CB", "#F0E442", "#CCCCCC")
@@ -62,6 +64,12 @@ def frame(axes: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=mpl.rcParams["text.color"], alpha=0.15, linewidth=0.8)
+
+
+def name(text: str) -> str:
+    """A name as matplotlib shows it: `$` begins no formula, and no legend leaves out one that begins with `_`."""
+    text = printable(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def whole_numbers(axes: Axes) -> None:

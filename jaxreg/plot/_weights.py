@@ -54,7 +54,7 @@ def weights(before: Any, after: Any, axes: Any = None) -> NDArray[np.object_]:
             one.imshow(_style.paint(matrix, scale), interpolation="nearest", aspect="auto")
             zeros = int(np.sum(matrix == 0))
             note = f"{when}: {share(zeros, matrix.size) if zeros else 'none'} exactly 0"
-            one.set_title(f"{path}, {note}" if path else note, fontsize="medium")
+            one.set_title(f"{_style.name(path)}, {note}" if path else note, fontsize="medium")
             _style.whole_numbers(one)
             one.set_xlabel("output")
         row[0].set_ylabel("input")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from jaxreg._commands.checkpoints import files, keras_file, keras_rules
+from jaxreg._reports.table import printable
 
 NAME = "convert"
 SUMMARY = "the regularizers of a Keras model as jaxreg rules"
@@ -35,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     with files.one_line(args.model):
         rules, notes = keras_rules.convert(keras_file.read_config(args.model))
     print(json.dumps(rules.get_config(), indent=1))
-    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
+    print(*map(printable, notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
     return 0

@@ -1,16 +1,19 @@
 """Read checkpoints as `{path: array}`; the format is told by the content, not by the name. Nothing is unpickled."""
 
+import collections
 import contextlib
+import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._commands import cli
-from jaxreg._commands.checkpoints import keras_file
+from jaxreg._commands.checkpoints import keras_file, limits
 from jaxreg._rules.paths import flatten_with_paths
 
 Arrays = dict[str, Any]
@@ -83,23 +86,58 @@ def _zip_reader(path: Path) -> Callable[[Path], Arrays]:
 
 
 def _npz(path: Path) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        limits.check(path, _sizes(archive))
     with np.load(path, allow_pickle=False) as arrays:
-        return {_slashes(name): arrays[name] for name in arrays.files}
+        return _unique(path, zip(_slashes(arrays.files), map(arrays.__getitem__, arrays.files), strict=True))
+
+
+def _sizes(archive: zipfile.ZipFile) -> Iterator[int]:
+    """The bytes of the members, or of the arrays where their headers claim more: NumPy takes that much at once."""
+    for info in archive.infolist():
+        with archive.open(info) as member:
+            version = np.lib.format.read_magic(member) if info.filename.endswith(".npy") else (0, 0)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read_header[version](member) if version in read_header else ((), False, np.dtype("u1"))
+        yield max(info.file_size, limits.nbytes(shape, dtype.itemsize))
 
 
 def _safetensors(path: Path) -> Arrays:
     cli.require("inspect", {"safetensors": "safetensors"})
     from safetensors import safe_open
 
-    with safe_open(path, framework="np") as file:
-        return {_slashes(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no mapping
+    with safe_open(path, framework="np") as file:  # checks that the header describes the file
+        names = list(file.keys())
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))
+    data = np.memmap(path, np.uint8, "r", offset=8 + length) if path.stat().st_size > 8 + length else np.zeros(0, "u1")
+    return _unique(path, zip(_slashes(names), (_tensor(path, data, name, header[name]) for name in names), strict=True))
+
+
+# The formats of safetensors that are not named as in NumPy; it writes F8_E4M3 for the one without infinities.
+_FORMATS = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+_FORMATS |= {
+    "BOOL": "bool",
+    **{f"{kind}{bits}": f"{kind.lower()}{bits // 8}" for kind in "IUFC" for bits in (8, 16, 32, 64, 128)},
+}
+
+
+def _tensor(path: Path, data: Any, name: str, described: Any) -> Any:
+    try:
+        dtype = jnp.dtype(_FORMATS[described["dtype"]])
+    except (KeyError, TypeError):
+        raise cli.UserError(f"{path}: {name} has the format {described['dtype']}, which is not read here") from None
+    begin, end = described["data_offsets"]
+    little = np.asarray(data[begin:end]).view(dtype.newbyteorder("<") if dtype.kind in "iufc" else dtype)
+    return np.require(little.reshape(described["shape"]), requirements="A")
 
 
 def _msgpack(path: Path) -> Arrays:
     cli.require("inspect", {"flax": "flax"})
     from flax.serialization import msgpack_restore
 
-    return _flat(msgpack_restore(path.read_bytes()))
+    return _flat(path, msgpack_restore(path.read_bytes()))
 
 
 def _orbax(path: Path) -> Arrays:
@@ -111,8 +149,18 @@ def _orbax(path: Path) -> Arrays:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns of missing shardings, which NumPy does not need
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(item.absolute()).item_metadata.tree
+    limits.check(path, _claims(jax.tree.leaves(tree)))
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return _flat(checkpointer.restore(item.absolute(), restore_args=as_numpy))
+    return _flat(path, checkpointer.restore(item.absolute(), restore_args=as_numpy))
+
+
+def _claims(metadata: Iterable[Any]) -> Iterator[int]:
+    """The bytes of each array in an Orbax checkpoint, or of one of its chunks if that is more."""
+    for leaf in metadata:
+        storage = getattr(leaf, "storage", None)
+        shapes = [getattr(leaf, "shape", ()), getattr(storage, "chunk_shape", ()), getattr(storage, "write_shape", ())]
+        itemsize = np.dtype(getattr(leaf, "dtype", None) or "u1").itemsize
+        yield max(limits.nbytes(shape or (), itemsize) for shape in shapes)
 
 
 def _orbax_item(path: Path) -> Path:
@@ -131,13 +179,35 @@ def _orbax_item(path: Path) -> Path:
     raise cli.UserError(f"{path}: no Orbax checkpoint (no _METADATA in it)")
 
 
-def _flat(tree: Any) -> Arrays:
-    """The arrays by the paths of the parameters: without the `value` under which NNX states and boxes store them."""
+def _flat(path: Path, tree: Any) -> Arrays:
+    """The arrays by the paths of the parameters: without the `value` under which NNX states and boxes store them.
+
+    Such a `value` is alone; beside others it is the name of a parameter.
+    """
     paths, leaves, *_ = flatten_with_paths(tree)
-    pairs = zip(paths, leaves, strict=True)
-    return {path.removesuffix("/value"): leaf for path, leaf in pairs if isinstance(leaf, (np.ndarray, np.generic))}
+    below = collections.Counter(parent for name in paths for parent in _parents(name))
+    named = [name if below[name.removesuffix("/value")] != 1 else name.removesuffix("/value") for name in paths]
+    arrays = (
+        (name, leaf) for name, leaf in zip(named, leaves, strict=True) if isinstance(leaf, (np.ndarray, np.generic))
+    )
+    return _unique(path, arrays)
 
 
-def _slashes(name: str) -> str:
-    """Turn the name `layers.0.weight` into the path `layers/0/weight`."""
-    return name if "/" in name else name.replace(".", "/")
+def _parents(name: str) -> Iterator[str]:
+    parts = name.split("/")
+    return ("/".join(parts[:i]) for i in range(1, len(parts)))
+
+
+def _slashes(names: Sequence[str]) -> Sequence[str]:
+    """Turn names such as `layers.0.weight` into the paths `layers/0/weight`, unless two would become one."""
+    paths = [name if "/" in name else name.replace(".", "/") for name in names]
+    return paths if len({*paths}) == len(paths) else names
+
+
+def _unique(path: Path, arrays: Iterable[tuple[str, Any]]) -> Arrays:
+    found: Arrays = {}
+    for name, array in arrays:
+        if name in found:
+            raise cli.UserError(f"{path}: holds {name} twice")
+        found[name] = array
+    return found

@@ -28,7 +28,9 @@ CHECKPOINT is one of
                   unless --rules are given
   .weights.h5     of Keras; it numbers a layer's variables: dense/0, dense/1
 
-Nothing in a file is run or unpickled."""
+Nothing in a file is run or unpickled. At most 100 000 arrays are read, and
+1 GiB or 100 times the size of the file; HDF5 in a process of its own, for a
+minute and a second more for each 20 MB."""
 
 EPILOG = """\
 rules.json is what TreeRegularizer(...).get_config() and `convert` write:
@@ -54,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
     arrays = files.read(args.checkpoint)
     if args.under is not None:
         arrays = _under(args.under.strip("/"), arrays, args.checkpoint)
-    result = summary(_own_rules(args.checkpoint) if rules is None else rules, arrays)
+    try:
+        result = summary(_own_rules(args.checkpoint) if rules is None else rules, arrays)
+    except (TypeError, ValueError, NotImplementedError) as error:  # a penalty that does not fit its leaf
+        which = args.checkpoint if args.rules is None else f"--rules {args.rules}"
+        raise cli.UserError(f"{which}: {' '.join(str(error).split())}") from None
     if args.json:
         print(json.dumps(_finite(result.as_dict()), indent=1, allow_nan=False))
     else:
@@ -97,12 +103,23 @@ def _under(prefix: str, arrays: files.Arrays, path: Path) -> files.Arrays:
 
 
 def _show(result: Summary) -> None:
-    if not sys.stdout.isatty() or cli.is_missing("rich"):
-        print(result)
+    if not sys.stdout.isatty() or cli.is_missing("rich") or not _can_show(str(result)):
+        print(result if _can_show(str(result)) else str(result).translate(_PLAIN))
         return
     import rich
 
     rich.print(result)
+
+
+_PLAIN = str.maketrans("─×…‖∇Σ", "-x~|dS")  # of the tables, where the output is ASCII or cp1252
+
+
+def _can_show(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _finite(value: Any) -> Any:

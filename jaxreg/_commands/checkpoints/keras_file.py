@@ -1,16 +1,14 @@
 """Read the files of Keras, `.keras` archives and HDF5 weights, as data: without Keras and the code of the model."""
 
-import io
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from jaxreg._commands import cli
-from jaxreg._commands.checkpoints import keras_layers
+from jaxreg._commands.checkpoints import hdf5, keras_layers, limits
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-_LARGEST_RATIO = 2000  # of the bytes of an array to its bytes in the file: a compressed array stays below it
 
 
 def read_config(path: Path) -> Any:
@@ -19,7 +17,7 @@ def read_config(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if "config.json" not in archive.namelist():
                 raise cli.UserError(f"{path}: no .keras archive (no config.json in it)")
-            return json.loads(archive.read("config.json"))
+            return json.loads(limits.read_config(path, archive))
     with path.open("rb") as file:
         if file.read(len(HDF5)) == HDF5:
             return _config_in_h5(path)
@@ -31,11 +29,7 @@ def read_config(path: Path) -> Any:
 
 def _config_in_h5(path: Path) -> Any:
     """The config that `model.save("model.h5")` of Keras 2 and 3 leaves in an attribute of the file."""
-    cli.require("inspect", {"h5py": "h5py"})
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        config = file.attrs.get("model_config")
+    config = hdf5.read(path, wants_values=False).config
     if config is None:
         raise cli.UserError(f"{path}: holds weights alone, no model_config; give the JSON of model.to_json()")
     return json.loads(config)
@@ -49,7 +43,8 @@ def read_keras(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         if "model.weights.h5" not in archive.namelist():
             raise cli.UserError(f"{path}: has no model.weights.h5")
-        return _arrays(path, io.BytesIO(archive.read("model.weights.h5")), classes)
+        limits.check(path, [archive.getinfo("model.weights.h5").file_size])
+    return _named(path, hdf5.read(path, "model.weights.h5"), classes)
 
 
 def has_config(path: Path) -> bool:
@@ -62,11 +57,7 @@ def has_config(path: Path) -> bool:
     with path.open("rb") as file:
         if file.read(len(HDF5)) != HDF5:
             return False
-    cli.require("inspect", {"h5py": "h5py"})
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return "model_config" in file.attrs
+    return hdf5.read(path, wants_values=False).config is not None
 
 
 def read_h5(path: Path) -> dict[str, Any]:
@@ -74,55 +65,21 @@ def read_h5(path: Path) -> dict[str, Any]:
 
     A legacy `.h5` file names them: `dense/kernel`.
     """
-    with path.open("rb") as file:
-        return _arrays(path, file, {})
+    return _named(path, hdf5.read(path), {})
 
 
-def _arrays(path: Path, file: BinaryIO, classes: dict[tuple[str, ...], keras_layers.Layer]) -> dict[str, Any]:
-    cli.require("inspect", {"h5py": "h5py"})
-    import h5py
-
+def _named(path: Path, file: hdf5.File, classes: dict[tuple[str, ...], keras_layers.Layer]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-
-    def visit(group: Any, names: tuple[str, ...]) -> None:
-        for key in sorted(group, key=lambda key: (len(key), key)):
-            link = group.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise cli.UserError(f"{path}: {group.name}/{key} is a link to elsewhere; such files are not read")
-            child = group[key]
-            if isinstance(child, h5py.Dataset):
-                variable = keras_layers.variable_name(names, key, classes)
-                found["/".join((*names, variable))] = _value(path, child)
-            elif key == "vars":
-                visit(child, names)
-            elif not (key == "optimizer" and not names):
-                visit(child, (*names, *_name(child, key)))
-
-    with h5py.File(file, "r") as h5:
-        is_model = isinstance(h5.get("model_weights", getlink=True), h5py.HardLink)  # no look behind other links
-        weights = h5["model_weights"] if is_model else h5
-        is_legacy = any(name.startswith("layer_names") for name in weights.attrs)
-        visit(weights if is_legacy else h5, ())
-    return {_legacy_path(path): value for path, value in found.items()} if is_legacy else found
+    for names, key, value in file.variables:
+        name = "/".join((*names, keras_layers.variable_name(names, key, classes)))
+        name = _legacy_path(name) if file.is_legacy else name
+        if name in found:
+            raise cli.UserError(f"{path}: holds {name} twice")
+        found[name] = value
+    return found
 
 
 def _legacy_path(path: str) -> str:
     """The path of `dense/dense/kernel:0`: a layer, and in it the name of a variable, mostly with the layer again."""
     layer, _, variable = path.removesuffix(":0").partition("/")
     return variable if layer == "top_level_model_weights" or variable.startswith(f"{layer}/") else f"{layer}/{variable}"
-
-
-def _name(group: Any, key: str) -> tuple[str, ...]:
-    """What a group adds to the path: the name of its layer, or nothing if it only lists layers."""
-    variables = group.get("vars")
-    if variables is None:
-        return () if key in {"layers", "cells"} else (key,)
-    name = variables.attrs.get("name", key)
-    return (name if isinstance(name, str) else key,)
-
-
-def _value(path: Path, dataset: Any) -> Any:
-    stored = dataset.id.get_storage_size()
-    if dataset.external or dataset.is_virtual or dataset.nbytes > _LARGEST_RATIO * max(stored, 1):
-        raise cli.UserError(f"{path}: {dataset.name} of shape {dataset.shape} is not stored in the file")
-    return dataset[()]

@@ -47,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     out = cli.make_directory(args.out)
     results = training.train_all(args.model, args.steps, args.seed)
     parts = table.parts(results)
-    report.show(*parts)
-    with cli.writing_into(out):
-        paths = [report.save(out / "table.txt", *parts), picture.save(results, out / "weights.png")]
+    try:
+        report.show(*parts)
+    finally:  # also if the reader of the table has gone
+        with cli.writing_into(out):
+            paths = [report.save(out / "table.txt", *parts), picture.save(results, out / "weights.png")]
     print(*paths, sep="\n")
     return 0

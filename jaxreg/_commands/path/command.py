@@ -42,9 +42,11 @@ def run(args: argparse.Namespace) -> int:
     out = cli.make_directory(args.out)
     result = experiment.run(args.strengths, args.folds, args.seed)
     parts = table.parts(result)
-    report.show(*parts)
-    with cli.writing_into(out):
-        paths = [report.save(out / "table.txt", *parts), picture.save(result, out / "path.png")]
+    try:
+        report.show(*parts)
+    finally:  # also if the reader of the table has gone
+        with cli.writing_into(out):
+            paths = [report.save(out / "table.txt", *parts), picture.save(result, out / "path.png")]
     print(*paths, sep="\n")
     return 0
 

@@ -1,0 +1,97 @@
+"""Maps that change the size of entries or groups and keep their direction: gradients and proximal operators.
+
+    F(x) = f(r)·x/r,   r = |x| or ‖x‖ of a group,   F(0) = 0
+    dF = (f/r)·dx + (x/r)·(df + (f′(r) − f/r)·⟨x/r, dx⟩)
+
+At 0, where f(0) = 0, F has the derivative f′(0), to which f/r tends too: the curvature of a smooth penalty, the slope
+of its proximal operator. Where f(0) > 0, at a kink, f′(0) is taken as well: the mean of the second derivatives from
+the two sides. It is linear in the penalty, so that derivatives of a sum are the sums of those of its terms.
+
+`f` is a function (params, r), entry by entry, and no closure: what is differentiated is in `params`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreg._core import numerics
+
+Profile = Callable[[Any, jax.Array], jax.Array]
+Axes = tuple[int, ...]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def directed(f: Profile, params: Any, x: jax.Array) -> jax.Array:
+    """f(|x|)·sign(x), for slopes."""
+    return f(params, jnp.abs(x)) * jnp.sign(x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def resized(f: Profile, params: Any, x: jax.Array) -> jax.Array:
+    """The number of the sign (or phase) of x and of modulus f(|x|), x itself where that is |x|: for shrinkage."""
+    a = jnp.abs(x)
+    return numerics.with_modulus(x, a, f(params, a))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def directed_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Array:
+    """f(‖x_g‖)·x_g/‖x_g‖, for slopes."""
+    return f(params, numerics.norms(x, axes)) * numerics.directions(x, axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def resized_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Array:
+    """The same by a ratio, so that a group whose norm stays comes back bit for bit: for shrinkage."""
+    norms = _finite_norms(x, axes)
+    positive = norms > 0
+    return x * jnp.where(positive, f(params, norms) / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
+
+
+def _finite_norms(x: jax.Array, axes: Axes) -> jax.Array:
+    """‖x_g‖; an infinite norm of finite entries has the same ratios as this one, whose reciprocal is not subnormal."""
+    norms = numerics.norms(x, axes)
+    return jnp.minimum(norms, jnp.finfo(norms.dtype).max / 8)
+
+
+def _of_entries(f: Profile, primals: Any, tangents: Any) -> jax.Array:
+    (params, x), (dparams, dx) = primals, tangents
+    a = numerics.absolute(x)
+    value, change, slope = _parts(f, params, dparams, a)
+    if not jnp.iscomplexobj(x):
+        return slope * dx + change * jnp.sign(x)
+    phase = numerics.with_modulus(x, a, jnp.ones_like(a))
+    ratio = _ratio(value, slope, a)
+    return ratio * dx + phase * (change + (slope - ratio) * numerics.real_product(phase, dx))
+
+
+def _of_groups(f: Profile, axes: Axes, primals: Any, tangents: Any) -> jax.Array:
+    (params, x), (dparams, dx) = primals, tangents
+    r, unit = _finite_norms(x, axes), numerics.directions(x, axes)
+    value, change, slope = _parts(f, params, dparams, r)
+    ratio = _ratio(value, slope, r)
+    dr = jnp.sum(numerics.real_product(unit, dx), axis=axes, keepdims=True)
+    return ratio * dx + unit * (change + (slope - ratio) * dr)
+
+
+def _parts(f: Profile, params: Any, dparams: Any, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """f, its change with the parameters, and its slope f′(r)."""
+    value, change = jax.jvp(lambda p: f(p, r), (params,), (dparams,))
+    return value, change, jax.jvp(lambda t: f(params, t), (r,), (jnp.ones_like(r),))[1]
+
+
+def _ratio(value: jax.Array, slope: jax.Array, r: jax.Array) -> jax.Array:
+    positive = r > 0
+    return jnp.where(positive, value / jnp.where(positive, r, 1), slope)
+
+
+directed.defjvp(lambda f, primals, tangents: (directed(f, *primals), _of_entries(f, primals, tangents)))
+resized.defjvp(lambda f, primals, tangents: (resized(f, *primals), _of_entries(f, primals, tangents)))
+directed_groups.defjvp(
+    lambda f, axes, primals, tangents: (directed_groups(f, axes, *primals), _of_groups(f, axes, primals, tangents))
+)
+resized_groups.defjvp(
+    lambda f, axes, primals, tangents: (resized_groups(f, axes, *primals), _of_groups(f, axes, primals, tangents))
+)

@@ -1,0 +1,111 @@
+"""Where `proximal` comes to rest: the minimum of loss + penalty, at every rate and for minima of every size."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxreg
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def soft(t: Array, u: float) -> Array:
+    return np.sign(t) * np.maximum(np.abs(t) - u, 0)
+
+
+def huber(t: Array, c: float, delta: float) -> Array:
+    """w + c·min(|w|/δ, 1)·sign w = t."""
+    return np.where(np.abs(t) <= delta + c, t / (1 + c / delta), soft(t, c))
+
+
+def column(t: Array, of_norm: Callable[..., Array], *coefficients: float) -> Array:
+    """The same for the norm of the columns; their direction is that of t."""
+    norms = np.linalg.norm(t, axis=0, keepdims=True)
+    return t / np.maximum(norms, 1e-300) * of_norm(norms, *coefficients)
+
+
+# The minimum of ½‖w − t‖² + R(w) on paper. The penalties whose slope grows with the weight are the hard ones.
+ANCHOR = 0.3
+MINIMA: dict[str, tuple[jaxreg.Regularizer, Callable[[Array], Array]]] = {
+    "L1": (jaxreg.L1(0.3), lambda t: soft(t, 0.3)),
+    "L2": (jaxreg.L2(10.0), lambda t: t / 21),
+    "L1L2": (jaxreg.L1L2(0.05, 3.0), lambda t: soft(t, 0.05) / 7),
+    "Huber": (jaxreg.Huber(2.0, 0.05), lambda t: huber(t, 2.0, 0.05)),
+    "L2 twice": (2.0 * jaxreg.L2(1.0) + jaxreg.L1(0.05), lambda t: soft(t, 0.05) / 5),
+    "Group L2": (jaxreg.Group(jaxreg.L2(5.0)), lambda t: t / 11),
+    "Group L1L2": (jaxreg.Group(jaxreg.L1L2(0.05, 3.0)), lambda t: column(t, soft, 0.05) / 7),
+    "L1 and Group": (
+        jaxreg.L1(0.01) + jaxreg.Group(jaxreg.L1L2(0.05, 2.0)),
+        lambda t: column(soft(t, 0.01), soft, 0.05) / 5,
+    ),
+    "Anchored": (jaxreg.Anchored(jaxreg.L2(10.0), ANCHOR), lambda t: ANCHOR + (t - ANCHOR) / 21),
+    "Stacked": (jaxreg.Stacked(jaxreg.Group(jaxreg.L2(5.0)), axes=(1,)), lambda t: t / 11),
+}
+TARGET = np.array([[0.003, -0.1, 2.0, -0.06], [0.002, 0.4, -1.5, 0.005]])  # from far below the learning rate to above
+REGULARIZER = jaxreg.TreeRegularizer({name: reg for name, (reg, _) in MINIMA.items()})
+OPTIMUM = {name: minimum(TARGET) for name, (_, minimum) in MINIMA.items()}
+RATES = np.array([3e-3, 0.1, 3.0])
+
+
+def test_it_comes_to_rest_at_the_minimum() -> None:
+    def train(rate: Any) -> Any:
+        tx = jaxreg.proximal_adam(rate, REGULARIZER)
+
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            gradients = jax.tree.map(lambda w: w - TARGET, params)
+            updates, state = tx.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = {name: jnp.ones(TARGET.shape) for name in MINIMA}
+        return jax.lax.scan(step, (params, tx.init(params)), length=6000)[0][0]
+
+    with jax.enable_x64(True):
+        ours = jax.jit(jax.vmap(train))(RATES)
+    for name, optimum in OPTIMUM.items():
+        for rate, w in zip(RATES, ours[name], strict=True):
+            np.testing.assert_allclose(w, optimum, rtol=1e-8, atol=1e-14, err_msg=f"{name}, {rate}")
+            np.testing.assert_array_equal(np.asarray(w) == 0, optimum == 0)
+
+
+OPTIMIZERS: dict[str, tuple[Callable[[float], Any], Any]] = {
+    "amsgrad": (lambda rate: optax.amsgrad(rate, b1=0.0, b2=0.9), jaxreg.amsgrad_metric()),
+    "rmsprop": (optax.rmsprop, jaxreg.rmsprop_metric()),
+    "adagrad": (lambda rate: optax.adagrad(rate, 0.0), jaxreg.adagrad_metric()),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_minimum_is_not_left(name: str) -> None:
+    """With a constant gradient these optimizers take a step τ·g from the first update on."""
+    make, metric = OPTIMIZERS[name]
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, OPTIMUM)
+        tx = jaxreg.proximal(make(0.5), REGULARIZER, 0.5, metric)
+        update, state = jax.jit(tx.update), tx.init(params)
+        gradients = jax.tree.map(lambda w: w - TARGET, params)
+        for _ in range(2):
+            updates, state = update(gradients, state, params)
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_allclose(leaf, 0, atol=2e-8)  # eps = 1e-8 in the steps
+
+
+@pytest.mark.parametrize("b1", [0.0, 0.9])
+def test_the_bound_takes_no_zero_away_whatever_the_decays(b1: float) -> None:
+    """After a long silence the first gradient moves Adam by (1 − b1)/√(1 − b2) learning rates, up to 32."""
+    regs = {
+        "l1": jaxreg.L1(1.0),
+        "lq": jaxreg.Lq(1.0),
+        "log": jaxreg.LogSum(1.0),
+        "group": jaxreg.Group(jaxreg.L1(1.0)),
+    }
+    tx = jaxreg.proximal_adam(0.1, jaxreg.TreeRegularizer(regs), b1=b1)
+    w = {name: jnp.zeros((1, 3)) for name in regs}
+    gradients = {name: jnp.array([[0.3, -0.5, 0.01]]) for name in regs}
+    updates, _ = tx.update(gradients, optax.tree.set(tx.init(w), count=jnp.int32(100_000)), w)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
