@@ -13,16 +13,6 @@ from jaxreg._core.regularizer import Scaled as Scaled
 from jaxreg._core.regularizer import Sum as Sum
 from jaxreg._core.struct import coefficient as coefficient
 from jaxreg._core.struct import static as static
-from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
-from jaxreg._optax.add_regularization import add_regularization as add_regularization
-from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
-from jaxreg._optax.metrics import adagrad_metric as adagrad_metric
-from jaxreg._optax.metrics import adam_metric as adam_metric
-from jaxreg._optax.metrics import amsgrad_metric as amsgrad_metric
-from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
-from jaxreg._optax.proximal import ProximalState as ProximalState
-from jaxreg._optax.proximal import proximal as proximal
-from jaxreg._optax.proximal import proximal_adam as proximal_adam
 from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
@@ -63,13 +53,23 @@ __version__ = "0.1.0"
 # Keras' other names for the same classes
 l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 
-# What few programs need is loaded when it is first asked for: `import jaxreg` does not pay for it. For type checkers
-# the same names are imported below, and `dir` has them for completion.
+# What not every program needs, optax among it, is loaded when it is first asked for: `import jaxreg` does not pay for
+# it. For type checkers the same names are imported below, and `dir` has them for completion.
 _LAZY = {
+    "AddRegularizationState": "jaxreg._optax.add_regularization",
+    "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
     "activity": "jaxreg.activity",
+    "adabelief_metric": "jaxreg._optax.metrics",
+    "adagrad_metric": "jaxreg._optax.metrics",
+    "adam_metric": "jaxreg._optax.metrics",
+    "add_regularization": "jaxreg._optax.add_regularization",
+    "amsgrad_metric": "jaxreg._optax.metrics",
     "coefficient_max": "jaxreg._strength.coefficient_max",
     "path": "jaxreg._strength.path",
+    "proximal": "jaxreg._optax.proximal",
+    "proximal_adam": "jaxreg._optax.proximal",
+    "rmsprop_metric": "jaxreg._optax.metrics",
     "shrink": "jaxreg._shrink.shrink",
     "sparsity": "jaxreg._reports.sparsity",
     "summary": "jaxreg._reports.summary",
@@ -77,6 +77,16 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from jaxreg import activity as activity
+    from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
+    from jaxreg._optax.add_regularization import add_regularization as add_regularization
+    from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
+    from jaxreg._optax.metrics import adagrad_metric as adagrad_metric
+    from jaxreg._optax.metrics import adam_metric as adam_metric
+    from jaxreg._optax.metrics import amsgrad_metric as amsgrad_metric
+    from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
+    from jaxreg._optax.proximal import ProximalState as ProximalState
+    from jaxreg._optax.proximal import proximal as proximal
+    from jaxreg._optax.proximal import proximal_adam as proximal_adam
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink

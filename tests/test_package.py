@@ -49,6 +49,7 @@ ROOMS = (
 # Heavy packages, and the only places that import them.
 GUESTS = {
     "flax": {"_flax", "linen", "nnx", "_commands"},
+    "optax": {"_optax", "_commands"},
     "keras": {"keras"},
     "matplotlib": {"plot", "_commands"},
     "rich": {"_reports", "_strength", "_commands"},
@@ -165,7 +166,9 @@ def _run(code: str, **env: str) -> str:
     ).stdout
 
 
-PROBE = "import sys; {}; print(sorted({{'flax', 'keras', 'matplotlib', 'rich', 'sklearn'}} & set(sys.modules)))"
+PROBE = (
+    "import sys; {}; print(sorted({{'flax', 'keras', 'matplotlib', 'optax', 'rich', 'sklearn'}} & set(sys.modules)))"
+)
 
 
 def test_import_brings_in_nothing_heavy() -> None:
@@ -181,30 +184,27 @@ def _cpu_seconds(code: str, bytecode: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_import_costs_little_beside_optax(tmp_path: Path) -> None:
+def test_import_costs_as_little_as_that_of_optax(tmp_path: Path) -> None:
     """Whole processes in pairs, every other pair in reverse order, after one of each that writes the bytecode.
-
-    Without the garbage collector: after a number of objects that optax alone just does not reach, Python goes once
-    through all of those of JAX, and this would be counted for whatever is imported next.
 
     The median of nine pairs; of up to 27 while it is too high, for busy machines.
     """
-    optax, ours = (f"import gc; gc.disable(); import {name}" for name in ("optax", "jaxreg"))
+    optax, ours = ("import optax", "import jaxreg")
     ratios: list[float] = []
     for code in (optax, ours):
         _cpu_seconds(code, tmp_path)
-    while len(ratios) < 9 or (statistics.median(ratios) > 1.10 and len(ratios) < 27):
+    while len(ratios) < 9 or (statistics.median(ratios) > 1.05 and len(ratios) < 27):
         order = (optax, ours)[:: 1 if len(ratios) % 2 else -1]
         seconds = {code: _cpu_seconds(code, tmp_path) for code in order}
         ratios.append(seconds[ours] / seconds[optax])
-    assert statistics.median(ratios) <= 1.10, ratios
+    assert statistics.median(ratios) <= 1.05, ratios
 
 
 def test_import_loads_no_lazy_file() -> None:
-    """What few programs need stays out of `sys.modules` until it is asked for."""
+    """What not every program needs stays out of `sys.modules` until it is asked for."""
     files = _run("import sys, jaxreg; print(*(name for name in sys.modules if name.startswith('jaxreg.')))").split()
     assert not {*jaxreg._LAZY.values()} & {*files}
-    assert not {"_reports", "_shrink", "_strength", "activity"} & {name.split(".")[1] for name in files}
+    assert not {"_optax", "_reports", "_shrink", "_strength", "activity"} & {name.split(".")[1] for name in files}
 
 
 @pytest.mark.parametrize("name", jaxreg._LAZY)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.tree_util import GetAttrKey, keystr
 from numpy.typing import NDArray
 
@@ -20,7 +19,12 @@ from jaxreg._core.struct import Struct
 
 def is_hidden(x: Any) -> bool:
     """Whether `x` stands where an optax wrapper or a filter took a leaf away."""
-    return x is None or isinstance(x, optax.MaskedNode)
+    return x is None or is_masked(x)
+
+
+def is_masked(x: Any) -> bool:
+    """Whether `x` is optax's placeholder; where nobody has imported optax there is none."""
+    return isinstance(x, getattr(sys.modules.get("optax"), "MaskedNode", ()))
 
 
 class Leaves(NamedTuple):

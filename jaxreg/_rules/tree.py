@@ -4,13 +4,11 @@ import glob
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, cast, final
 
-import optax
-
 from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import named
 from jaxreg._rules.identifiers import get
-from jaxreg._rules.paths import Leaves, flatten_with_paths
+from jaxreg._rules.paths import Leaves, flatten_with_paths, is_masked
 from jaxreg._rules.patterns import (
     Pattern,
     Rule,
@@ -213,7 +211,7 @@ def _rule(rule: Any) -> Rule:
 def _shows_a_part(leaves: Sequence[Any]) -> bool:
     """Whether an optax wrapper took leaves away, or the tree has placeholders in place of arrays."""
     arrays = any(hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex)) for leaf in leaves)
-    return any(isinstance(leaf, optax.MaskedNode) for leaf in leaves) or (bool(leaves) and not arrays)
+    return any(is_masked(leaf) for leaf in leaves) or (bool(leaves) and not arrays)
 
 
 names.add_builtin(TreeRegularizer)

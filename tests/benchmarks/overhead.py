@@ -85,7 +85,7 @@ def _import(config: settings.Settings) -> list[Measurement]:
             seconds = _cpu_seconds(code)
             if i:
                 times[name].append(seconds)
-    return ratios(FAMILY, "import jaxreg", times, {"import optax": Limit("≤", 1.10)})
+    return ratios(FAMILY, "import jaxreg", times, {"import optax": Limit("≤", 1.05)})
 
 
 def _cpu_seconds(code: str) -> float:
