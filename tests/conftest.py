@@ -12,6 +12,7 @@ Programs as users compile them, which `.ci/run` tests as well:
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 
 import pytest
 
@@ -46,3 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if with_address:
         raise pytest.UsageError(f"Ids with an address; give them names, `ids=...`: {with_address}")
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Compile with all optimizations: for programs that run so long that these pay for themselves."""
+    import jax  # not before `pytest_configure`
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
