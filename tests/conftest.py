@@ -12,20 +12,23 @@ Programs as users compile them, which `.ci/run` tests as well:
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 
 import pytest
 
-# With its newer emitters XLA takes twice as long to compile. A flag that it does not know would end the process.
+# XLA compiles small programs a quarter sooner in one piece than in pieces for several threads. With its newer emitters
+# it takes twice as long. A flag that it does not know would end the process.
 _JAXLIB = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
-_QUICK = " --xla_cpu_use_fusion_emitters=false" if (0, 8) <= _JAXLIB <= (0, 10) else ""
+_ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
+QUICK = _ONE_PIECE + (" --xla_cpu_use_fusion_emitters=false" if (0, 8) <= _JAXLIB <= (0, 10) else "")
 
 _DEVICES = "--xla_force_host_platform_device_count=8"
 
 # For programs that train, in processes of their own.
-OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": _DEVICES}
+OPTIMIZED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": f"{_DEVICES} {_ONE_PIECE}"}
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("XLA_FLAGS", _DEVICES + _QUICK)
+os.environ.setdefault("XLA_FLAGS", f"{_DEVICES} {QUICK}")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -46,3 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if with_address:
         raise pytest.UsageError(f"Ids with an address; give them names, `ids=...`: {with_address}")
+
+
+@pytest.fixture(scope="module")
+def optimized() -> Iterator[None]:
+    """Compile with all optimizations: for programs that run so long that these pay for themselves."""
+    import jax  # not before `pytest_configure`
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.benchmarks import report, timing
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
+from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = {
@@ -28,7 +29,7 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("benchmarks") / "new" / "quick.json"
-    env = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    env = {**os.environ, "XLA_FLAGS": QUICK}
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
     assert result.returncode == 0, result.stderr

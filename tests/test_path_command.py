@@ -11,7 +11,7 @@ from jaxreg._commands.path import experiment, picture
 
 
 @pytest.fixture(scope="module")
-def result():
+def result(optimized):
     return experiment.run(strengths=12, folds=3, seed=0)
 
 
@@ -86,7 +86,7 @@ def test_the_chosen_strengths_are_in_the_picture(chosen):
     assert len(rows) <= picture.ROWS
 
 
-def test_one_strength(tmp_path, capsys):
+def test_one_strength(optimized, tmp_path, capsys):
     assert main(["path", "--strengths", "1", "--folds", "2", "--out", str(tmp_path)]) == 0
     assert "best" in capsys.readouterr().out
 

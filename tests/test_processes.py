@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests import cluster
+from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
 STEPS, SAVE_EVERY = 300, 50
@@ -23,7 +24,7 @@ def start(checkpoints: Path, processes: int) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK}
     command = [sys.executable, "-m", "tests.cluster", "--checkpoints", str(checkpoints), "--coordinator", address]
     command += ["--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--processes", str(processes), "--process"]
     return [
