@@ -243,7 +243,6 @@ STRUCTURES = (
         jaxreg.Weighted(jaxreg.L1(0.3) + jaxreg.L2(0.7), 0.5),
         value=lambda w: 0.15 * np.abs(w).sum() + 0.35 * (w**2).sum(),
         subgradient=lambda w: 0.15 * np.sign(w) + 0.7 * w,
-        scalar=lambda w: 0.15 * np.abs(w) + 0.35 * w**2,
     ),
     Case(
         jaxreg.Weighted(jaxreg.Group(jaxreg.L1(0.3), axis=0), 2.0),

@@ -90,20 +90,19 @@ class Parts:
             return False
         if term.reach is Reach.GROUP:
             return True
-        return self.l1 is None and (self.nonnegative is None and self.excluded is None or rho is not None)
+        return self.l1 is None and ((self.nonnegative is None and self.excluded is None) or rho is not None)
 
     def prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
         """Return the proximal operator of R, where `have_prox`."""
-        for c in (self.l1, self.l2, self.excluded):
-            weights.check_shape(0 if c is None else c, z.shape)
-        w = z if self.excluded is None else weights.without_excluded(self.excluded, z)
+        l1, l2, excluded = (weights.broadcast(c, z.shape) for c in (self.l1, self.l2, self.excluded))
+        w = z if excluded is None else weights.without_excluded(excluded, z)
         if self.nonnegative is not None:
             checks.real_only("NonNegative", w)
             w = jnp.where((w <= 0) & (jnp.asarray(self.nonnegative) > 0), 0, w)
-        if self.l1 is not None:
-            w = numerics.soft_threshold(w, numerics.threshold(step, self.l1))
-        if self.l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
-            w, step = without_l2(w, step, self.l2)
+        if l1 is not None:
+            w = numerics.soft_threshold(w, numerics.threshold(step, l1))
+        if l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
+            w, step = without_l2(w, step, l2)
         for term in (*self.rest, *self.intervals):
             w = term.prox(w, step)
         return w
@@ -121,7 +120,8 @@ class Parts:
     def __mul__(self, factor: Any) -> "Parts":
         numbers = (self.l1, self.l2, self.nonnegative, self.excluded)
         intervals, rest = (tuple(factor * term for term in terms) for terms in (self.intervals, self.rest))
-        return Parts(*(None if c is None else factor * c for c in numbers), intervals, rest)
+        l1, l2, nonnegative, excluded = (None if c is None else factor * c for c in numbers)
+        return Parts(l1, l2, nonnegative, excluded, intervals, rest)
 
 
 def without_l2(z: jax.Array, step: jax.Array, l2: Any) -> tuple[jax.Array, jax.Array]:

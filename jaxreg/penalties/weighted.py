@@ -19,6 +19,7 @@ from jaxreg.penalties.group import Group
 
 _NORMS = "norms of the groups"
 
+
 @final
 class Weighted(Regularizer):
     """Give each entry, or each group, a strength of its own: the adaptive lasso, penalty factors, reweighted L1.
@@ -65,8 +66,8 @@ class Weighted(Regularizer):
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
         if not isinstance(self.penalty, Group) and self.penalty.scalar() is None:
             raise TypeError(
-                f"`Weighted({type(self.penalty).__name__}, weights)`: weights need an elementwise penalty such as L1 or "
-                "L2, a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside: "
+                f"`Weighted({type(self.penalty).__name__}, weights)`: weights need an elementwise penalty such as L1, "
+                "a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside: "
                 "`Weighted(a, u) + 2 * Weighted(b, v)`."
             )
         object.__setattr__(self, "weights", _checked(self.weights))
@@ -77,7 +78,7 @@ class Weighted(Regularizer):
             return self.penalty.value_of(self.of_norms(x), x)
         finite, excluded = weighting.split(self.of_entries(x))
         rho = cast(Scalar, self.penalty.scalar())
-        outside = jnp.any(excluded & (x != 0))
+        outside = jnp.any((excluded > 0) & (x != 0))
         return weighted_sum(rho, finite, x) + jnp.where(outside, jnp.inf, jnp.zeros((), finite.dtype))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
@@ -116,9 +117,7 @@ class Weighted(Regularizer):
 
     def of_entries(self, x: jax.Array) -> jax.Array:
         """Return the weights of the entries of `x`, a number or an array of its shape."""
-        weighting.check_shape(self.weights, x.shape)
-        weights = jnp.asarray(self.weights, numerics.real_dtype(x))
-        return jnp.broadcast_to(weights, x.shape) if weights.ndim else weights
+        return weighting.broadcast(jnp.asarray(self.weights, numerics.real_dtype(x)), x.shape)
 
     def of_norms(self, x: jax.Array) -> "Weighted":
         """Return the penalty of the norms of the groups of `x`, with weights in the shape of `Group.norms`."""
@@ -126,11 +125,10 @@ class Weighted(Regularizer):
         weights = jnp.asarray(self.weights, numerics.real_dtype(x))
         axes = _axes.axes_of("Group", group.axis, x.ndim)
         if 0 < weights.ndim == x.ndim:
-            weighting.check_shape(weights, tuple(1 if i in axes else n for i, n in enumerate(x.shape)), _NORMS)
+            weights = weighting.broadcast(weights, tuple(1 if i in axes else n for i, n in enumerate(x.shape)), _NORMS)
         elif weights.ndim:
-            kept = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-            weighting.check_shape(weights, kept, _NORMS)
-            weights = jnp.expand_dims(jnp.broadcast_to(weights, kept), axes)
+            left = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+            weights = jnp.expand_dims(weighting.broadcast(weights, left, _NORMS), axes)
         return Weighted(group.penalty, weights)
 
 
@@ -145,7 +143,9 @@ def _checked(weights: Any) -> Any:
         return checks.number(call, weights, above=None)
     numbers = np.asarray(weights, np.float64)
     if not (numbers >= 0).all():
-        raise ValueError(f"`{call}` must be non-negative numbers, inf for what is excluded, got {checks.short(weights)}.")
+        raise ValueError(
+            f"`{call}` must be non-negative numbers, inf for what is excluded, got {checks.short(weights)}."
+        )
     if isinstance(weights, jax.Array):
         return weights
     return weights.copy() if weights.ndim else float(weights)
@@ -153,22 +153,29 @@ def _checked(weights: Any) -> Any:
 
 def _written(weights: Any) -> Any:
     if np.ndim(weights) and not isinstance(weights, jax.core.Tracer):
-        return _mapped(lambda w: "inf" if w == math.inf else w, np.asarray(weights, np.float64).tolist())
-    number = codec.encode(weights)
-    return "inf" if number == math.inf else number
+        return _mapped(_word, np.asarray(weights, np.float64).tolist())
+    return _word(codec.encode(weights))
+
+
+def _word(weight: Any) -> Any:
+    return "inf" if weight == math.inf else weight
 
 
 def _read(weights: Any) -> Any:
-    numbers = _mapped(lambda w: math.inf if w == "inf" else w, weights)
-    if not isinstance(numbers, list):
-        return numbers
+    if not isinstance(weights, list):
+        return _number(weights)
     try:
-        array = np.array(numbers)
-    except ValueError:  # rows of different lengths
-        array = np.array(None)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f'`Weighted`: `weights` must be nested lists of numbers and "inf", got {checks.short(weights)}.')
-    return array
+        return np.array(_mapped(_number, weights), np.float64)
+    except (TypeError, ValueError):  # also rows of different lengths
+        raise TypeError(
+            f'`Weighted(weights=...)` must be numbers and "inf" in nested lists, got {checks.short(weights)}.'
+        ) from None
+
+
+def _number(weight: Any) -> Any:
+    if isinstance(weight, bool):
+        raise TypeError(f"`Weighted(weights=...)` must be numbers, got {weight}.")
+    return math.inf if isinstance(weight, str) and weight == "inf" else weight
 
 
 def _mapped(function: Any, weights: Any) -> Any:
