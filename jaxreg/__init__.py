@@ -47,6 +47,7 @@ from jaxreg.penalties import SpectralBall as SpectralBall
 from jaxreg.penalties import SpectralNorm as SpectralNorm
 from jaxreg.penalties import Stacked as Stacked
 from jaxreg.penalties import UnitNorm as UnitNorm
+from jaxreg.penalties import Weighted as Weighted
 
 __version__ = "0.1.0"
 

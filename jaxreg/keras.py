@@ -14,8 +14,9 @@ Keras' into ours, with its proximal operator: `jaxreg.deserialize(keras.regulari
 
 Constraints (`MaxNorm`, `NonNegative` and all others) go where Keras takes a constraint, as
 `kernel_constraint=jaxreg.keras.constraint(jaxreg.MaxNorm(2.0))`: Keras projects after every step of its optimizer. As a
-regularizer in the loss a constraint is inf or without effect, so that is refused, and so is a bare one as
-`kernel_constraint=`.
+regularizer in the loss, of weights or of outputs, a constraint is inf or without effect, so that is refused, and so is
+a bare one as `kernel_constraint=`. Outputs are projected by a layer of their own,
+`keras.layers.Lambda(jaxreg.keras.constraint(jaxreg.NonNegative()))`.
 
 Keras compiles the losses into its step. To change a regularizer in the midst of a `fit`, replace it on the variable and
 have the step compiled again:

@@ -240,6 +240,17 @@ STRUCTURES = (
         kinks=(np.zeros((3, 4)), np.array([[0.0, 0.1], [0.0, 0.2]])),
     ),
     Case(
+        jaxreg.Weighted(jaxreg.L1(0.3) + jaxreg.L2(0.7), 0.5),
+        value=lambda w: 0.15 * np.abs(w).sum() + 0.35 * (w**2).sum(),
+        subgradient=lambda w: 0.15 * np.sign(w) + 0.7 * w,
+    ),
+    Case(
+        jaxreg.Weighted(jaxreg.Group(jaxreg.L1(0.3), axis=0), 2.0),
+        value=lambda w: 0.6 * _norms(w, 0).sum(),
+        subgradient=lambda w: 0.6 * _unit(w, 0),
+        **GROUPS,
+    ),
+    Case(
         jaxreg.Spectral(jaxreg.L1(0.3)),
         value=lambda w: 0.3 * np.linalg.svd(w, compute_uv=False).sum(),
         subgradient=lambda w: 0.3 * _spectral_subgradient(w, np.ones_like),

@@ -37,6 +37,7 @@ ELSEWHERE = {
     "SpectralNorm": "fastprox",
     "Difference": "pyproximal, fastprox (with prox)",
     "Anchored": "pyproximal",
+    "Weighted": "skglm (L1, MCP, groups)",
     "NonNegative": "Keras, optax, jaxopt",
     "Box": "optax, jaxopt, pyproximal",
     "MaxNorm": "Keras, optax (one group)",

@@ -23,6 +23,7 @@ class Term:
     value: Map
     into: Map = lambda x: x
     entries: Map | None = None  # ρ of every entry, if it is elementwise
+    groups: Map | None = None  # ρ of every norm, if it is a group penalty
 
 
 def total(x: Array) -> Array:
@@ -55,6 +56,10 @@ def within(x: Array, size: Array, radius: float) -> Array:
     return x * np.minimum(1, radius / np.maximum(size, 1e-300))
 
 
+def groupwise(regularizer: jaxreg.Regularizer, rho: Map) -> Term:
+    return Term(regularizer, lambda x: total(rho(norms(x))), groups=lambda x: rho(norms(x)))
+
+
 def huber(a: Array) -> Array:
     return 0.3 * np.where(a <= 0.5, a**2, a - 0.25)
 
@@ -84,10 +89,8 @@ BASES: dict[str, Term] = {
     "LogSum": entrywise(jaxreg.LogSum(0.3, 0.2), lambda a: 0.3 * np.log1p(a / 0.2)),
     "MCP": entrywise(jaxreg.MCP(0.5, 2.0), mcp),
     "Huber": entrywise(jaxreg.Huber(0.3, 0.5), huber),
-    "Group": Term(jaxreg.Group(jaxreg.L1(0.3), -1), lambda x: 0.3 * total(norms(x))),
-    "Group(MCP)": Term(
-        jaxreg.Group(jaxreg.MCP(0.5, 2.0), -1, weight="sqrt_size"), lambda x: 2**0.5 * total(mcp(norms(x)))
-    ),
+    "Group": groupwise(jaxreg.Group(jaxreg.L1(0.3), -1), lambda a: 0.3 * a),
+    "Group(MCP)": groupwise(jaxreg.Group(jaxreg.MCP(0.5, 2.0), -1, weight="sqrt_size"), lambda a: 2**0.5 * mcp(a)),
     "Spectral": Term(jaxreg.Spectral(jaxreg.L1(0.3)), lambda x: 0.3 * total(spectrum(x))),
     "SpectralNorm": Term(jaxreg.SpectralNorm(0.3), lambda x: 0.3 * total(spectrum(x)[..., 0, :])),
     "SoftOrthogonal": Term(jaxreg.SoftOrthogonal(0.3), lambda x: 0.3 * total(gram(x) ** 2)),
@@ -154,6 +157,13 @@ def anchored(p: Term, shape: tuple[int, ...], weighted: bool) -> Term:
     return Term(regularizer, lambda x: total(WEIGHTS[shape] * entries(x - reference)))
 
 
+def weighted(p: Term, shape: tuple[int, ...]) -> Term:
+    weights, parts = (WEIGHTS[shape], p.entries) if p.groups is None else (WEIGHTS[shape][..., :1], p.groups)
+    regularizer = jaxreg.Weighted(p.regularizer, weights)
+    assert parts is not None
+    return Term(regularizer, lambda x: total(weights * parts(x)))
+
+
 WRAPPERS: dict[str, Callable[[Term, tuple[int, ...]], Term]] = {
     "2 * P": lambda p, shape: Term(
         2 * p.regularizer, lambda x: 2 * p.value(x), p.into, p.entries and (lambda x: 2 * p.entries(x))
@@ -167,6 +177,7 @@ WRAPPERS: dict[str, Callable[[Term, tuple[int, ...]], Term]] = {
     "Matrix(P)": transposed,
     "Anchored(P)": lambda p, shape: anchored(p, shape, weighted=False),
     "Anchored(P, weights)": lambda p, shape: anchored(p, shape, weighted=True),
+    "Weighted(P)": weighted,
 }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
@@ -125,7 +127,22 @@ def test_a_penalty_is_no_constraint(value: Any) -> None:
 
 
 SETS = {"MaxNorm": MaxNorm(0.1), "a sum": L1(0.1) + NonNegative(), "Matrix": Matrix(SpectralBall(0.5))}
+
+
+def own_loop(model: Any, compiled: bool = False) -> Any:
+    """A loss of one's own, as a training loop differentiates it: Keras gives the regularizers arrays."""
+
+    def loss(weights: Any) -> Any:
+        y, _, losses = model.stateless_call(weights, model.non_trainable_variables, X, return_losses=True)
+        return jnp.mean(jnp.square(y - Y)) + sum(losses)
+
+    weights = [variable.value for variable in model.trainable_variables]
+    return (jax.jit(loss) if compiled else loss)(weights)
+
+
 USES: dict[str, Callable[[Any], Any]] = {
+    "own loop": own_loop,
+    "own compiled loop": lambda model: own_loop(model, compiled=True),
     "losses": lambda model: model.losses,
     "fit": lambda model: model.fit(X, Y, verbose=0),
     "evaluate": lambda model: model.evaluate(X, Y, verbose=0),
@@ -140,12 +157,32 @@ def way_out(error: Exception) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "use"), [*((name, "losses") for name in SETS), ("MaxNorm", "fit"), ("MaxNorm", "evaluate")]
+    ("name", "use"), [*((name, "losses") for name in SETS), *(("MaxNorm", use) for use in USES if use != "losses")]
 )
 def test_a_set_as_a_regularizer_raises_and_the_way_out_runs(name: str, use: str) -> None:
     with pytest.raises(TypeError, match=r"`kernel_regularizer=.*/d/kernel\): a constraint is 0 in its set") as error:
         USES[use](model_of(kernel_regularizer=SETS[name]))
     USES[use](model_of(**way_out(error.value)))
+
+
+@pytest.mark.parametrize("use", [lambda model: model(X), own_loop], ids=["call", "own loop"])
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_of_outputs_raises_and_the_way_out_runs(name: str, use: Any) -> None:
+    """In a matrix 8 × 2 all of whose singular values, norms or signs are projected."""
+    reg = SETS[name]
+    with pytest.raises(TypeError, match=r"`activity_regularizer=.*/d\): a constraint is 0 in its set") as error:
+        use(model_of(activity_regularizer=reg))
+    found = re.search(r"after it, `(.*?)`\.", str(error.value))
+    assert found is not None
+    model = model_of()
+    model.add(eval(found[1], {**vars(jaxreg), "keras": keras, "jaxreg": jaxreg}))
+    y = np.asarray(model(X), np.float64)
+    if name == "a sum":
+        assert y.min() == 0 and str(error.value).endswith("The other terms belong to `activity_regularizer=`.")
+    else:
+        size, radius = (np.linalg.norm(y), 0.1) if name == "MaxNorm" else (np.linalg.norm(y, 2), 0.5)
+        assert size == pytest.approx(radius, rel=1e-5)
+    assert np.isfinite(own_loop(model))
 
 
 @pytest.mark.parametrize("reg", [MaxNorm(0.1), L1(0.1), L1(0.1) + NonNegative()], ids=repr)

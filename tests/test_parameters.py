@@ -200,14 +200,14 @@ def test_what_is_rounded_is_still_in_the_set(constraint: Any, dtype: Any) -> Non
 def test_a_coefficient_that_is_an_array_is_refused_however_deep_it_is(reg: jaxreg.Regularizer) -> None:
     for call in (reg, reg.prox):
         with pytest.raises(
-            ValueError, match=r"coefficient `\w+` of shape \(3,\).*jaxreg\.Anchored\(penalty, 0\.0, weights\).*vmap"
+            ValueError, match=r"coefficient `\w+` of shape \(3,\).*jaxreg\.Weighted\(penalty, weights\).*vmap"
         ):
             call(jnp.ones((2, 3)))
 
 
 def test_the_ways_out_of_an_array_of_coefficients() -> None:
     x, weights = jnp.array([[1.0, -2.0], [3.0, 4.0]]), jnp.array([[0.5, 1.0], [0.0, 2.0]])
-    reg = jaxreg.Anchored(jaxreg.L1(1.0), 0.0, weights)
+    reg = jaxreg.Weighted(jaxreg.L1(1.0), weights)
     assert float(reg(x)) == 0.5 + 2.0 + 8.0
     np.testing.assert_allclose(reg.prox(x), [[0.5, -1.0], [3.0, 2.0]])
     np.testing.assert_allclose(jax.vmap(lambda reg: reg(x))(jaxreg.L1(jnp.array([0.5, 1.0, 2.0]))), [5, 10, 20])

@@ -29,6 +29,11 @@ EXACT = {
     "NonNegative + P": ELEMENTWISE | RADIAL | INTERVALS,
     "P + Box": CONVEX | INTERVALS,
     "Anchored(P, weights)": ELEMENTWISE,
+    "Weighted(P)": ELEMENTWISE | {"Group", "Group(MCP)"},
+}
+TAKING_FEW: dict[str, Any] = {
+    "Anchored(P, weights)": lambda reg: Anchored(reg, 0.0, weights=1.0),
+    "Weighted(P)": lambda reg: jaxreg.Weighted(reg, 1.0),
 }
 STEPS = {"one step": (0, 0.7), "a large step": (1, 3.0), "a metric": (1, None)}  # of which point, and how large
 
@@ -79,9 +84,9 @@ def check_value_and_prox(term: Term, shape: tuple[int, ...], exact: dict[str, bo
 def test_value_and_prox_in_every_wrapper(base: str) -> None:
     with eager_around(base):
         for name in WRAPPERS:
-            if name == "Anchored(P, weights)" and base not in ELEMENTWISE:
-                with pytest.raises(TypeError, match=r"Anchored\(\w+, weights=...\)`: weights need an elementwise"):
-                    jaxreg.Anchored(BASES[base].regularizer, 0.0, weights=1.0)
+            if name in TAKING_FEW and base not in EXACT[name]:
+                with pytest.raises(TypeError, match=r"\w+\(\w+, weights(=...)?\)`: weights need an elementwise"):
+                    TAKING_FEW[name](BASES[base].regularizer)
                 continue
             ok = base not in NO_PROX and base in EXACT.get(name, BASES)
             exact = {"one step": ok, "a large step": ok, "a metric": ok and base not in ONE_STEP}
@@ -122,6 +127,14 @@ def test_value_and_prox_in_every_wrapper(base: str) -> None:
         ("MCP", ("NonNegative + P", "P + Box"), False),
         ("L1Ball", ("L1 + P", "NonNegative + P"), True),
         ("Simplex", ("2 * P", "P + L2"), True),
+        ("L1", ("Weighted(P)", "2 * P"), True),
+        ("L1L2", ("Weighted(P)", "NonNegative + P"), True),
+        ("L2", ("Weighted(P)", "P + L1"), True),
+        ("L2", ("Weighted(P)", "P + Box"), True),
+        ("L1", ("Weighted(P)", "Stacked(P)"), True),
+        ("L1", ("Weighted(P)", "Anchored(P)"), True),
+        ("Group", ("Weighted(P)", "L1 + P"), True),
+        ("Group", ("Weighted(P)", "P + L2"), True),
     ],
     ids=str,
 )
@@ -247,7 +260,8 @@ def test_nan_and_complex_numbers_in_sums() -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_json(base: str) -> None:
-    for wrappers in ((), *((name,) for name in WRAPPERS if "Anchored" not in name)):
+    few = {name for name in TAKING_FEW if base not in EXACT[name]}
+    for wrappers in ((), *((name,) for name in WRAPPERS if "Anchored" not in name and name not in few)):
         reg = build(base, *wrappers).regularizer
         assert jaxreg.deserialize(json.loads(json.dumps(jaxreg.serialize(reg)))) == reg
 

@@ -188,7 +188,7 @@ def _number_instead(call: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return (
             f" Several numbers are an array, `jnp.asarray({short(value)})`: see `jax.vmap` for a strength each, "
-            "`jaxreg.Anchored(penalty, 0.0, weights)` for one of each entry. A setting of a class of your own is "
+            "`jaxreg.Weighted(penalty, weights)` for one of each entry or group. A setting of a class of your own is "
             "declared `name: tuple = jaxreg.static(...)`."
         )
     if isinstance(value, Mapping):
@@ -224,7 +224,7 @@ def unstacked(call: str, owner: Any) -> None:
         if field.metadata.get("coefficient") and np.shape(value):
             raise ValueError(
                 f"`{call}` has a coefficient `{field.name}` of shape {np.shape(value)}. Give a strength for each entry "
-                "by `jaxreg.Anchored(penalty, 0.0, weights)`, or map over stacked regularizers: "
+                "or group by `jaxreg.Weighted(penalty, weights)`, or map over stacked regularizers: "
                 "`jax.vmap(lambda reg: reg(x))(regs)`."
             )
         for inner in value if isinstance(value, tuple) else (value,):

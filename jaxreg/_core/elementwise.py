@@ -53,8 +53,7 @@ class Elementwise(Regularizer, Scalar):
         """argmin_{r ≥ 0} step·ρ(r) + ½(r − a)², entry by entry; ties go to the smaller r."""
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = jnp.asarray(x)
-        return weighted_sum(self, jnp.ones((), numerics.real_dtype(x)), x)
+        return weighted_sum(self, None, jnp.asarray(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         return radial.resized(_scalar_prox, (self, jnp.asarray(step)), jnp.asarray(z))
@@ -73,10 +72,10 @@ def _slope(reg: Scalar, a: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def weighted_sum(reg: Scalar, weights: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_i weights_i·ρ(|x_i|)."""
+def weighted_sum(reg: Scalar, weights: jax.Array | None, x: jax.Array) -> jax.Array:
+    """Σ_i weights_i·ρ(|x_i|), without weights if they are None."""
     reg, weights, x = compiler.unshared((reg, weights, x))
-    return jnp.sum(weights * reg.profile(jnp.abs(x)))
+    return jnp.sum(_weighted(weights, reg.profile(jnp.abs(x))))
 
 
 @weighted_sum.defjvp
@@ -84,9 +83,13 @@ def _weighted_sum_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array
     (reg, weights, x), (dreg, dweights, dx) = primals, tangents
     a = numerics.absolute(x)
 
-    def of_coefficients(reg: Scalar, weights: jax.Array) -> jax.Array:
-        return jnp.sum(weights * reg.profile(a))
+    def of_coefficients(reg: Scalar, weights: jax.Array | None) -> jax.Array:
+        return jnp.sum(_weighted(weights, reg.profile(a)))
 
     _, tangent = jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))
-    gradient = weights * radial.directed(_slope, reg, x)  # 0 at 0: the subgradient of least norm
+    gradient = _weighted(weights, radial.directed(_slope, reg, x))  # 0 at 0: the subgradient of least norm
     return weighted_sum(reg, weights, x), tangent + jnp.sum(numerics.real_product(gradient, dx))
+
+
+def _weighted(weights: jax.Array | None, value: jax.Array) -> jax.Array:
+    return value if weights is None else numerics.multiple(weights, value)

@@ -1,6 +1,7 @@
 """Wraps a subclass's plain `__call__` and `prox`: check, promote, jit."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,9 @@ def compiled_penalty(cls: type[Struct], method: Callable[..., Any], promoted: bo
 
     @functools.wraps(method)
     def __call__(self: Any, x: ArrayLike) -> jax.Array:
+        caller = sys._getframe(1)
+        if caller.f_globals.get("__name__") == keras_slots.LAYERS:
+            keras_slots.check_penalty(self, caller)
         if not isinstance(x, jax.Array):  # those are checked once a trace: an eager call on a small one would notice
             x = from_outside(self, x)
         return compiled()(self, x)

@@ -154,7 +154,7 @@ class Sum(Regularizer, promoted=False):
     `prox` is exact for the sums below, in any order, nesting and factors, and raises for all others: one proximal
     operator after the other is in general not that of the sum (P is one penalty more):
 
-        L1, L2, L1L2, NonNegative, Box    any number of them
+        L1, L2, L1L2, NonNegative, Box    any number of them; the first three also with weights (`Weighted`)
         L2 + P                            for every P with a proximal operator: that of P at z/s with the step τ/s,
                                           s = 1 + 2·τ·l2
         L1, L2, NonNegative + P           the sign, the soft threshold, then P: for `Group` (the sparse group lasso),
@@ -196,7 +196,7 @@ class Sum(Regularizer, promoted=False):
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         parts = self.parts()
-        if parts.is_elastic and parts.l1 is not None and parts.l2 is not None:
+        if parts.is_elastic and parts.excluded is None and parts.l1 is not None and parts.l2 is not None:
             return sums.scaled_l1l2(parts.l1, parts.l2, x)
         return sum((term.rounded_value(x, held) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(x)))
 
@@ -208,7 +208,7 @@ class Sum(Regularizer, promoted=False):
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         parts = self.parts()
-        if parts.l1 is not None or parts.nonnegative is not None or parts.intervals or len(parts.rest) != 1:
+        if not parts.is_l2_and_one_more:
             return super().approximate_prox(p, z, step, count)
         if parts.l2 is not None:
             z, step = without_l2(z, step, parts.l2)

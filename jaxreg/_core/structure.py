@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxreg._core import checks, numerics
+from jaxreg._core import checks, numerics, weights
 from jaxreg._core.struct import Struct
 
 
@@ -31,21 +32,23 @@ class Indicator:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """R(w) = l1·Σ|w_i| + l2·Σ|w_i|² + nonnegative·[w ≥ 0] + Σ intervals + Σ rest; a missing term is None or ().
+    """R(w) = Σ l1·|w_i| + Σ l2·|w_i|² + nonnegative·[w ≥ 0] + Σ excluded·[w_i = 0] + Σ intervals + Σ rest.
 
-    The bracket is 0 where it holds and ∞ elsewhere, so any positive factor is the same constraint, and 0 is none.
-    `intervals` are constraints that keep each entry in an interval of its own; `rest` are all other penalties.
+    A missing term is None or (). `l1`, `l2` and `excluded` are numbers, or arrays that broadcast against w. A bracket
+    is 0 where it holds and ∞ elsewhere, so any positive factor is the same constraint, and 0 is none. `intervals` are
+    constraints that keep each entry in an interval of its own; `rest` are all other penalties.
     """
 
     l1: Any = None
     l2: Any = None
     nonnegative: Any = None
+    excluded: Any = None
     intervals: tuple[Any, ...] = ()
     rest: tuple[Any, ...] = ()
 
     @property
     def is_elastic(self) -> bool:
-        """Whether R(w) = l1·Σ|w_i| + l2·Σ|w_i|²."""
+        """Whether R(w) = Σ l1·|w_i| + Σ l2·|w_i|² but for entries that are excluded."""
         return self.nonnegative is None and not self.intervals and not self.rest
 
     @property
@@ -54,9 +57,20 @@ class Parts:
         return self.is_elastic and self.l1 is None
 
     @property
+    def is_l2_and_one_more(self) -> bool:
+        """Whether R(w) = Σ l2·|w_i|² + P(w), with a P for which there may be more to say than for the sum."""
+        alone = self.l1 is None and self.nonnegative is None and self.excluded is None and not self.intervals
+        return alone and len(self.rest) == 1
+
+    @property
+    def have_weights(self) -> bool:
+        """Whether a number is an array, of which each entry has its own: they broadcast against w as it is here."""
+        return any(np.ndim(c) > 0 for c in (self.l1, self.l2, self.excluded))
+
+    @property
     def is_interval(self) -> bool:
         """Whether R keeps each entry in an interval and does nothing else."""
-        return self.l1 is None and self.l2 is None and not self.rest
+        return self.l1 is None and self.l2 is None and self.excluded is None and not self.rest
 
     @property
     def have_prox(self) -> bool:
@@ -76,18 +90,19 @@ class Parts:
             return False
         if term.reach is Reach.GROUP:
             return True
-        return self.l1 is None and (self.nonnegative is None or rho is not None)
+        return self.l1 is None and ((self.nonnegative is None and self.excluded is None) or rho is not None)
 
     def prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
         """Return the proximal operator of R, where `have_prox`."""
-        w = z
+        l1, l2, excluded = (weights.broadcast(c, z.shape) for c in (self.l1, self.l2, self.excluded))
+        w = z if excluded is None else weights.without_excluded(excluded, z)
         if self.nonnegative is not None:
             checks.real_only("NonNegative", w)
             w = jnp.where((w <= 0) & (jnp.asarray(self.nonnegative) > 0), 0, w)
-        if self.l1 is not None:
-            w = numerics.soft_threshold(w, numerics.threshold(step, self.l1))
-        if self.l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
-            w, step = without_l2(w, step, self.l2)
+        if l1 is not None:
+            w = numerics.soft_threshold(w, numerics.threshold(step, l1))
+        if l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
+            w, step = without_l2(w, step, l2)
         for term in (*self.rest, *self.intervals):
             w = term.prox(w, step)
         return w
@@ -97,14 +112,16 @@ class Parts:
             _sum(self.l1, other.l1),
             _sum(self.l2, other.l2),
             _sum(self.nonnegative, other.nonnegative),
+            _sum(self.excluded, other.excluded),
             self.intervals + other.intervals,
             self.rest + other.rest,
         )
 
     def __mul__(self, factor: Any) -> "Parts":
-        l1, l2, nonnegative = (None if c is None else factor * c for c in (self.l1, self.l2, self.nonnegative))
+        numbers = (self.l1, self.l2, self.nonnegative, self.excluded)
         intervals, rest = (tuple(factor * term for term in terms) for terms in (self.intervals, self.rest))
-        return Parts(l1, l2, nonnegative, intervals, rest)
+        l1, l2, nonnegative, excluded = (None if c is None else factor * c for c in numbers)
+        return Parts(l1, l2, nonnegative, excluded, intervals, rest)
 
 
 def without_l2(z: jax.Array, step: jax.Array, l2: Any) -> tuple[jax.Array, jax.Array]:

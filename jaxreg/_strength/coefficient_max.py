@@ -13,7 +13,7 @@ from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg.penalties import L1, L1L2, Anchored, Group, Matrix, Stacked
+from jaxreg.penalties import L1, L1L2, Anchored, Group, Matrix, Stacked, Weighted
 
 
 def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
@@ -23,7 +23,8 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
         factor · P:      that of P, divided by the factor
         P + L2:          that of P                     P + NonNegative: that of P for the negative part of g
         Stacked(P):      the largest over the layers   Matrix(P):       that of P for the matrix of g
-        Anchored(P, 0.0, weights), P one of entries:   that of P for g/weights
+        Weighted(P, weights):  that of P for g/weights, of norms if P is a `Group`
+        Anchored(P, 0.0):      that of P
 
     g is the gradient of the loss where the penalized parameters are 0 (and the others, such as an intercept, at their
     optimum). For a convex loss, 0 is the minimum of loss + R from this coefficient on, so it is where a path of
@@ -79,6 +80,11 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
             return jnp.max(jax.vmap(lambda layer: _top(penalty.penalty, layer))(layers), initial=0)
         case Matrix():
             return _top(penalty.penalty, penalty.matrix(g))
+        case Weighted():
+            if isinstance(penalty.penalty, Group):
+                group = penalty.penalty
+                return _divided(_top(penalty.of_norms(g), group.norms(g)), group.size_weight(g))
+            return _top(penalty.penalty, _divided(g, penalty.of_entries(g)))
         case Anchored():
             return _anchored_top(penalty, g)
         case Sum():
@@ -99,12 +105,12 @@ def _anchored_top(anchored: Anchored, g: jax.Array) -> jax.Array:
             f"reference, got {short(reference)}. The coefficient at which they stay there is that of the penalty "
             "inside for the gradient at the reference: `jaxreg.coefficient_max(anchored.penalty, grads_at_reference)`."
         )
-    return _top(anchored.penalty, g if weights is None else _divided(g, jnp.asarray(weights, numerics.real_dtype(g))))
+    return _top(anchored.penalty if weights is None else Weighted(anchored.penalty, weights), g)
 
 
 def _leaves_the_top(parts: Parts) -> bool:
     """Whether the term is L2 or NonNegative and nothing else."""
-    return parts.l1 is None and not parts.intervals and not parts.rest
+    return parts.l1 is None and parts.excluded is None and not parts.intervals and not parts.rest
 
 
 def _against(nonnegative: Any, g: jax.Array) -> jax.Array:

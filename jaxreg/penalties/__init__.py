@@ -30,6 +30,7 @@ from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
 from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
 from jaxreg.penalties.stacked import Stacked as Stacked
 from jaxreg.penalties.unit_norm import UnitNorm as UnitNorm
+from jaxreg.penalties.weighted import Weighted as Weighted
 
 PENALTIES: tuple[type[Regularizer], ...] = (
     L1,
@@ -49,6 +50,7 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     HoyerSquare,
     Difference,
     Anchored,
+    Weighted,
     Box,
     L1Ball,
     MaxNorm,

@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, codec, numerics
-from jaxreg._core.elementwise import weighted_sum
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.structure import Parts, Reach
+from jaxreg.penalties.weighted import Weighted
 
 
 @final
@@ -71,28 +71,25 @@ class Anchored(Regularizer, promoted=False):
         if self.penalty.scalar() is None:
             raise TypeError(
                 f"`Anchored({type(self.penalty).__name__}, weights=...)`: weights need an elementwise penalty such as "
-                "L1 or L2, or a sum or multiple of such. Leave them out, or anchor a sum term by term."
+                "L1 or L2, or a sum or multiple of such. Leave them out, or anchor a sum term by term; groups have "
+                "weights by `jaxreg.Anchored(jaxreg.Weighted(group, weights), reference)`."
             )
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         return self.rounded_value(numerics.promote(x), jnp.asarray(x))
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
-        difference = x - self._array("reference", x)
-        rho = None if self.weights is None else self.penalty.scalar()
-        if rho is None:
-            return self.penalty.rounded_value(difference, held)
-        return weighted_sum(rho, jnp.real(self._array("weights", x)), difference)
+        return self._inside(x).rounded_value(x - self._array("reference", x), held)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, step = jnp.asarray(z), jnp.asarray(step)
+        z = jnp.asarray(z)
         difference = z - self._array("reference", z)
-        return self._back(z, difference, self.penalty.prox(difference, self._weighted(step, z)))
+        return self._back(z, difference, self._inside(z).prox(difference, step))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         reference = self._array("reference", z)
         start, difference = p - reference, z - reference
-        moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
+        moved = self._inside(z).approximate_prox(start, difference, step, count)
         back = self._back(z, difference, moved)
         return numerics.exact(jnp.where(moved == start, p, back), back)
 
@@ -131,8 +128,9 @@ class Anchored(Regularizer, promoted=False):
     def reach(self) -> Reach:
         return self.penalty.reach if self.penalty.reach is Reach.ENTRY else Reach.ARRAY
 
-    def _weighted(self, step: jax.Array, z: jax.Array) -> jax.Array:
-        return step if self.weights is None else numerics.threshold(step, jnp.real(self._array("weights", z)))
+    def _inside(self, x: jax.Array) -> Regularizer:
+        """The penalty of the difference."""
+        return self.penalty if self.weights is None else Weighted(self.penalty, jnp.real(self._array("weights", x)))
 
     def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
         """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxreg._core import numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Reach, without_l2
+from jaxreg._core.structure import Parts, Reach, without_l2
+from jaxreg._core.weights import without_excluded
 from jaxreg.penalties import _axes
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties._profile import as_elementwise
@@ -70,8 +71,10 @@ class Group(Regularizer):
         _axes.check_axis("Group", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        x = jnp.asarray(x)
-        return self.size_weight(x) * _sum(_axes.axes_of("Group", self.axis, x.ndim), self.penalty, x)
+        return self.value_of(self.penalty, jnp.asarray(x))
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        return self.prox_of(self.penalty, jnp.asarray(z), jnp.asarray(step))
 
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
@@ -84,16 +87,19 @@ class Group(Regularizer):
         size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
         return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
 
-    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        weighted = jnp.asarray(step) * self.size_weight(z)
+    def value_of(self, penalty: Regularizer, x: jax.Array) -> jax.Array:
+        """Return ω·P(‖x_g‖₂): P is `penalty` of this group, also with a weight for each norm."""
+        return self.size_weight(x) * _sum(_axes.axes_of("Group", self.axis, x.ndim), penalty, x)
+
+    def prox_of(self, penalty: Regularizer, z: jax.Array, step: jax.Array) -> jax.Array:
+        """Return the proximal operator of `value_of(penalty, ·)`."""
+        weighted = step * self.size_weight(z)
         axes = _axes.axes_of("Group", self.axis, z.ndim)
         if weighted.ndim:
-            return self._metric_prox(z, weighted, axes)
-        return radial.resized_groups(_shrunk, axes, (self.penalty, weighted), z)
+            return self._metric_prox(penalty.parts(), z, weighted, axes)
+        return radial.resized_groups(_shrunk, axes, (penalty, weighted), z)
 
-    def _metric_prox(self, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-        parts = self.penalty.parts()
+    def _metric_prox(self, parts: Parts, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
@@ -102,7 +108,8 @@ class Group(Regularizer):
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
-        return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+        return w if parts.excluded is None else without_excluded(parts.excluded, w)
 
 
 def _shrunk(params: tuple[Regularizer, jax.Array], norms: jax.Array) -> jax.Array:

@@ -114,6 +114,8 @@ class Matrix(Regularizer, promoted=False):
 
     def parts(self) -> Parts:
         inside = self.penalty.parts()
+        if inside.have_weights:
+            return Parts(rest=(self,))
         intervals = tuple(Matrix(term, self.outputs) for term in inside.intervals)
         rest = tuple(term if term.scalar() is not None else Matrix(term, self.outputs) for term in inside.rest)
         return dataclasses.replace(inside, intervals=intervals, rest=rest)

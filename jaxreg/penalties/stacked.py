@@ -75,6 +75,8 @@ class Stacked(Regularizer, promoted=False):
 
     def parts(self) -> Parts:
         inside = self.penalty.parts()
+        if inside.have_weights:
+            return Parts(rest=(self,))
         intervals = tuple(Stacked(term, self.axes) for term in inside.intervals)
         rest = tuple(term if term.scalar() is not None else Stacked(term, self.axes) for term in inside.rest)
         return dataclasses.replace(inside, intervals=intervals, rest=rest)
