@@ -10,8 +10,11 @@ Programs as users compile them, which `.ci/run` tests as well:
 """
 
 import importlib.metadata
+import itertools
 import os
 import platform
+import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -44,3 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if with_address:
         raise pytest.UsageError(f"Ids with an address; give them names, `ids=...`: {with_address}")
+
+
+@pytest.fixture
+def calls() -> Callable[[Callable[[], object]], int]:
+    """How many functions of Python and C a function calls: work that is the same on every machine."""
+
+    def counted(function: Callable[[], object]) -> int:
+        count = itertools.count()
+        sys.setprofile(lambda frame, event, argument: next(count) if event.endswith("call") else None)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return next(count)
+
+    return counted
