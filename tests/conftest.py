@@ -10,9 +10,11 @@ Programs as users compile them, which `.ci/run` tests as well:
 """
 
 import importlib.metadata
+import itertools
 import os
 import platform
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -60,3 +62,19 @@ def optimized() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def calls() -> Callable[[Callable[[], object]], int]:
+    """How many functions of Python and C a function calls: work that is the same on every machine."""
+
+    def counted(function: Callable[[], object]) -> int:
+        count = itertools.count()
+        sys.setprofile(lambda frame, event, argument: next(count) if event.endswith("call") else None)
+        try:
+            function()
+        finally:
+            sys.setprofile(None)
+        return next(count)
+
+    return counted

@@ -249,3 +249,42 @@ def test_a_large_leaf_neither_overflows_nor_vanishes_on_the_way(
     np.testing.assert_allclose(jax.vmap(reg)(x), size / 4 * value, rtol=1e-5)
     assert float(jax.jit(jax.value_and_grad(reg))(x)[0]) == expected
     assert np.isnan(reg(x.at[0, 0].set(jnp.nan)))
+
+
+# ------------------------------------------------------------------------------------------- structures in each other
+
+
+class Counted(jaxreg.Regularizer):
+    """Half the square, whose proximal operator counts how often a program runs it."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.sum(x**2) / 2
+
+    def prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: RUNS.append(1))
+        return z / (1 + step)
+
+
+RUNS: list[int] = []
+
+
+def _multiples(reg: jaxreg.Regularizer, depth: int) -> jaxreg.Regularizer:
+    for _ in range(depth):
+        reg = jaxreg.Scaled(2.0, reg)
+    return reg
+
+
+def test_multiples_of_multiples_run_the_operator_inside_once() -> None:
+    reg, z = _multiples(Counted(), 6), jnp.array([65.0, -130.0])
+    RUNS.clear()
+    np.testing.assert_allclose(jax.jit(reg.prox)(z), [1.0, -2.0])
+    jax.effects_barrier()
+    assert len(RUNS) == 1
+
+
+def test_the_gradient_of_multiples_of_multiples_is_one_loop_over_their_factors() -> None:
+    x = jnp.array([0.5, -3.0])
+    np.testing.assert_allclose(jax.grad(_multiples(jaxreg.L2(1.0), 3))(x), 16 * x)
+    shallow, deep = (jax.jit(jax.grad(_multiples(jaxreg.L2(1.0), n))).lower(x).as_text() for n in (20, 60))
+    assert deep.count("stablehlo.multiply") == shallow.count("stablehlo.multiply")
+    assert deep.count("stablehlo.select") == shallow.count("stablehlo.select")

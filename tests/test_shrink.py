@@ -270,6 +270,76 @@ def test_an_nnx_convolutional_network_with_batch_normalization():
     same(smaller_model(x), model(x))
 
 
+# ----------------------------------------------------------------------------------------------- kernels (..., out, in)
+
+
+class Decoder(nn.Module):
+    widths: tuple[int, int] = (4, 4)
+    transpose_kernel: bool = True
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        first, second = self.widths
+        options = {"transpose_kernel": self.transpose_kernel, "use_bias": self.use_bias}
+        x = nn.relu(nn.ConvTranspose(first, (3,), strides=(2,), name="first", **options)(x))
+        x = nn.relu(nn.ConvTranspose(second, (3,), name="second", **options)(x))
+        return nn.Dense(2, name="output")(x.reshape(len(x), -1))
+
+
+DECODER = [("first", "second"), ("second", "output")]
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (4, 8)], ids=["equal", "unequal"])
+@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("transpose_kernel", [True, False])
+def test_kernels_whose_inputs_come_last_are_asked_for(widths, use_bias, transpose_kernel):
+    """Without the answer there is an error, and its advice gives the network: most numbers of units fit both forms."""
+    model = Decoder(widths, transpose_kernel, use_bias)
+    x = jnp.asarray(RNG.normal(size=(3, 5, 4)), jnp.float32)
+    params = filled(model.init(jax.random.key(0), x))["params"]
+    dead = (slice(None), 1) if transpose_kernel else (..., 1)
+    unread = (..., 2) if transpose_kernel else (slice(None), 2)
+    params["first"]["kernel"][dead] = 0
+    params["second"]["kernel"][unread] = 0
+    if use_bias:
+        params["first"]["bias"][1] = 0
+    answer = ["first", "second"] if transpose_kernel else []
+    with pytest.raises(ValueError, match=r"`transposed=\['(first|second)'\]`"):
+        jaxreg.shrink(params, DECODER)
+    small = jaxreg.shrink(params, DECODER, transposed=answer)
+    smaller = Decoder((2, widths[1]), transpose_kernel, use_bias)
+    same(smaller.apply({"params": small}, x), model.apply({"params": params}, x))
+
+
+def test_where_the_arrays_or_the_name_tell_nothing_is_asked():
+    turned = {"kernel": np.ones((3, 5, 2)), "bias": np.ones(5)}  # two inputs, five units
+    params = {"a": turned, "b": {"kernel": np.ones((5, 2))}}
+    with pytest.raises(ValueError, match=r"of this form: `transposed=\['a'\]`"):
+        jaxreg.shrink(params, [("a", "b")])
+    assert jaxreg.shrink(params, [("a", "b")], transposed=["a"])["a"]["kernel"].shape == (3, 5, 2)
+    square = {"kernel": np.ones((3, 3, 4, 4))}
+    names = {"Conv_0": square, "up/Conv_1": square, "b": {"kernel": np.ones((4, 2))}}
+    jaxreg.shrink(names, [("Conv_0", "up/Conv_1"), ("up/Conv_1", "b")])  # so Linen names a `Conv`
+    several = {"a": {"kernel": np.ones((3, 2, 4)), "bias": np.ones(4)}, "b": {"kernel": np.ones((3, 8, 2))}}
+    with pytest.raises(ValueError, match="8 inputs, and reads each channel once"):
+        jaxreg.shrink(several, [("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("transposed", "error", "message"),
+    [
+        ("a", TypeError, "takes a list of module paths, got 'a'"),
+        (["c"], ValueError, r"modules of the graph, \['a', 'b'\], got 'c'"),
+        ([0], ValueError, "got 0"),
+    ],
+    ids=range(3),
+)
+def test_what_transposed_refuses(transposed, error, message):
+    with pytest.raises(error, match=message):
+        jaxreg.shrink({"a": DENSE, "b": NEXT}, [("a", "b")], transposed=transposed)
+
+
 # ------------------------------------------------------------------------------------- several readers, several writers
 
 

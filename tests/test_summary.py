@@ -180,6 +180,38 @@ def transformer(layers):
     return {"params": {"encoder": {f"encoder_block_{i}": jax.tree.map(np.copy, block) for i in range(layers)}}}
 
 
+def test_the_work_grows_with_the_number_of_leaves_and_of_rules_and_not_with_their_product(calls):
+    def work(n):
+        params = {f"block_{i}": {"kernel": np.ones((2, 3), np.float32)} for i in range(n)}
+        each = jaxreg.TreeRegularizer([(f"block_{i}/*", jaxreg.L2(0.5)) for i in range(n)])
+        summary = jaxreg.summary(each + jaxreg.TreeRegularizer({"**": jaxreg.L1(0.1)}), params)
+        assert summary.penalty == pytest.approx(3.6 * n)
+        return lambda: (jaxreg.summary(each, params), jaxreg.summary(jaxreg.L1(0.1), params), str(summary))
+
+    work(2)()  # which compiles
+    few, many = work(50), work(200)
+    assert calls(many) < 6 * calls(few)
+
+
+def test_small_leaves_are_measured_together_and_each_by_itself():
+    """Values of NumPy for leaves of several sizes, dtypes and penalties, more of one kind than fit into one program."""
+    rng = np.random.default_rng(0)
+    sizes = [0, 1, 7, 1024, 1025, 70000, *range(1, 70)]
+    params = {f"{i}": rng.normal(size=n).astype(np.float32) for i, n in enumerate(sizes)}
+    params |= {f"half_{n}": rng.normal(size=n).astype(np.float16) for n in (3, 5)}
+    rules = jaxreg.TreeRegularizer({"half*": jaxreg.L1(0.5), "[1-3]*": jaxreg.L2(0.5), "**": jaxreg.Huber(2.0, 0.5)})
+    for path, leaf in by_path(jaxreg.summary(rules, params)).items():
+        x, size = params[path].astype(np.float64), np.abs(params[path].astype(np.float64))
+        if path.startswith("half"):
+            penalty, gradient = size.sum() / 2, np.sign(x) / 2
+        elif path[0] in "123":
+            penalty, gradient = (x**2).sum() / 2, x
+        else:
+            inside = size < 0.5
+            penalty, gradient = 2 * np.where(inside, x**2, size - 0.25).sum(), 2 * np.where(inside, 2 * x, np.sign(x))
+        assert (leaf.penalty, leaf.gradient_norm) == pytest.approx((penalty, np.linalg.norm(gradient)), rel=1e-5), path
+
+
 def test_a_thousand_leaves_are_fast_and_readable():
     params = transformer(100)
     rules = jaxreg.TreeRegularizer.for_weights(jaxreg.L1(0.001))

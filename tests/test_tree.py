@@ -1,9 +1,11 @@
 """Rules on parameter trees of every kind, and the globs that they are written in."""
 
 import dataclasses
+import fnmatch
 import json
 import re
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,8 +19,10 @@ import pytest
 from flax import nnx
 
 import jaxreg
-from jaxreg._rules.paths import glob_matches
+from jaxreg._rules.globs import automaton, glob_matches
+from jaxreg._rules.paths import flatten_with_paths
 
+Calls = Callable[[Callable[[], object]], int]
 DENSE = {"Dense_0": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3)}, "Dense_1": {"kernel": jnp.ones((3, 1))}}
 
 
@@ -55,6 +59,55 @@ def test_globs_do_not_backtrack_for_ever() -> None:
     for pattern in ("*a" * 40 + "b", "**/" * 60 + "b", "[a" * 30, "**/*a*a*a*a*a*a/" * 10 + "b"):
         assert not glob_matches(pattern, "/".join(["a" * 200] * 20))
     assert time.process_time() - start < 5.0
+
+
+def matches_by_definition(glob: list[str], path: list[str]) -> bool:
+    """`**` is any number of segments, another segment is one by the rules of the shell."""
+    if not glob:
+        return not path
+    if glob[0] == "**":
+        return any(matches_by_definition(glob[1:], path[i:]) for i in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], glob[0]) and matches_by_definition(glob[1:], path[1:])
+
+
+def test_many_globs_at_once_are_each_of_them() -> None:
+    rng = np.random.default_rng(0)
+    parts = ["**", "**", "*", "a", "b", "ab", "a*", "*b", "?", "[ab]", "[!a]*", ""]
+    for _ in range(150):
+        globs = ["/".join(rng.choice(parts, rng.integers(1, 6))) for _ in range(rng.integers(1, 9))]
+        paths = ["/".join(rng.choice(["a", "b", "ab", "aab", "c", ""], rng.integers(1, 6))) for _ in range(20)]
+        one = automaton(tuple(globs))
+        for path in [*paths, *paths]:  # a second time, now that it knows them
+            expected = [i for i, g in enumerate(globs) if matches_by_definition(g.split("/"), path.split("/"))]
+            assert list(one.matching(path)) == expected, (globs, path)
+
+
+def test_rules_of_every_kind_decide_in_their_order_and_each_is_asked_until_it_matched() -> None:
+    asked: list[str] = []
+
+    def is_c(path: str, leaf: object) -> bool:
+        asked.append(path)
+        return path.startswith("c")
+
+    patterns = ["a/*", re.compile("^b/"), "*/x", is_c, re.compile("y$"), "**", "b/y"]
+    tree = {name: {"x": np.ones(1), "y": np.ones(1)} for name in "abcd"}
+    reg = jaxreg.TreeRegularizer([(pattern, jaxreg.L1(i + 1.0)) for i, pattern in enumerate(patterns)])
+    decided = {path: one.l1 - 1 for path, one in reg.assignment(tree).items()}
+    assert decided == {"a/x": 0, "a/y": 0, "b/x": 1, "b/y": 1, "c/x": 2, "c/y": 3, "d/x": 2, "d/y": 4}
+    assert asked == ["a/x", "a/y", "b/x", "b/y", "c/x", "c/y", "d/y"]  # the last leaf only, once one matched
+
+
+def test_the_work_for_a_leaf_does_not_grow_with_the_number_of_rules(
+    calls: Callable[[Callable[[], object]], int],
+) -> None:
+    flat = flatten_with_paths({f"block_{i}": {f"w{j}": np.ones(1) for j in range(10)} for i in range(100)})
+    few, many = (
+        jaxreg.TreeRegularizer([(f"block_{i}/**/w{i % 10}", jaxreg.L2()) for i in range(n)] + [("**/w?", jaxreg.L1())])
+        for n in (2, 100)
+    )
+    first = calls(lambda: few.decide(flat)), calls(lambda: many.decide(flat))
+    assert first[1] < 3 * first[0]
+    assert calls(lambda: many.decide(flat)) < 1.2 * calls(lambda: few.decide(flat))  # a second time
 
 
 @pytest.mark.parametrize("pattern", ["a**b**c", "/".join(["a**b"] * 5)])

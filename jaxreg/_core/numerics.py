@@ -72,14 +72,15 @@ def exact(value: jax.Array, formula: jax.Array) -> jax.Array:
 exact.defjvp(lambda primals, tangents: (exact(*primals), tangents[1]))
 
 
-def unless_zero(factor: Any, z: jax.Array, moved: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
-    """Return moved(u), a proximal operator at z with the step u, and z where `factor` is 0, for sets too.
+def unless_zero(factor: Any, moved: Callable[..., jax.Array], u: jax.Array, z: jax.Array, *others: Any) -> jax.Array:
+    """Return moved(u, z, ...), a proximal operator at z with the step u, and z where `factor` is 0, for sets too.
 
     There the derivative is that of z and, in the strength, that of the operator: 0 for a set, which has no strength.
+    The operator is called once, so that structures inside each other take linear work.
     """
-    w = moved(u)
-    there = exact(z, z + (w - moved(jax.lax.stop_gradient(u))))
-    return jnp.where(jnp.asarray(factor) == 0, there, w)
+    is_zero = jnp.asarray(factor) == 0
+    w = moved(u, *(jnp.where(is_zero, jax.lax.stop_gradient(x), x) for x in (z, *others)))
+    return jnp.where(is_zero, exact(z, z + w), w)
 
 
 def multiple(factor: Any, value: jax.Array) -> jax.Array:

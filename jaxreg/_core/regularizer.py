@@ -251,12 +251,22 @@ class Scaled(Regularizer, promoted=False):
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         # With the factor 0 no gradient goes back through P: where that of P is infinite, 0·∞ would be nan.
-        x = jnp.where(jnp.asarray(self.factor) == 0, jax.lax.stop_gradient(x), x)
-        return numerics.multiple(self.factor, self.penalty.rounded_value(x, held))
+        factors, penalty = self._unrolled(numerics.real_dtype(x))
+        x = jnp.where(jnp.min(factors) == 0, jax.lax.stop_gradient(x), x)
+        value = penalty.rounded_value(x, held)
+        return jax.lax.scan(lambda v, factor: (numerics.multiple(factor, v), None), value, factors, unroll=8)[0]
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z, u = jnp.asarray(z), numerics.threshold(jnp.asarray(step), self.factor)
-        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.prox(z, u), u)
+        u = numerics.threshold(jnp.asarray(step), self.factor)
+        return numerics.unless_zero(self.factor, lambda u, z: self.penalty.prox(z, u), u, jnp.asarray(z))
+
+    def _unrolled(self, dtype: Any) -> tuple[jax.Array, Regularizer]:
+        """The factors of multiples of multiples, the inner first, and the penalty inside: one loop for all of them."""
+        factors, penalty = [self.factor], self.penalty
+        while isinstance(penalty, Scaled):
+            factors.append(penalty.factor)
+            penalty = penalty.penalty
+        return jnp.stack([jnp.asarray(factor, dtype) for factor in reversed(factors)]), penalty
 
     @property
     def reach(self) -> Reach:
@@ -271,7 +281,7 @@ class Scaled(Regularizer, promoted=False):
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         u = numerics.threshold(step, self.factor)
-        return numerics.unless_zero(self.factor, z, lambda u: self.penalty.approximate_prox(p, z, u, count), u)
+        return numerics.unless_zero(self.factor, lambda u, z, p: self.penalty.approximate_prox(p, z, u, count), u, z, p)
 
 
 @final

@@ -1,5 +1,6 @@
 """`summary`: what a regularizer does to a tree of parameters, leaf by leaf."""
 
+import functools
 import glob
 import math
 import warnings
@@ -79,7 +80,7 @@ def summary(reg: Any, params: Any) -> Summary:
         Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
     ]
-    return Summary(tuple(_use(rule, idle, deciding, rows) for rule in tree._rules), tuple(rows))
+    return Summary(_uses(tree._rules, idle, deciding, rows), tuple(rows))
 
 
 def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
@@ -106,20 +107,52 @@ def _why_left_out(leaf: Any, is_parameter: bool, rule: Rule | None, first_path: 
     return f"{BY_RULE}{_text(rule)!r}" if rule.regularizer is None else ""
 
 
-def _measure(leaves: Sequence[tuple[str, Regularizer | None, Any]]) -> list[tuple[Any, Any]]:
+Measured = tuple[str, Regularizer | None, Any]  # a leaf: its path, what penalizes it, its values
+_BATCH = 1 << 16  # entries that one program takes at once
+
+
+def _measure(leaves: Sequence[Measured]) -> list[tuple[Any, Any]]:
     """Penalty and gradient norm of each leaf."""
+    values: dict[int, tuple[float, float]] = {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The gradient of")
-        values = [(None, None) if reg is None else _of_leaf(path, reg, leaf) for path, reg, leaf in leaves]
-    return [(None, None) if a is None else (float(a), float(b)) for a, b in jax.device_get(values)]
+        found = [(alike, _of_leaves(regularizer, alike, leaves)) for regularizer, alike in _batches(leaves)]
+    for alike, measured in jax.device_get(found):
+        values |= zip(alike, zip(*(np.ravel(numbers).tolist() for numbers in measured), strict=True), strict=False)
+    return [values.get(i, (None, None)) for i in range(len(leaves))]
 
 
-def _of_leaf(path: str, regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, jax.Array]:
+def _batches(leaves: Sequence[Measured]) -> Iterable[tuple[Regularizer, list[int]]]:
+    """The places of leaves that one program measures at once: small ones of an elementwise penalty and of a dtype."""
+    batches: dict[Any, tuple[Regularizer, list[int]]] = {}
+    is_elementwise: dict[int, bool] = {}
+    for i, (_, regularizer, leaf) in enumerate(leaves):
+        if regularizer is None:
+            continue
+        of = id(regularizer)
+        if of not in is_elementwise:
+            is_elementwise[of] = regularizer.scalar() is not None
+        size = _padded_size(np.size(leaf))
+        together = is_elementwise[of] and size < _BATCH
+        batch = batches.setdefault((of, size, getattr(leaf, "dtype", type(leaf))) if together else i, (regularizer, []))
+        batch[1].append(i)
+    for regularizer, alike in batches.values():
+        most = max(1, _BATCH // _padded_size(np.size(leaves[alike[0]][-1])))
+        yield from ((regularizer, alike[i : i + most]) for i in range(0, len(alike), most))
+
+
+def _of_leaves(regularizer: Regularizer, alike: Sequence[int], leaves: Sequence[Measured]) -> tuple[Any, Any]:
+    """Penalties and gradient norms of the leaves of one batch; rows of zeros may follow."""
     try:
-        return _penalty_and_norm(regularizer, _padded(regularizer, _as_jax_has_it(leaf)))
+        arrays = [_padded(regularizer, _as_jax_has_it(leaves[i][-1])) for i in alike]
+        if len(arrays) == 1:
+            return _penalty_and_norm(regularizer, arrays[0])
+        rows = np.zeros((_BATCH // arrays[0].size, arrays[0].size), arrays[0].dtype)
+        rows[: len(arrays)] = arrays
+        return _penalties_and_norms(regularizer, rows)
     except (TypeError, ValueError, NotImplementedError) as error:
         kind = next(kind for kind in (NotImplementedError, TypeError, ValueError) if isinstance(error, kind))
-        raise kind(f"`jaxreg.summary`, the leaf {short(path)}: {error}") from None
+        raise kind(f"`jaxreg.summary`, the leaf {short(leaves[alike[0]][0])}: {error}") from None
 
 
 def _as_jax_has_it(leaf: Any) -> Any:
@@ -135,7 +168,11 @@ def _padded(regularizer: Regularizer, leaf: Any) -> Any:
     if regularizer.scalar() is None:
         return leaf
     entries = np.asarray(leaf).ravel()
-    return np.pad(entries, (0, max(1024, 1 << (entries.size - 1).bit_length()) - entries.size))
+    return np.pad(entries, (0, _padded_size(entries.size) - entries.size))
+
+
+def _padded_size(size: int) -> int:
+    return max(1024, 1 << (size - 1).bit_length())
 
 
 @jax.jit
@@ -144,10 +181,23 @@ def _penalty_and_norm(regularizer: Regularizer, leaf: Any) -> tuple[jax.Array, j
     return penalty, jnp.linalg.norm(numerics.promote(gradient).ravel())
 
 
-def _use(rule: Rule, idle: Sequence[Rule], deciding: Sequence[Rule | None], rows: Iterable[Leaf]) -> RuleUse:
-    of = (row for by, row in zip(deciding, rows, strict=True) if by is rule)
-    paths = tuple(row.path for row in of if not row.left_out or row.left_out.startswith(BY_RULE))
-    return RuleUse(_text(rule), without_arrays(rule.regularizer), paths, all(rule is not one for one in idle))
+@jax.jit
+def _penalties_and_norms(regularizer: Regularizer, rows: Any) -> tuple[jax.Array, jax.Array]:
+    return jax.vmap(functools.partial(_penalty_and_norm, regularizer))(rows)
+
+
+def _uses(
+    rules: Iterable[Rule], idle: Iterable[Rule], deciding: Iterable[Rule | None], rows: Iterable[Leaf]
+) -> tuple[RuleUse, ...]:
+    of: dict[int, list[str]] = {}
+    for by, row in zip(deciding, rows, strict=True):
+        if not row.left_out or row.left_out.startswith(BY_RULE):
+            of.setdefault(id(by), []).append(row.path)
+    unused = set(map(id, idle))
+    return tuple(
+        RuleUse(_text(rule), without_arrays(rule.regularizer), tuple(of.get(id(rule), ())), id(rule) not in unused)
+        for rule in rules
+    )
 
 
 def _text(rule: Rule) -> str:

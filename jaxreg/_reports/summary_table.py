@@ -96,13 +96,17 @@ class Summary(Report):
         for leaf in self.leaves:
             if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and self.rules:
                 of.setdefault(leaf.left_out, []).append(leaf.path)
-        notes = [_rule_note(rule, self._penalty_of(rule)) for rule in self.rules]
+        penalties = self._penalties()
+        notes = [_rule_note(rule, math.fsum(penalties[path] for path in set(rule.paths))) for rule in self.rules]
         notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
         return [line for note in notes for line in textwrap.wrap(printable(note), WIDTH, subsequent_indent="    ")]
 
-    def _penalty_of(self, rule: RuleUse) -> float:
-        paths = set(rule.paths)  # different keys may be the same path: `a/b`, and `b` in `a`
-        return math.fsum(leaf.penalty for leaf in self.leaves if leaf.path in paths and leaf.penalty is not None)
+    def _penalties(self) -> dict[str, float]:
+        """The penalty of each path; different keys may be the same path: `a/b`, and `b` in `a`."""
+        of: dict[str, list[float]] = {}
+        for leaf in self.leaves:
+            of.setdefault(leaf.path, []).append(leaf.penalty or 0.0)
+        return {path: math.fsum(penalties) for path, penalties in of.items()}
 
 
 def _repr(leaf: Leaf) -> str | None:

@@ -12,7 +12,8 @@ from jaxreg._core import codec
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct, static
-from jaxreg._rules.paths import glob_matches, is_hidden
+from jaxreg._rules.globs import glob_matches
+from jaxreg._rules.paths import is_hidden
 
 Pattern = str | re.Pattern[str] | Callable[[str, Any], bool]
 

@@ -7,6 +7,7 @@ from typing import Any, Self, cast, final
 from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import named
+from jaxreg._rules.globs import automaton
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_masked
 from jaxreg._rules.patterns import (
@@ -142,7 +143,14 @@ class TreeRegularizer(TreePenalty):
     def decide(self, flat: Leaves) -> tuple[list[Rule | None], list[Rule]]:
         """Return the rule that decides over each leaf, and the rules whose pattern matches no leaf."""
         used = [False] * len(self._rules)
-        deciding = [self._decide(path, leaf, used) for path, leaf in zip(flat.paths, flat.leaves, strict=True)]
+        first_glob = self._first_globs(flat.paths, used)
+        others = [(i, rule) for i, rule in enumerate(self._rules) if not isinstance(rule.pattern, str)]
+        deciding: list[Rule | None] = []
+        for path, leaf, first in zip(flat.paths, flat.leaves, first_glob, strict=True):
+            for i, rule in others:
+                if (i < first or not used[i]) and rule.matches(path, leaf):
+                    used[i], first = True, min(i, first)
+            deciding.append(self._rules[first] if first < len(used) else None)
         idle = [rule for rule, was_used in zip(self._rules, used, strict=True) if not was_used and rule.pattern != "**"]
         return deciding, idle
 
@@ -172,13 +180,15 @@ class TreeRegularizer(TreePenalty):
         rules = (f"({named(rule.pattern)}, {rule.regularizer!r})" for rule in self._rules)
         return f"TreeRegularizer([{', '.join(rules)}])"
 
-    def _decide(self, path: str, leaf: Any, used: list[bool]) -> Rule | None:
-        decision: Rule | None = None
-        for i, rule in enumerate(self._rules):
-            if (decision is None or not used[i]) and rule.matches(path, leaf):
-                used[i] = True
-                decision = decision or rule
-        return decision
+    def _first_globs(self, paths: Iterable[str], used: list[bool]) -> Iterable[int]:
+        """The first glob that matches each path, the number of rules if none does; marks the rules that match one."""
+        numbers = [i for i, rule in enumerate(self._rules) if isinstance(rule.pattern, str)]
+        globs = automaton(tuple(str(self._rules[i].pattern) for i in numbers))
+        matching = [globs.matching(path) for path in paths]
+        for found in {id(found): found for found in matching}.values():
+            for i in found:
+                used[numbers[i]] = True
+        return [numbers[found[0]] if found else len(used) for found in matching]
 
 
 def as_tree(reg: Any) -> TreePenalty:

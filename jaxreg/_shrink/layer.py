@@ -1,5 +1,6 @@
 """One layer of a network as arrays: its units (last axis), and what it reads of the units before it."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,30 @@ Mask = NDArray[np.bool_]
 
 _WEIGHTS = ("kernel", "embedding")
 _KNOWN = (*_WEIGHTS, "bias", "scale", "mean", "var")
+_LINEN_CONV = re.compile(r"(.*/)?Conv_[0-9]+")  # the name that Linen gives to a `Conv`
 
 
 class Layer:
     """The arrays of a dense layer, a convolution, an embedding or a batch normalization; `drop` makes them smaller."""
 
-    def __init__(self, name: str, leaves: dict[str, Any]) -> None:
-        """Find `name/...`, or `collection/name/...` where there are collections, among leaves by their paths."""
-        self.name = name
+    def __init__(self, name: str, leaves: dict[str, Any], transposed: bool | None) -> None:
+        """Find `name/...`, or `collection/name/...` where there are collections, among leaves by their paths.
+
+        A kernel in `arrays` is (..., in, out); `transposed`: whether the leaf is (..., out, in), None if nobody said.
+        """
+        self.name, self.transposed = name, transposed
         self.paths = _paths_of(name, leaves)
-        self.arrays = {key: np.asarray(leaves[path]) for key, path in self.paths.items()}
+        self.arrays = {key: self._turned(key, np.asarray(leaves[path])) for key, path in self.paths.items()}
         self.is_norm = {"mean", "var"} <= set(self.arrays)
         self.weights = next((key for key in _WEIGHTS if key in self.arrays), None)
         self._check()
+
+    def leaves(self) -> dict[str, NDArray[Any]]:
+        """The arrays by their paths, as they were given."""
+        return {path: self._turned(key, self.arrays[key]) for key, path in self.paths.items()}
+
+    def _turned(self, key: str, array: NDArray[Any]) -> NDArray[Any]:
+        return np.swapaxes(array, -2, -1) if self.transposed and key == "kernel" and array.ndim > 1 else array
 
     def _check(self) -> None:
         unknown = sorted(set(self.arrays) - set(_KNOWN))
@@ -40,9 +52,11 @@ class Layer:
             raise ValueError(f"`shrink(graph=...)`: {self.name!r} has weights of shape {matrix.shape}, not (in, out).")
         for key, array in self.arrays.items():
             if key != self.weights and array.shape != (self.units,):
+                is_turned = matrix is not None and matrix.ndim > 2 and array.shape == (matrix.shape[-2],)
                 raise ValueError(
                     f"`shrink(graph=...)`: {self.name!r} has {self.units} units, but {key!r} has the shape "
                     f"{array.shape}; stacked layers and layers of several axes cannot shrink."
+                    f"{self._if_transposed() if is_turned else ''}"
                 )
 
     @property
@@ -90,11 +104,44 @@ class Layer:
         kernel = self.arrays.get("kernel")
         if kernel is None:
             raise ValueError(f"`shrink(graph=...)`: {self.name!r} has no kernel, so it cannot be a consumer.")
-        if kernel.shape[-2] == 0 or kernel.shape[-2] % units:
+        if not self.can_read(units):
+            only = "no multiple of it" if kernel.ndim == 2 else "and reads each channel once"
+            way_out = self._if_transposed() if kernel.ndim > 2 and kernel.shape[-1] == units else ""
             raise ValueError(
                 f"`shrink(graph=...)`: {producer!r} has {units} units, but {self.name!r} has a kernel of shape "
-                f"{checks.short(kernel.shape)} with {kernel.shape[-2]} inputs, no multiple of it."
+                f"{checks.short(kernel.shape)} with {kernel.shape[-2]} inputs, {only}.{way_out}"
             )
+
+    def can_read(self, units: int) -> bool:
+        """Whether so many units fit its inputs: only a dense layer reads them at several positions."""
+        inputs = self.arrays["kernel"].shape[-2]
+        return inputs == units or (self.arrays["kernel"].ndim == 2 and inputs > 0 and inputs % units == 0)
+
+    def check_orientation(self, readers: list["Layer"], alone: bool) -> None:
+        """Raise if the kernel may be (..., in, out) or (..., out, in): where both fit the network, we cannot know.
+
+        Args:
+            readers: the layers that read the units.
+            alone: whether no other layer has the same units.
+        """
+        kernel = self.arrays.get("kernel")
+        if self.transposed is not None or kernel is None or kernel.ndim < 3 or _LINEN_CONV.fullmatch(self.name):
+            return
+        inputs, outputs = kernel.shape[-2:]
+        fits = alone and "bias" not in self.arrays and all(reader.can_read(inputs) for reader in readers)
+        if inputs == outputs or (inputs and readers and fits):
+            raise ValueError(
+                f"`shrink(graph=...)`: the kernel of {self.name!r} has the shape {checks.short(kernel.shape)}, which "
+                "may be (..., in, out), as in `Conv`, or (..., out, in), as in `ConvTranspose(transpose_kernel=True)`. "
+                f"Name all modules of the second form, `transposed=[{self.name!r}]`, or write `transposed=[]` if there "
+                "is none."
+            )
+
+    def _if_transposed(self) -> str:
+        return (
+            " If its kernel is (..., out, in), as in `ConvTranspose(transpose_kernel=True)`, name it, and all others "
+            f"of this form: `transposed=[{self.name!r}]`."
+        )
 
     def _by_unit(self, units: int) -> NDArray[Any]:
         """The kernel as (..., positions, units, out): after a convolution, flattening puts the channels last."""

@@ -1,6 +1,6 @@
 """shrink: remove the units of a network that contribute nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,13 @@ from jaxreg._shrink.layer import Layer, Mask
 Activation = Callable[[Any], Any]
 
 
-def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activation | None = None) -> Any:
+def shrink(
+    params: Any,
+    graph: Sequence[tuple[str, str]],
+    *,
+    activation: Activation | None = None,
+    transposed: Sequence[str] | None = None,
+) -> Any:
     """Remove the units that contribute nothing; the function computed stays the same, to rounding.
 
     A unit (an output of a dense layer, a channel of a convolution) goes if, for every layer that reads it,
@@ -43,13 +49,16 @@ def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activat
             a flattened convolution (channels last, as in Flax). Name all that write and all that read a unit; units
             that are added to the input or are the output of the network must not be named as those of a producer.
         activation: the function between producers and consumers, elementwise.
+        transposed: the modules whose kernels are (..., out, in): `ConvTranspose(transpose_kernel=True)`. It is asked
+            for where the arrays do not tell, as for a convolution of as many inputs as outputs that Linen did not name
+            (`Conv_0`); `[]` says that there is none.
 
     Raises:
         ValueError: there is no such module, or numbers of units do not fit, or a layer cannot shrink: one with several
             feature axes, stacked layers, a norm over the units (LayerNorm, GroupNorm, RMSNorm), a grouped convolution
-            behind a producer. Of these arrays tell nothing, so name none: a grouped convolution as the first producer,
-            and a `ConvTranspose(transpose_kernel=True)` of as many inputs as outputs, whose kernel is (..., out, in).
-        TypeError: `graph` is no sequence of pairs of paths, or `params` holds tracers.
+            behind a producer (of one as the first producer arrays tell nothing, so name none); or a kernel may be
+            (..., in, out) or (..., out, in), and `transposed` does not say which.
+        TypeError: `graph` is no sequence of pairs of paths, `transposed` none of paths, or `params` holds tracers.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -68,11 +77,13 @@ def shrink(params: Any, graph: Sequence[tuple[str, str]], *, activation: Activat
     by_path = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if not is_hidden(leaf)}
     if len(by_path) < sum(not is_hidden(leaf) for leaf in leaves):
         raise ValueError("`shrink`: two leaves have the same path; no key may contain '/'.")
-    layers = {name: Layer(name, by_path) for edge in edges for name in edge}
+    names = dict.fromkeys(name for edge in edges for name in edge)
+    turned = _transposed(transposed, names)
+    layers = {name: Layer(name, by_path, None if turned is None else name in turned) for name in names}
     spaces = _spaces(edges, layers)
     while any(space.remove(activation) for space in spaces):
         pass
-    smaller = {path: layer.arrays[key] for layer in layers.values() for key, path in layer.paths.items()}
+    smaller = {path: array for layer in layers.values() for path, array in layer.leaves().items()}
     return treedef.unflatten([_smaller_leaf(leaf, smaller.get(path)) for path, leaf in zip(paths, leaves, strict=True)])
 
 
@@ -93,6 +104,9 @@ class _Space:
                 raise ValueError(f"`shrink(graph=...)` does not say whose units {member.name!r} normalizes.")
         for reader in readers:
             reader.check_inputs(self.units, members[0].name)
+            reader.check_orientation([], alone=False)
+        for member in members:
+            member.check_orientation(readers, alone=len(members) == 1)
 
     @property
     def units(self) -> int:
@@ -156,6 +170,21 @@ def _sequence(graph: Any) -> Sequence[Any]:
     if not isinstance(graph, (tuple, list)) or not graph:
         raise TypeError(f"`shrink(graph=...)` takes a list of (producer, consumer), got {checks.short(graph)}.")
     return graph
+
+
+def _transposed(transposed: Any, names: Collection[str]) -> set[str] | None:
+    if transposed is None:
+        return None
+    if isinstance(transposed, str) or not isinstance(transposed, Iterable):
+        raise TypeError(f"`shrink(transposed=...)` takes a list of module paths, got {checks.short(transposed)}.")
+    found = list(transposed)
+    for name in found:
+        if not isinstance(name, str) or name not in names:
+            raise ValueError(
+                f"`shrink(transposed=...)` names modules of the graph, {checks.short(list(names))}, got "
+                f"{checks.short(name)}."
+            )
+    return set(found)
 
 
 def _spaces(edges: list[tuple[str, str]], layers: dict[str, Layer]) -> list[_Space]:

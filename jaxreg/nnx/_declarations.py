@@ -17,8 +17,8 @@ from jaxreg._flax.declared import (
     no_regularizer,
     stacked_axes,
 )
+from jaxreg._rules.globs import glob_matches
 from jaxreg._rules.identifiers import get
-from jaxreg._rules.paths import glob_matches
 from jaxreg.nnx._flax_layers import globs_of, shapes_of
 
 SHAPES = "_parameter_shapes"  # the attribute in which a module notes the shapes of its parameters at construction

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from jaxreg._commands import cli
 from jaxreg._commands.checkpoints.keras_layers import Layer, walk
 from jaxreg._core.regularizer import Regularizer, as_regularizer
+from jaxreg._rules.globs import glob_matches
 from jaxreg._rules.identifiers import deserialize
-from jaxreg._rules.paths import glob_matches
 from jaxreg._rules.tree import TreeRegularizer
 
 _ENDING = "_regularizer"
