@@ -111,6 +111,25 @@ def test_a_penalty_of_singular_values_and_its_gradient_take_one_decomposition(re
         assert programs.compile_(function, w).as_text().count("gesdd") == 1
 
 
+def reductions(function: Any, platform: str, shape: tuple[int, ...]) -> int:
+    """The sums over arrays of this shape in the program that is given to the compiler of a platform."""
+    lowered = jax.jit(function).trace(jax.ShapeDtypeStruct(shape, jnp.float32)).lower(lowering_platforms=(platform,))
+    whole = "x".join(map(str, shape))
+    return sum(
+        "stablehlo.reduce(" in line and f"(tensor<{whole}xf32>" in line for line in lowered.as_text().splitlines()
+    )
+
+
+def test_what_depends_on_the_device_is_decided_where_the_program_is_lowered() -> None:
+    """Norms are three sums in one read on a TPU and a GPU, two reads on a CPU, and none of them has a branch."""
+    group = jaxreg.Group(jaxreg.L1(0.1))
+    assert {name: reductions(group, name, (64, 48)) for name in ("cpu", "tpu", "cuda")} == {
+        "cpu": 2,
+        "tpu": 3,
+        "cuda": 3,
+    }
+
+
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 

@@ -32,6 +32,7 @@ from jaxreg import (
     SpectralNorm,
     Stacked,
 )
+from jaxreg._core import euclidean
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Z = np.array([[1.5, -0.4], [0.0, 2.0], [-0.7, 0.6]])
@@ -337,3 +338,20 @@ def test_small_entries_of_the_log_sum_keep_their_digits() -> None:
         expected = 2 * (1 - share) * a * eps / ((eps - a) + np.sqrt((a + eps) ** 2 - 4 * u))
         found = LogSum(1.0, eps).prox(a, u.astype(np.float32))
         np.testing.assert_allclose(found, expected, rtol=3e-6)
+
+
+@pytest.mark.parametrize("read", [euclidean.two_sums, euclidean.three_sums], ids=["two sums", "three sums"])
+def test_norms_of_groups_are_those_of_float64_at_both_ends_of_the_range(read: Any) -> None:
+    """Each row is a group. NumPy in float64 neither overflows nor vanishes here."""
+    read = jax.jit(read, static_argnums=0)
+    ends = [1e-37, 1e-30, 1e-15, 1.0, 1e15, 1e30, 3e37]
+    rows = np.array([[a, 2 * b, 0, -b] for a in ends for b in ends] + [[0] * 4, [5e-23] * 4], np.float32)
+    scale, square = (np.asarray(x, np.float64) for x in read((1,), rows))
+    found = np.sqrt(square) / scale
+    np.testing.assert_allclose(found[:, 0], np.linalg.norm(rows.astype(np.float64), axis=1), rtol=3e-7)
+    np.testing.assert_array_equal(np.frexp(scale)[0], 0.5)
+    odd = np.array([[np.inf, 1e30], [np.nan, 1.0], [np.nan, 1e30], [np.nan, 1e-30]], np.float32)
+    np.testing.assert_array_equal(read((1,), odd)[1][:, 0], [np.inf, np.nan, np.nan, np.nan])
+    parts = np.array([[3e30 + 4e30j, 0], [3e-30 - 4e-30j, 1e-37]], np.complex64)
+    scale, square = (np.asarray(x, np.float64) for x in read((1,), parts))
+    np.testing.assert_allclose((np.sqrt(square) / scale)[:, 0], [5e30, 5e-30], rtol=3e-7)

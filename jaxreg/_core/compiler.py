@@ -81,6 +81,16 @@ def rounded(x: jax.Array, dtype: Any) -> jax.Array:
     return jax.lax.reduce_precision(x, exponent_bits=info.nexp, mantissa_bits=info.nmant)
 
 
+def by_device(on_cpu: Callable[..., T], elsewhere: Callable[..., T], *operands: Any) -> T:
+    """Call one of two functions with the same result: the one for the device that the program is lowered for.
+
+    The compilers for TPUs and GPUs make one loop, and one read, of several sums over an array; that for CPUs makes as
+    many loops, and is slow at sums of parts of the entries. Products of matrices stand likewise to decompositions. Held
+    by `test_cost.py::test_what_depends_on_the_device_is_decided_where_the_program_is_lowered`.
+    """
+    return jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
+
+
 LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
 
 
@@ -111,4 +121,4 @@ def factored_sum(c: jax.Array, x: jax.Array, term: Callable[[jax.Array, jax.Arra
         enough = x.size * float(info.tiny) / float(info.eps)  # what is flushed to 0 is below the rounding
         return jax.lax.cond((total > enough) & (total < info.max), lambda c, x: c * total, inside, c, x)
 
-    return jax.lax.platform_dependent(c, x, cpu=outside, default=inside) if is_large(x) else inside(c, x)
+    return by_device(outside, inside, c, x) if is_large(x) else inside(c, x)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, compiler, numerics
+from jaxreg._core import checks, compiler, euclidean, numerics
 from jaxreg._core.entry import TREES
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Indicator
@@ -80,4 +80,4 @@ def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    return numerics.norms(x, tuple(range(x.ndim))).reshape(())
+    return euclidean.norms(x, tuple(range(x.ndim))).reshape(())

@@ -1,14 +1,11 @@
 """|x|, sums and thresholds that are right at 0, in half precision and at the ends of the floating range."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from jaxreg._core import compiler
 
 
 def promote(x: Any) -> jax.Array:
@@ -108,14 +105,6 @@ def soft_threshold(z: jax.Array, u: jax.Array) -> jax.Array:
     return z * jnp.where(outside, 1 - u / jnp.where(outside, size, 1), 0)
 
 
-def unit_vectors(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
-    """x/‖x‖₂ along `axis`, and 0 with derivative 0 where ‖x‖ = 0; entries of 1e±30 neither overflow nor vanish."""
-    y, largest = normalized(x, axis)
-    zero = largest == 0
-    square = jnp.sum(real_product(y, y), axis=axis, keepdims=True)
-    return jnp.where(zero, jnp.zeros_like(y), y * jax.lax.rsqrt(jnp.where(zero, 1, square)))
-
-
 def normalized(x: jax.Array, axis: int | tuple[int, ...] | None) -> tuple[jax.Array, jax.Array]:
     """(x/m, m) with m = max|x| along `axis`, held constant: for functions in which the scale cancels."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
@@ -132,44 +121,6 @@ def with_modulus(z: jax.Array, a: jax.Array, r: jax.Array) -> jax.Array:
         return exact(jnp.where(r == 0, 0, signed), signed)  # no −0.0
     positive = a > 0
     return z * jnp.where(positive, r / jnp.where(positive, a, 1), 0)
-
-
-def norms(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """‖x‖₂ over `axes`, kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
-    return _norms(axes, x)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _norms(axes: tuple[int, ...], x: jax.Array) -> jax.Array:
-    scale = _largest(x, axes)
-    return scale * jnp.sqrt(_square(x, 1 / scale, axes))
-
-
-@_norms.defjvp
-def _norms_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    return norms(x, axes), jnp.sum(real_product(directions(x, axes), dx), axis=axes, keepdims=True)
-
-
-def directions(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """x/‖x‖₂ over `axes`, and 0 at 0, by the operations of `norms`."""
-    down = 1 / _largest(x, axes)
-    square = _square(x, down, axes)
-    y = x * compiler.unshared(down)  # what is inside `square` stays inside its sum, which is faster
-    y = y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(y), jnp.sign(x), y)  # beside inf, all else counts nothing
-    return y * jax.lax.rsqrt(jnp.where((square > 0) & (square < jnp.inf), square, 1))
-
-
-def _square(x: jax.Array, down: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    y = x * down
-    return jnp.sum(real_product(y, y), axis=axes, keepdims=True)
-
-
-def _largest(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """max|x| over `axes`, held constant, within the range where it and its reciprocal are normal numbers."""
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0))
-    info = jnp.finfo(largest.dtype)
-    return jnp.clip(largest, info.tiny, 2.0 ** (info.maxexp - 2))
 
 
 @jax.custom_jvp

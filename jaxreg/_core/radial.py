@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import numerics
+from jaxreg._core import euclidean, numerics
 
 Profile = Callable[[Any, jax.Array], jax.Array]
 Axes = tuple[int, ...]
@@ -39,7 +39,7 @@ def resized(f: Profile, params: Any, x: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def directed_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Array:
     """f(‖x_g‖)·x_g/‖x_g‖, for slopes."""
-    return f(params, numerics.norms(x, axes)) * numerics.directions(x, axes)
+    return f(params, euclidean.norms(x, axes)) * euclidean.directions(x, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -52,7 +52,7 @@ def resized_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Arr
 
 def _finite_norms(x: jax.Array, axes: Axes) -> jax.Array:
     """‖x_g‖; an infinite norm of finite entries has the same ratios as this one, whose reciprocal is not subnormal."""
-    norms = numerics.norms(x, axes)
+    norms = euclidean.norms(x, axes)
     return jnp.minimum(norms, jnp.finfo(norms.dtype).max / 8)
 
 
@@ -69,7 +69,7 @@ def _of_entries(f: Profile, primals: Any, tangents: Any) -> jax.Array:
 
 def _of_groups(f: Profile, axes: Axes, primals: Any, tangents: Any) -> jax.Array:
     (params, x), (dparams, dx) = primals, tangents
-    r, unit = _finite_norms(x, axes), numerics.directions(x, axes)
+    r, unit = _finite_norms(x, axes), euclidean.directions(x, axes)
     value, change, slope = _parts(f, params, dparams, r)
     ratio = _ratio(value, slope, r)
     dr = jnp.sum(numerics.real_product(unit, dx), axis=axes, keepdims=True)

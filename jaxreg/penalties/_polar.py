@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import numerics
+from jaxreg._core import euclidean
 from jaxreg.penalties._singular_values import matmul
 
 # Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv:2505.16932, Algorithm 1 (their safety factor is 1.01).
@@ -39,7 +39,7 @@ def polar_factor(x: jax.Array) -> jax.Array:
     """
     if _is_wide(x):
         return polar_factor(x.T).T
-    frobenius = jax.lax.stop_gradient(numerics.norms(x, (0, 1)))
+    frobenius = jax.lax.stop_gradient(euclidean.norms(x, (0, 1)))
     y = x / jnp.where(frobenius == 0, 1, frobenius)
     safe = tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import numerics, radial
+from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Parts, Reach, without_l2
@@ -79,7 +79,7 @@ class Group(Regularizer):
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
         x = jnp.asarray(x)
-        return numerics.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
+        return euclidean.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group."""
@@ -124,13 +124,13 @@ def _slope(penalty: Regularizer, norms: jax.Array) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _sum(axes: tuple[int, ...], penalty: Regularizer, x: jax.Array) -> jax.Array:
     """Σ_g ρ(‖x_g‖)."""
-    return penalty(numerics.norms(x, axes))
+    return penalty(euclidean.norms(x, axes))
 
 
 @_sum.defjvp
 def _sum_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (penalty, x), (dpenalty, dx) = primals, tangents
-    norms = numerics.norms(x, axes)
+    norms = euclidean.norms(x, axes)
     value, tangent = jax.jvp(lambda p: p(norms), (penalty,), (dpenalty,))
     gradient = radial.directed_groups(_slope, axes, penalty, x)
     return value, tangent + jnp.sum(numerics.real_product(gradient, dx))

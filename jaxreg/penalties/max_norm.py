@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import constraint, numerics
+from jaxreg._core import constraint, euclidean, numerics
 from jaxreg._core.struct import coefficient, static
 from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes
@@ -61,9 +61,9 @@ class MaxNorm(constraint.Constraint):
         z, step = jnp.asarray(z), jnp.asarray(step)
         axes = _axes.axes_of("MaxNorm", self.axis, z.ndim)
         radius = jnp.asarray(self.radius, numerics.real_dtype(z))
-        outside = numerics.norms(z, axes) > radius
+        outside = euclidean.norms(z, axes) > radius
         w = _shrink(z, step, radius, outside, axes) if step.ndim else z
-        return jnp.where(outside, radius * numerics.unit_vectors(w, axes), z)
+        return jnp.where(outside, radius * euclidean.directions(w, axes), z)
 
 
 def _shrink(z: jax.Array, step: jax.Array, radius: jax.Array, outside: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -76,9 +76,9 @@ def _shrink(z: jax.Array, step: jax.Array, radius: jax.Array, outside: jax.Array
 
     def newton(z: jax.Array, s: jax.Array, r: jax.Array, shift: jax.Array) -> jax.Array:
         w = z / (1 + shift * s)
-        unit = numerics.unit_vectors(w, axes)
+        unit = euclidean.directions(w, axes)
         slope = jnp.sum(numerics.real_product(unit, unit) * s / (1 + shift * s), axis=axes, keepdims=True)
-        move = (numerics.norms(w, axes) / r - 1) / jnp.where(slope > 0, slope, 1)
+        move = (euclidean.norms(w, axes) / r - 1) / jnp.where(slope > 0, slope, 1)
         return jnp.maximum(jnp.where(outside, shift + move, 0), 0)
 
     constants = jax.lax.stop_gradient((z, s, r))

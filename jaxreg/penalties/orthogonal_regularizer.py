@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, numerics
+from jaxreg._core import checks, euclidean, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import coefficient, static
 
@@ -61,7 +61,7 @@ class OrthogonalRegularizer(Regularizer):
             return jnp.zeros_like(factor)
         count = numerics.number_of(n)
         pairs = count * (count - 1) if isinstance(n, int) else jnp.maximum(count * (count - 1), 1)
-        units = numerics.unit_vectors(rows, axis=1)
+        units = euclidean.directions(rows, (1,))
         cosines = numerics.gram(units)
         off_diagonal = jnp.where(jnp.eye(n, dtype=bool), 0, numerics.absolute(cosines))
         return factor * (jnp.sum(off_diagonal) / pairs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, constraint, numerics
+from jaxreg._core import checks, constraint, euclidean, numerics
 from jaxreg._core.struct import static
 from jaxreg.penalties import _axes
 
@@ -57,4 +57,4 @@ class UnitNorm(constraint.Constraint):
         n = math.prod(z.shape[i] for i in axes)
         zero = jnp.all(z == 0, axis=axes, keepdims=True)
         even = 1 / numerics.root_of(n if n != 0 else 1, numerics.real_dtype(z))
-        return jnp.where(zero, even, numerics.unit_vectors(z, axes))
+        return jnp.where(zero, even, euclidean.directions(z, axes))

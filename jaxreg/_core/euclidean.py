@@ -1,0 +1,99 @@
+"""Euclidean norms of groups and directions, right at both ends of the floating range and in one read of the memory."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreg._core import compiler, numerics
+
+Axes = tuple[int, ...]
+
+
+def norms(x: jax.Array, axes: Axes) -> jax.Array:
+    """‖x‖₂ over `axes`, kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
+    return _norms(axes, x)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norms(axes: Axes, x: jax.Array) -> jax.Array:
+    scale, square = _squares(axes, x)
+    return jnp.sqrt(square) / scale
+
+
+@_norms.defjvp
+def _norms_jvp(axes: Axes, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return norms(x, axes), jnp.sum(numerics.real_product(directions(x, axes), dx), axis=axes, keepdims=True)
+
+
+def directions(x: jax.Array, axes: Axes) -> jax.Array:
+    """x/‖x‖₂ over `axes`, and 0 with derivative 0 at 0."""
+    scale, square = _squares(axes, x)
+    y = x * jnp.where(square == 0, 0, scale)
+    if not jnp.iscomplexobj(x):  # beside inf, all else counts nothing
+        y = jnp.where(square == jnp.inf, jnp.where(jnp.isinf(x), jnp.sign(x), 0), y)
+        square = jnp.where(square == jnp.inf, 1, square)
+    return y * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _squares(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A power of two s for every group, held constant, and Σ(s·|x_i|)², which neither overflows nor vanishes."""
+    return compiler.by_device(functools.partial(two_sums, axes), functools.partial(three_sums, axes), x)
+
+
+@_squares.defjvp
+def _squares_jvp(axes: Axes, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (x,), (dx,) = primals, tangents
+    scale, square = _squares(axes, x)
+    change = jnp.sum(numerics.real_product(x * scale, 2 * scale * dx), axis=axes, keepdims=True)
+    return (scale, square), (jnp.zeros_like(scale), change)
+
+
+def two_sums(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum of squares tells the scale: it is wrong only where it is very large or very small. Two reads."""
+    size = numerics.number_of(math.prod(x.shape[axis] for axis in axes) or 1)
+    info = jnp.finfo(x.dtype)
+    least = size * (float(info.tiny) / float(info.eps))  # above it, what is flushed to 0 is below the rounding
+    _, _, up, down = _range(x)
+    square = _sum(axes, numerics.real_product(x, x))
+    scale = jnp.where(square < least, up, jnp.where(square > 1 / least, down, jnp.ones_like(square)))
+    y = x * scale
+    return scale, _sum(axes, numerics.real_product(y, y))
+
+
+def three_sums(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The squares of large, usual and small entries, each with a scale of its own. One read.
+
+    Blue, *A portable Fortran program to find the Euclidean norm of a vector*, ACM TOMS, 1978.
+    """
+    low, high, up, down = _range(x)
+    parts = (jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else (x,)
+
+    def total(scale: Any, inside: Any) -> jax.Array:
+        squares = [jnp.where(inside(jnp.abs(part)), (part * scale) ** 2, 0) for part in parts]
+        return _sum(axes, functools.reduce(jnp.add, squares))
+
+    large = total(down, lambda a: a > high)
+    small = total(up, lambda a: a < low)
+    usual = total(1, lambda a: ~((a > high) | (a < low)))  # nan too
+    scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
+    beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
+    return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down
+
+
+def _range(x: jax.Array) -> tuple[float, float, float, float]:
+    """Bounds between which squares are in range and sums of 2³⁰ of them, and the scales below and above.
+
+    Float32: 2^±48 and 2^±80, so that 2^(−126 + 80) and 2^(128 − 80) have squares and sums in range too.
+    """
+    exponent = jnp.finfo(x.dtype).maxexp
+    bound, scale = 3 * exponent // 8, 5 * exponent // 8
+    return 2.0**-bound, 2.0**bound, 2.0**scale, 2.0**-scale
+
+
+def _sum(axes: Axes, x: jax.Array) -> jax.Array:
+    return jnp.sum(x, axis=axes, keepdims=True)
