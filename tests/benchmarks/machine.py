@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "keras", "jaxopt", "torch")
 
 
-def description() -> dict[str, Any]:
+def description(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
     return {
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
@@ -20,7 +21,7 @@ def description() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in packages},
     }
 
 

@@ -1,0 +1,77 @@
+"""Every case compiles for a TPU and a GPU, and what reaches its limit there stays at it.
+
+Only `.ci/run` and whoever asks for it runs this file, in an environment with the extra `aot`; without the compilers it
+fails:
+
+    python -m pytest tests/accelerators/limits.py
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from jaxreg._core.structure import Reach
+from tests.accelerators import penalties, report, steps
+from tests.accelerators.targets import TARGETS
+from tests.accelerators.worker import Compilers
+
+RESULTS = report.read(report.RESULTS)["results"]
+SECONDS = 60  # of a processor: no program may take longer
+SLOW = 3  # programs that took longer, by the committed results, are left to `python -m tests.accelerators`
+
+
+@pytest.fixture(scope="module")
+def compilers() -> Iterator[Compilers]:
+    found = Compilers(SECONDS)
+    yield found
+    found.close()
+
+
+SKIPPED = {report.key(result) for result in RESULTS if "limit" in result or result.get("compile", 0) > SLOW}
+CASES = [key for key in report.table() if key[0] == "penalties" and key not in SKIPPED]
+
+# Ratios to the yardsticks, for penalties that look at one entry at a time. Powers take more than the memory does.
+ENTRIES = {"value": 1.05, "gradient": 1.05, "prox": 1.15, "prox, a step an entry": 1.15}
+POWERS = {"prox": 2.5, "prox, a step an entry": 1.8}
+SMALL = 100_000  # bytes: what the parts of a sum take, far below the 17 MB of the array
+
+
+@pytest.mark.parametrize(("family", "work", "program", "target"), CASES, ids=lambda part: part)
+def test_every_case_compiles_within_a_minute_and_an_elementwise_one_costs_what_the_memory_does(
+    compilers: Compilers, family: str, work: str, program: str, target: str
+) -> None:
+    result = compilers.compile(family, work, program, target)
+    assert "limit" not in result, f"more than {SECONDS} s"
+    if penalties.penalties()[work].reach is Reach.ENTRY and "refused" not in result:
+        limit = POWERS.get(program, ENTRIES[program]) if work.startswith("Lq") else ENTRIES[program]
+        assert result["ratio"] <= limit, result
+        assert result["temporaries"] <= SMALL, result
+
+
+# Cycles on a TPU and bytes moved on a GPU, over those of the optimizer without the penalty.
+STEPS = {
+    "Adam, L1L2 coupled": 1.05,
+    "Adam, L1L2 coupled, penalty tracked": 1.35,
+    "Adam, L1L2 decoupled": 1.05,
+    "proximal_adam, L1": 1.05,
+    "SGD, L1L2": 1.05,
+    "proximal(sgd), L1": 1.05,
+    "proximal(amsgrad), L1": 1.05,
+    "proximal(adabelief), L1": 1.05,
+    "proximal(rmsprop), L1": 1.05,
+    "proximal(adagrad), L1": 1.05,
+}
+SENT = {"Adam, L1L2 coupled, penalty tracked": {"all-reduce": 1}}  # the sum; nothing else is sent between devices
+FEW = ("Adam, L1L2 coupled", "Adam, L1L2 coupled, penalty tracked", "proximal_adam, L1")  # 10 s each for 1 024 chips
+WANTED = [(work, target) for work in STEPS for target in steps.ON if work in FEW or target != "v5p:8x8x16"]
+
+
+@pytest.mark.parametrize(("work", "target"), WANTED, ids=lambda part: part)
+def test_a_step_with_an_elementwise_penalty_costs_what_the_plain_one_does(
+    compilers: Compilers, work: str, target: str
+) -> None:
+    result = compilers.compile("steps", work, "step", target)
+    assert result["ratio"] <= STEPS[work], result
+    assert result["temporaries"] <= 20 * SMALL, result
+    divided = TARGETS[target].count > 1
+    assert result["collectives"] == (SENT.get(work, {}) if divided else {}), result
