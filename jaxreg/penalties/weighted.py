@@ -131,10 +131,11 @@ def _checked(weights: Any) -> Any:
     call = "Weighted(weights=...)"
     if isinstance(weights, (float, np.floating)) and weights == math.inf:
         return math.inf
-    if isinstance(weights, jax.Array) and (isinstance(weights, jax.core.Tracer) or not weights.is_fully_addressable):
-        return weights
-    if not isinstance(weights, (np.ndarray, jax.Array)) or not jnp.issubdtype(weights.dtype, jnp.floating):
+    is_floating = isinstance(weights, (np.ndarray, jax.Array)) and jnp.issubdtype(weights.dtype, jnp.floating)
+    if not is_floating or isinstance(weights, jax.core.Tracer):
         return checks.number(call, weights, above=None)
+    if isinstance(weights, jax.Array) and not weights.is_fully_addressable:
+        return weights
     numbers = np.asarray(weights, np.float64)
     if not (numbers >= 0).all():
         raise ValueError(
