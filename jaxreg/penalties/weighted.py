@@ -65,8 +65,8 @@ class Weighted(Regularizer):
         if not isinstance(self.penalty, OfNorms) and self.penalty.scalar() is None:
             raise TypeError(
                 f"`Weighted({type(self.penalty).__name__}, weights)`: weights need an elementwise penalty such as L1, "
-                "a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside: "
-                "`Weighted(a, u) + 2 * Weighted(b, v)`."
+                "a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside, "
+                "`Weighted(a, u) + 2 * Weighted(b, v)`; other structures go around it, `Stacked(Weighted(a, u))`."
             )
         object.__setattr__(self, "weights", _checked(self.weights))
 
@@ -133,7 +133,7 @@ def _checked(weights: Any) -> Any:
         return math.inf
     is_floating = isinstance(weights, (np.ndarray, jax.Array)) and jnp.issubdtype(weights.dtype, jnp.floating)
     if not is_floating or isinstance(weights, jax.core.Tracer):
-        return checks.number(call, weights, above=None)
+        return checks.number("Weighted(penalty, weights=...)", weights, above=None)
     if isinstance(weights, jax.Array) and not weights.is_fully_addressable:
         return weights
     numbers = np.asarray(weights, np.float64)
