@@ -365,7 +365,14 @@ def test_wrong_custom_objects(custom_objects: Any, error: type[Exception], text:
 
 
 # A value for every field of a built-in class that has no default.
-ARGUMENTS = {"penalty": jaxreg.serialize(L1()), "factor": 1.0, "radius": 1.0, "axis": 0, "function": LOG_COSH}
+ARGUMENTS = {
+    "penalty": jaxreg.serialize(L1()),
+    "factor": 1.0,
+    "radius": 1.0,
+    "weights": 1.0,
+    "axis": 0,
+    "function": LOG_COSH,
+}
 
 
 def test_built_in_names_cannot_be_shadowed() -> None:

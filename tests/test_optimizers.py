@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,51 @@ def test_the_trial_works_under_every_transformation(how: str) -> None:
     apply(lambda rate: init(optax.sgd, rate))
     with pytest.raises(ValueError, match=NOT_TOLD):
         apply(lambda rate: init(optax.sign_sgd, rate))
+
+
+RATED: dict[str, tuple[Callable[[Any], Any], Any, bool]] = {  # an optimizer by its rate, the metric, whether it is told
+    "SGD": (optax.sgd, None, True),
+    "half of SGD": (lambda rate: optax.chain(optax.sgd(rate), optax.scale(0.5)), None, True),
+    "Adam": (optax.adam, jaxreg.adam_metric(), True),
+    "AdamW": (lambda rate: optax.adamw(rate, weight_decay=0.1), jaxreg.adam_metric(), True),
+    "RMSProp": (optax.rmsprop, jaxreg.rmsprop_metric(), True),
+    "decay before": (lambda rate: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate)), None, True),
+    "decay behind": (lambda rate: optax.chain(optax.sgd(rate), optax.add_decayed_weights(0.1)), None, False),
+    "Adam, other b2": (lambda rate: optax.adam(rate, b2=0.9), jaxreg.adam_metric(), False),
+    "Lion": (optax.lion, None, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64], ids=["real", "complex"])
+@pytest.mark.parametrize("name", RATED)
+def test_a_rate_without_a_value_is_judged_as_one_with(name: str, dtype: Any) -> None:
+    """optax makes −η of it before the trial sees it; of a complex parameter the gradient may be real."""
+    make, metric, is_told = RATED[name]
+    params = jnp.array([1.0, -2.0], dtype)
+
+    def init(rate: Any) -> Any:
+        return jaxreg.proximal(make(rate), jaxreg.L1(), rate, metric).init(params).count
+
+    def injected(params: Any) -> Any:
+        def factory(rate: Any) -> Any:
+            return jaxreg.proximal(make(rate), jaxreg.L1(), rate, metric)
+
+        return optax.inject_hyperparams(factory, hyperparam_dtype=jnp.float32)(rate=0.1).init(params).count
+
+    for call in (lambda: init(0.1), lambda: jax.eval_shape(init, 0.1), lambda: jax.eval_shape(injected, params)):
+        if is_told:
+            call()
+        else:
+            with pytest.raises(ValueError, match=r"`proximal`: .*(does not tell|grow)"):
+                call()
+
+
+def test_arguments_without_a_value_are_those_of_the_metric() -> None:
+    def init(rate: Any, b2: Any) -> Any:
+        tx = jaxreg.proximal(optax.adam(rate, b2=b2), jaxreg.L1(), rate, jaxreg.adam_metric(b2))
+        return tx.init(PARAMS).count
+
+    jax.eval_shape(init, 0.1, 0.99)
 
 
 def test_large_and_odd_parameters_are_tried_by_their_structure() -> None:

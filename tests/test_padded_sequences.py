@@ -70,6 +70,50 @@ def test_padding_raises_and_the_way_out_counts_none(make: Any, where: str) -> No
     np.testing.assert_allclose(sum(losses.values()), 0.5 * np.square(np.asarray(y, np.float64)).sum() / 2, rtol=1e-6)
 
 
+class Net(nn.Module):
+    """A layer inside a cell, in an RNN that is inside of a model."""
+
+    both: bool = False
+
+    @nn.compact
+    def __call__(self, x: Any, **options: Any) -> Any:
+        def rnn() -> Any:
+            return nn.RNN(jaxreg.linen.GRUCell(2, activity_regularizer=SQUARES), variable_axes={"losses": 0})
+
+        return (nn.Bidirectional(rnn(), rnn()) if self.both else rnn())(x, **options)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one direction", "both"])
+def test_plain_apply_of_linen_sees_the_lengths_too(both: bool) -> None:
+    model = Net(both)
+    variables = model.init(jax.random.key(0), X)
+    apply = jax.jit(lambda **options: model.apply(variables, X, mutable=["losses"], **options))
+    with pytest.raises(ValueError, match=r"penalty L2\(l2=0.5\) of the module \w+/?\w+ would count padding"):
+        apply(seq_lengths=LENGTHS)
+    y, state = apply()
+    total = sum(leaf.sum() for leaf in jax.tree.leaves(state))
+    np.testing.assert_allclose(total, 0.5 * np.square(np.asarray(y, np.float64)).sum() / 2, rtol=1e-6)
+    assert model.apply(variables, X, seq_lengths=LENGTHS).shape == y.shape  # asks for none, and may
+
+
+def test_plain_apply_of_an_rnn_that_penalizes_its_own_output() -> None:
+    class Penalized(jaxreg.linen.Regularized, nn.RNN):
+        pass
+
+    def of_valid_steps(y: Any) -> Any:
+        return jaxreg.activity.penalty(SQUARES, y, mask=jnp.arange(y.shape[1]) < LENGTHS[:, None])
+
+    for regularizer in (SQUARES, WholeOutput(of_valid_steps)):
+        model = Penalized(jaxreg.linen.SimpleCell(2), activity_regularizer=regularizer)
+        variables = model.init(jax.random.key(0), X)
+        if regularizer is SQUARES:
+            with pytest.raises(ValueError, match="would count padding"):
+                model.apply(variables, X, seq_lengths=LENGTHS, mutable=["losses"])
+    y, state = model.apply(variables, X, seq_lengths=LENGTHS, mutable=["losses"])
+    kept = [np.asarray(row, np.float64)[:n] for row, n in zip(y, LENGTHS, strict=True)]
+    np.testing.assert_allclose(state["losses"]["activity"], 0.5 * sum((row**2).sum() for row in kept) / 2, rtol=1e-6)
+
+
 @BOTH
 def test_both_directions(make: Any) -> None:
     for call in (make([("", SQUARES)], both=True), make(both=True, activity_regularizer=SQUARES)):

@@ -1,6 +1,8 @@
 """What counts as a parameter: in Equinox, Flax and Haiku trees, complex and in half precision; sums of trees."""
 
 import operator
+import re
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -251,6 +253,37 @@ def test_a_learning_rate_that_optax_holds_as_a_complex_number_is_read() -> None:
     tx = jaxreg.proximal(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), jaxreg.L1(1.0))
     updates, _ = tx.update(jnp.zeros_like(w), tx.init(w), w)
     np.testing.assert_allclose(w + updates, [(3 + 4j) * (1 - 0.1 / 5), 0], rtol=1e-6)  # the modulus shrinks by 0.1
+
+
+FACTORIES: dict[str, Callable[[Any], Any]] = {
+    "learning rate": lambda rate: jaxreg.proximal(optax.sgd(rate), jaxreg.L1(0.3), rate),
+    "schedule": lambda rate: jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(0.3), lambda count: rate),
+    "coefficient": lambda rate: jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(3 * rate), 0.1),
+    "factor": lambda rate: jaxreg.proximal(optax.sgd(0.1), rate * jaxreg.L1(3.0), 0.1),
+    "weight": lambda rate: jaxreg.proximal(optax.sgd(0.1), jaxreg.Weighted(jaxreg.L1(3.0), rate), 0.1),
+    "max_step": lambda rate: jaxreg.proximal(optax.sgd(0.1), jaxreg.L1(0.3), 0.1, max_step=rate),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_what_optax_injects_as_a_complex_number_raises_and_the_way_out_runs(name: str, compiled: bool) -> None:
+    def factory(rate: Any) -> Any:
+        return FACTORIES[name](rate)
+
+    def moved(make: Any) -> Any:
+        def run(w: jax.Array) -> jax.Array:
+            tx = make(rate=0.1)
+            return w + tx.update(jnp.zeros_like(w), tx.init(w), w)[0]
+
+        return (jax.jit(run) if compiled else run)(jnp.array([3.0 + 4.0j, 0.03j]))
+
+    with pytest.raises(TypeError, match=r"real.*, got an array of dtype complex64") as error:
+        moved(optax.inject_hyperparams(factory))
+    advice = re.search(r"write `(optax.*?)`", str(error.value))
+    assert advice is not None
+    shrunk = moved(eval(advice[1], {"optax": optax, "jnp": jnp, "factory": factory}))
+    np.testing.assert_allclose(shrunk, [(3 + 4j) * (1 - 0.03 / 5), 0], rtol=1e-6)
 
 
 def test_a_complex_reference_of_a_real_array_is_refused() -> None:

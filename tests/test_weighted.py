@@ -1,6 +1,7 @@
 """Weighted: a strength for each entry or group, against skglm, scikit-learn, NumPy and the definition of the prox."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -205,6 +206,19 @@ def test_a_sum_of_kinds_is_weighted_term_by_term() -> None:
     a, b, u, v = L1(0.4), Group(L1(0.25), axis=0), W, V
     names = {"Weighted": Weighted, "a": a, "b": b, "u": u, "v": v}
     assert float(eval("Weighted(a, u) + 2 * Weighted(b, v)", names)(X)) == pytest.approx(sparse_group(X, W, V))
+    with pytest.raises(TypeError, match=r"`Weighted\(Stacked, weights\)`.*go around it, `Stacked\(Weighted\(a, u\)\)`"):
+        Weighted(jaxreg.Stacked(a), u)
+
+
+def test_a_schedule_of_weights_is_a_function_of_the_step() -> None:
+    with pytest.raises(TypeError, match=r"give `(lambda step: .*?)` to") as error:
+        Weighted(L1(0.5), optax.constant_schedule(2.0))
+    advice = re.search(r"give `(lambda step: .*?)` to", str(error.value))
+    assert advice is not None
+    names = {"Weighted": Weighted, "penalty": L1(0.5), "schedule": lambda step: jnp.array([0.0, 1.0, 2.0])}
+    tx = jaxreg.add_regularization(eval(advice[1], names))
+    x = jnp.array([1.0, -1.0, 1.0])
+    np.testing.assert_allclose(tx.update(jnp.zeros(3), tx.init(x), x)[0], [0, -0.5, 1])
 
 
 def test_an_anchor_has_weights_for_groups_by_its_penalty() -> None:

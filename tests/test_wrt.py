@@ -128,3 +128,62 @@ def test_linen_training_a_part() -> None:
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     np.testing.assert_allclose(updates["head"]["kernel"], -0.25 * params["head"]["kernel"], rtol=1e-6)
     np.testing.assert_array_equal(updates["base"]["kernel"], 0)
+
+
+# ------------------------------------------------------------------------------------------- nnx.Optimizer and proximal
+
+TARGET = np.array([[1.0, 0.05], [-2.0, 0.2], [-0.08, 0.6]])
+ETA = 0.5
+
+
+class Tuned(nnx.Module):
+    """y = x(K + AB), and a layer that keeps statistics beside it."""
+
+    def __init__(self) -> None:
+        self.layer = nnx.LoRALinear(3, 2, lora_rank=2, use_bias=False, rngs=nnx.Rngs(0))
+        self.layer.lora.lora_b.set_value(jnp.asarray([[0.5, -1.0], [1.5, 0.1]]))
+        self.statistics = nnx.BatchNorm(2, use_scale=False, use_bias=False, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        y = self.layer(x)
+        self.statistics(y)
+        return y
+
+
+def soft(z: np.ndarray, threshold: float) -> np.ndarray:
+    return np.sign(z) * np.maximum(np.abs(z) - threshold, 0)
+
+
+@pytest.mark.parametrize("wrt", [nnx.Param, nnx.LoRAParam, nnx.PathContains("kernel")], ids=["all", "LoRA", "path"])
+@pytest.mark.parametrize("make", ["sgd", "adam"])
+def test_proximal_steps_of_an_nnx_optimizer(wrt: Any, make: str) -> None:
+    """By NumPy: the gradients of ½‖K + AB − T‖², the step, the soft threshold of what `wrt` means, and nothing else."""
+    model = Tuned()
+    if make == "sgd":
+        tx = jaxreg.proximal(optax.sgd(ETA), jaxreg.L1(0.2), ETA)
+    else:
+        tx = jaxreg.proximal_adam(ETA, jaxreg.L1(0.2), max_step=1e9)
+    optimizer = nnx.Optimizer(model, tx, wrt=wrt)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any) -> None:
+        def loss(model: Any) -> Any:
+            return 0.5 * jnp.sum(jnp.square(model(jnp.eye(3)) - TARGET))
+
+        optimizer.update(model, nnx.grad(loss, argnums=nnx.DiffState(0, wrt))(model))
+
+    lora = model.layer.lora
+    k, a, b = (np.asarray(v[...], np.float64) for v in (model.layer.kernel, lora.lora_a, lora.lora_b))
+    step(model, optimizer)
+    rest = k + a @ b - TARGET
+    trained = {"k": wrt is not nnx.LoRAParam, "a": not isinstance(wrt, nnx.PathContains)}
+    for name, found, w, g in (
+        ("k", model.layer.kernel, k, rest),
+        ("a", lora.lora_a, a, rest @ b.T),
+        ("a", lora.lora_b, b, a.T @ rest),
+    ):
+        tau = ETA if make == "sgd" else ETA / (np.abs(g) + 1e-8)  # after one step of Adam √v̂ = |g| and m̂ = g
+        expected = soft(w - tau * g, 0.2 * tau) if trained[name] else w
+        np.testing.assert_allclose(found[...], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(np.asarray(found[...]) == 0, expected == 0)
+    np.testing.assert_allclose(model.statistics.mean[...], 0.01 * (k + a @ b).mean(0), rtol=1e-4)

@@ -70,19 +70,6 @@ def class_attributes(cls: type[Any]) -> None:
             )
 
 
-def frozen(owner: Any, name: str, value: Any) -> str:
-    """The message for `owner.name = value`."""
-    call = f"`{short(owner)}.{name} = {short(value)}`: cannot assign, for regularizers are immutable."
-    names = [field.name for field in dataclasses.fields(owner)]
-    if name not in names:
-        return f"{call} Its fields are {names}; what changes from call to call stays outside of it."
-    given = short(value) if isinstance(value, (int, float, str, type(None))) else "value"
-    return (
-        f"{call} Write `reg = dataclasses.replace(reg, {name}={given})`, and put that in the place of the old one: "
-        "`layer.kernel_regularizer = reg`, in Flax Linen `layer = layer.clone(kernel_regularizer=reg)`."
-    )
-
-
 def instead(value: Any) -> str:
     """What to write in place of a value that is no regularizer, with a space before it; "" if that is unknown."""
     if isinstance(value, type):
@@ -154,7 +141,7 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
         "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
     )
     if isinstance(value, jax.core.Tracer):
-        return value
+        return real(f"{call}` must be {rule}", value)
     if isinstance(value, (np.ndarray, jax.Array)):
         return _array(call, value, rule, above)
     if is_variable(value):
@@ -207,14 +194,27 @@ def _number_instead(call: str, value: Any) -> str:
 
 
 def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
-    if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
-        raise TypeError(f"`{call}` must be {rule}, got an array of dtype {value.dtype}.")
+    real(f"{call}` must be {rule}", value, strictly=True)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return value
     numbers_ = np.asarray(value, dtype=np.float64)
     if not np.isfinite(numbers_).all() or not (numbers_ >= 0 if above is None else numbers_ > above).all():
         raise ValueError(f"`{call}` must be {rule}, got {short(value)}.")
     return float(numbers_) if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def real(rule: str, value: Any, strictly: bool = False) -> Any:
+    """Return an array that is not complex; `strictly`: that holds real numbers and not, say, bools."""
+    dtype = value.dtype
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`{rule}, got an array of dtype {dtype}. `optax.inject_hyperparams` holds numbers in the dtype of the "
+            "parameters: write `optax.inject_hyperparams(factory, hyperparam_dtype=jnp.float32)`. Elsewhere take "
+            "`jnp.real(value)`."
+        )
+    if strictly and not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"`{rule}, got an array of dtype {dtype}.")
+    return value
 
 
 def unstacked(call: str, owner: Any) -> None:
@@ -269,10 +269,9 @@ def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
             raise ValueError(
                 f"`{call}` takes a scalar step or one of the shape {shape} of `z`, got shape {value.shape}."
             )
+        real(f"{call}` takes a real step", value, strictly=not isinstance(value, jax.core.Tracer))
         if isinstance(value, jax.core.Tracer):
             return value
-        if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
-            raise TypeError(f"`{call}` takes a real step, got an array of dtype {value.dtype}.")
         if isinstance(value, jax.Array) and not value.is_fully_addressable:
             return value
         if value.ndim == 0:

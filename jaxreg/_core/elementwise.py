@@ -1,13 +1,14 @@
 """Elementwise: penalties Σ ρ(|x_i|) given by a profile ρ, its slope and its shrinkage."""
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import compiler, numerics, radial
+from jaxreg._core import weights as weighting
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Reach, Scalar
 
@@ -69,6 +70,20 @@ def _scalar_prox(params: tuple[Elementwise, jax.Array], a: jax.Array) -> jax.Arr
 
 def _slope(reg: Scalar, a: jax.Array) -> jax.Array:
     return reg.slope(a)
+
+
+def weighted_value(penalty: Regularizer, weights: jax.Array, x: jax.Array) -> jax.Array:
+    """Σ_i weights_i·ρ(|x_i|), with the ρ of the penalty; ∞ where an entry that is excluded is not 0."""
+    finite, excluded = weighting.split(weights)
+    outside = jnp.any((excluded > 0) & (x != 0))
+    value = weighted_sum(cast(Scalar, penalty.scalar()), finite, x)
+    return value + jnp.where(outside, jnp.inf, jnp.zeros_like(value))
+
+
+def weighted_prox(penalty: Regularizer, weights: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
+    """The proximal operator of `weighted_value(penalty, weights, ·)`: that of the penalty, a step for each entry."""
+    finite, excluded = weighting.split(weights)
+    return weighting.without_excluded(excluded, penalty.prox(z, numerics.threshold(step, finite)))
 
 
 @jax.custom_jvp

@@ -86,7 +86,7 @@ class Struct:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__ or name not in (*self._static_names, *self._leaf_names):
-            raise dataclasses.FrozenInstanceError(checks.frozen(self, name, value))
+            raise dataclasses.FrozenInstanceError(_frozen(self, name, value))
         object.__setattr__(self, name, value)  # by `__init__`
 
     def __delattr__(self, name: str) -> None:
@@ -109,6 +109,19 @@ class Struct:
         fields = dataclasses.fields(self)
         inside = ", ".join(f"{field.name}={named(getattr(self, field.name))}" for field in fields)
         return f"{type(self).__name__}({inside})"
+
+
+def _frozen(owner: Any, name: str, value: Any) -> str:
+    """The message for `owner.name = value`."""
+    call = f"`{checks.short(owner)}.{name} = {checks.short(value)}`: cannot assign, for regularizers are immutable."
+    names = [field.name for field in dataclasses.fields(owner)]
+    if name not in names:
+        return f"{call} Its fields are {names}; what changes from call to call stays outside of it."
+    given = checks.short(value) if isinstance(value, (int, float, str, type(None))) else "value"
+    return (
+        f"{call} Write `reg = dataclasses.replace(reg, {name}={given})`, and put that in the place of the old one: "
+        "`layer.kernel_regularizer = reg`, in Flax Linen `layer = layer.clone(kernel_regularizer=reg)`."
+    )
 
 
 def named(value: Any) -> str:

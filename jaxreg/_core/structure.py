@@ -30,6 +30,24 @@ class Indicator:
     """Marks the penalties that are 0 in a set and ∞ outside."""
 
 
+class OfNorms(abc.ABC):
+    """A penalty Σ_g ρ(‖w_g‖) that can do the same with another penalty of the norms, such as one with weights."""
+
+    penalty: Any
+
+    @abc.abstractmethod
+    def group_axes(self, ndim: int) -> tuple[int, ...]:
+        """The axes of an array that form one group, counted from 0."""
+
+    @abc.abstractmethod
+    def value_of(self, penalty: Any, x: jax.Array) -> jax.Array:
+        """R(x) with `penalty` in place of its own; it acts entry by entry on norms whose axes have length 1."""
+
+    @abc.abstractmethod
+    def prox_of(self, penalty: Any, z: jax.Array, step: jax.Array) -> jax.Array:
+        """The proximal operator of `value_of(penalty, ·)`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """R(w) = Σ l1·|w_i| + Σ l2·|w_i|² + nonnegative·[w ≥ 0] + Σ excluded·[w_i = 0] + Σ intervals + Σ rest.

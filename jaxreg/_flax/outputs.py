@@ -69,7 +69,7 @@ def check_batch_axis(value: Any) -> int | None:
 def counts_padding(regularizer: Regularizer, module: str, rnn: Any) -> ValueError:
     """The error for a penalty of outputs of a recurrent network that is given `seq_lengths`: it runs on the padding."""
     return ValueError(
-        f"`with_losses`: the activity penalty {shown(regularizer)} of the module {named(module)} would count padding, "
+        f"The activity penalty {shown(regularizer)} of the module {named(module)} would count padding, "
         f"for `{type(rnn).__name__}` runs to the end of the array, whatever its `seq_lengths`. Take the penalty off "
         "the module, and add to the loss `jaxreg.activity.penalty(reg, y, mask=jnp.arange(y.shape[1]) < "
         "seq_lengths[:, None])`, with the outputs y of shape (batch, time, features)."

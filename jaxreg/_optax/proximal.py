@@ -16,7 +16,8 @@ from jaxreg._optax import half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, adam_metric, as_metric
-from jaxreg._optax.trial import refuse_by_state, refuse_by_trial
+from jaxreg._optax.states import refuse_by_state
+from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._rules.paths import is_hidden, is_inexact
 from jaxreg._rules.tree_penalty import TreePenalty
 

@@ -5,7 +5,7 @@ loss + R if, and only if, the update that a constant gradient g leads to is −�
 The trial makes a few updates by a constant gradient, on a tree of the structure of the parameters with axes of length 2
 at most, and once more with a larger gradient and larger parameters. It subtracts what the same parameters do without a
 gradient, which removes decay and noise. It needs no list of optimizers. It cannot judge what shows only with a loss or
-after many steps: such optimizers are recognized by their states, `_SKIP` and `_UNJUDGED`.
+after many steps: such optimizers are recognized by their states (`states.py`).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,8 @@ import optax
 from jaxreg._core import checks, numerics
 from jaxreg._optax.learning_rate import plateaus, plateaus_at
 from jaxreg._optax.leaves import Rows
-from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, find_states, is_adaptive
+from jaxreg._optax.metrics import Metric, Moments, Uniform, is_adaptive
+from jaxreg._optax.states import OWN_WORD
 from jaxreg._rules.paths import flatten_with_paths, is_hidden, is_inexact
 
 _STEPS = 4
@@ -33,56 +34,6 @@ _MORE, _FURTHER = 3.0, 5.0  # the second gradient and the second parameters, in 
 _GRADIENTS = (1.0, -0.5, 2.0, -3.0, 0.3, 1.5, -0.7)  # by coordinate, in turn
 _PARAMS = (1.0, -2.0, 0.5, -1.0, 1.5)
 
-_OWN_WORD = "`metric=lambda state, params: jax.tree.map(lambda p: 1.0, params)`"
-_OUTSIDE = "({}), and the penalty would not. Put that wrapper outside, as in `{}`."
-_SKIP: dict[type, str] = {
-    optax.MultiStepsState: _OUTSIDE.format("MultiSteps", "optax.MultiSteps(jaxreg.proximal(...), 4)"),
-    optax.ApplyIfFiniteState: _OUTSIDE.format("ApplyIfFinite", "optax.apply_if_finite(jaxreg.proximal(...), 5)"),
-    optax.ConditionallyTransformState: _OUTSIDE.format(
-        "ConditionallyTransform", "optax.conditionally_transform(jaxreg.proximal(...), condition)"
-    ),
-    optax.ConditionallyMaskState: _OUTSIDE.format(
-        "ConditionallyMask", "optax.conditionally_mask(jaxreg.proximal(...), condition)"
-    ),
-    optax.ApplyEvery: _OUTSIDE.format("ApplyEvery", "optax.MultiSteps(jaxreg.proximal(...), 4)"),
-}
-_BY_THE_LOSS = (
-    "sets its step by the loss ({}), which does not hold the penalty. Put the penalty into the loss, or take another "
-    "optimizer."
-)
-_OWN_RATE = "estimates its learning rate ({}). Take another optimizer, or put the penalty into the loss."
-_UNJUDGED: dict[type, str] = {
-    optax.LookaheadState: "averages parameters (Lookahead). Put it outside: "
-    "`optax.lookahead(jaxreg.proximal(...), 5, 0.5)`.",
-    optax.contrib.ScheduleFreeState: "averages parameters (ScheduleFree), and an average of zeros and others is not "
-    "zero. Put the penalty into the loss, or take the optimizer without it.",
-    optax.contrib.SAMState: "takes its gradients at other points (SAM). Put it outside: "
-    "`optax.contrib.sam(jaxreg.proximal(...), adversary, opaque_mode=True)`.",
-    optax.contrib.DifferentiallyPrivateAggregateState: "clips the gradient of every example "
-    "(DifferentiallyPrivateAggregate), which no step size tells. To have the penalty decoupled from the loss, say the "
-    f"step sizes yourself: {_OWN_WORD}.",
-    optax.ScaleByLBFGSState: _BY_THE_LOSS.format("L-BFGS"),
-    optax.ScaleByBacktrackingLinesearchState: _BY_THE_LOSS.format("a line search"),
-    optax.ScaleByZoomLinesearchState: _BY_THE_LOSS.format("a line search"),
-    optax.contrib.MechanicState: _BY_THE_LOSS.format("Mechanic"),
-    optax.contrib.MomoState: _BY_THE_LOSS.format("Momo"),
-    optax.contrib.MomoAdamState: _BY_THE_LOSS.format("Momo"),
-    optax.contrib.SophiaState: _BY_THE_LOSS.format("Sophia"),
-    optax.contrib.DoGState: _OWN_RATE.format("DoG"),
-    optax.contrib.DoWGState: _OWN_RATE.format("DoWG"),
-    optax.contrib.ProdigyState: _OWN_RATE.format("Prodigy"),
-    optax.contrib.DAdaptAdamWState: _OWN_RATE.format("D-Adaptation"),
-    optax.contrib.COCOBState: _OWN_RATE.format("COCOB"),
-}
-
-
-def refuse_by_state(state: Any, metric: Metric) -> None:
-    """Raise for what the trial cannot judge; of a metric given as a function only what is wrong with every metric."""
-    if found := find_states(state, tuple(_SKIP)):
-        raise ValueError(f"`proximal`: the optimizer inside skips steps {_SKIP[type(found[0])]}")
-    if not isinstance(metric, Given) and (found := find_states(state, tuple(_UNJUDGED))):
-        raise ValueError(f"`proximal`: the optimizer inside {_UNJUDGED[type(found[0])]}")
-
 
 class Run(NamedTuple):
     """What one penalized leaf did under (a gradient, none, a larger one, none), in this order on axis 0."""
@@ -92,6 +43,23 @@ class Run(NamedTuple):
     update: np.ndarray
     told: np.ndarray  # −τ·gradient
     at_rest: bool  # says the metric
+
+
+class Unknown:
+    """Which numbers stand for tracers from outside: 0.1, and `sign` times that for what the optimizer alone has."""
+
+    def __init__(self) -> None:
+        self.sign = 1.0
+        self.of_optimizer: list[Any] = []
+        self.of_metric: list[Any] = []
+
+    def in_optimizer(self, tracer: Any) -> float:
+        self.of_optimizer.append(tracer)
+        return 0.1 if any(tracer is known for known in self.of_metric) else 0.1 * self.sign
+
+    def in_metric(self, tracer: Any) -> float:
+        self.of_metric.append(tracer)
+        return 0.1
 
 
 def refuse_by_trial(
@@ -116,18 +84,26 @@ def refuse_by_trial(
         rows: the regularizers beside the parameters; leaves without one are not looked at.
     """
     decoupled = isinstance(metric, Uniform) and is_adaptive(state)
-    runs = _try(inner, metric, step_at, momentum, params, rows, decoupled)
+    unknown = Unknown()
+    runs = _try(inner, metric, step_at, momentum, params, rows, decoupled, unknown)
+    taken, told = _both_effects(runs)
+    with np.errstate(all="ignore"):
+        reversed_ = bool(unknown.of_optimizer) and taken @ told < 0
+    if reversed_:  # −η, which optax makes of η before the trial sees it
+        unknown.sign = -1.0
+        runs = _try(inner, metric, step_at, momentum, params, rows, decoupled, unknown)
+        taken, told = _both_effects(runs)
     for run in runs:
         _refuse_growth(run)
         _refuse_motion_at_rest(metric, run)
     runs = [run for run in runs if not run.at_rest]
     paths = [run.path for run in runs for _ in range(run.update[0].size)] * 2
-    taken, told = _effects([run.update for run in runs]), _effects([run.told for run in runs])
     if not told.any():
         return
     with np.errstate(all="ignore"):
-        ratio = np.where(taken == told, 1.0, taken / told)
         common = (taken @ told) / (told @ told)
+        ratio = np.where(taken == told, 1.0, taken / told)
+        ratio = np.where((taken == 0) & (told == 0), common, ratio)  # the imaginary part of a real gradient
         near, alike = (1 / _RAMP < ratio) & (ratio < _RAMP), np.abs(ratio - common) <= _SLACK * abs(common)
     # A factor common to all is judged only where the metric or a plateau tells it: else it may mean another strength.
     right = near if isinstance(metric, Moments) else alike & (near | (not plateaus(state)))
@@ -141,7 +117,7 @@ def refuse_by_trial(
             "one (`jaxreg.adam_metric(...)` and its like), with the optimizer's own arguments and learning rate, and "
             "freeze leaves outside. Else put the penalty into the loss, "
             "`optax.chain(jaxreg.add_regularization(reg), optimizer)`, which gives no exact zeros; or have it "
-            f"decoupled from the loss by step sizes of your own, {_OWN_WORD}."
+            f"decoupled from the loss by step sizes of your own, {OWN_WORD}."
         )
 
 
@@ -167,6 +143,12 @@ def _refuse_motion_at_rest(metric: Metric, run: Run) -> None:
         )
 
 
+def _both_effects(runs: list[Run]) -> tuple[np.ndarray, np.ndarray]:
+    """What the gradients changed, and what the metric told, over all leaves that are not at rest."""
+    moved = [run for run in runs if not run.at_rest]
+    return _effects([run.update for run in moved]), _effects([run.told for run in moved])
+
+
 def _effects(arrays: list[np.ndarray]) -> np.ndarray:
     """The change by the small gradient, over all leaves, and that by the large one."""
     with np.errstate(all="ignore"):
@@ -182,6 +164,7 @@ def _try(
     params: Any,
     rows: Rows,
     decoupled: bool,
+    unknown: Unknown,
 ) -> list[Run]:
     """Let the optimizer run. A decoupled penalty goes with a direction that is about the sign of the gradient."""
     paths, leaves, _, treedef = flatten_with_paths(params)
@@ -219,8 +202,8 @@ def _try(
     place = four(places, (1, 1, _FURTHER, _FURTHER))
     with jax.ensure_compile_time_eval():
         try:
-            state = _traced(inner.init, place)(place)
-            again = _traced(step, gradient, state, place)
+            state = _traced(inner.init, unknown.in_optimizer, place)(place)
+            again = _traced(step, unknown.in_optimizer, gradient, state, place)
             for i in range(_STEPS):  # a plateau in the end: it must not lie before a momentum, which remembers
                 state = plateaus_at(0.5, state) if i == _STEPS - 1 else state
                 updates, state = again(gradient, state, place)
@@ -228,21 +211,21 @@ def _try(
             raise ValueError(
                 "`proximal` tries the optimizer out at `init`, on parameters with axes of length 2 at most, and it "
                 f"raised {type(error).__name__}: {checks.short(str(error))}. Where that is no fault, say the step "
-                f"sizes yourself, by a function `(state, params) -> step sizes`: {_OWN_WORD}, or "
+                f"sizes yourself, by a function `(state, params) -> step sizes`: {OWN_WORD}, or "
                 "`metric=lambda state, params: jaxreg.adam_metric()(state, params)`."
             ) from error
-        found = _traced(tell, gradient, updates, state, place)(gradient, updates, state, place)
+        found = _traced(tell, unknown.in_metric, gradient, updates, state, place)(gradient, updates, state, place)
     return [
         Run(paths[i], _real(places[i]), _real(update), _real(told), i in at_rest)
         for i, (update, told) in zip(penalized, found, strict=True)
     ]
 
 
-def _traced(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """`function` mapped over the runs, traced once. Tracers from outside are replaced by 0.1."""
+def _traced(function: Callable[..., Any], number: Callable[[Any], float], *args: Any) -> Callable[..., Any]:
+    """`function` mapped over the runs, traced once. Tracers from outside are replaced by a number."""
     closed, shapes = jax.make_jaxpr(jax.vmap(function), return_shape=True)(*args)
     consts = [
-        np.full(const.shape, 0.1, const.dtype) if isinstance(const, jax.core.Tracer) else const
+        np.full(const.shape, number(const), const.dtype) if isinstance(const, jax.core.Tracer) else const
         for const in closed.consts
     ]
 

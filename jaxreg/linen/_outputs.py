@@ -18,7 +18,8 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
         return
     root = _declarations.root_of(module)
     current = _declarations.pass_of(module, root)
-    path, rnn = "/".join(module.path), None if current is None else current.padded
+    path, sown = "/".join(module.path), module.is_mutable_collection(_declarations.LOSSES)
+    rnn = current.padded if current is not None else _plain.padded() if sown else None
     if rnn is not None and not (rnn.path == module.path and is_whole(regularizer)):
         raise counts_padding(regularizer, path, rnn)
     if current is None and _declarations.in_nnx():
@@ -27,7 +28,7 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
             "inside a `ToNNX` would be lost: NNX sees no calls inside. Penalize the output of the whole by a rule, "
             "`with_losses(model, activity=[(path of the ToNNX, regularizer)])`."
         )
-    if not module.is_mutable_collection(_declarations.LOSSES):
+    if not sown:
         if current is not None:
             _raise_lost(module)
         _plain.check_asked(module, root, regularizer, ACTIVITY)

@@ -1,5 +1,6 @@
 """Plain `model.apply(variables, x, mutable=["losses"])` raises where it would be wrong; `with_losses` is right."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,23 @@ def check_asked(module: nn.Module, root: nn.Module, regularizer: Regularizer, na
     """Raise if the caller asked for `losses`, and a lifted transform around the module does not hand them on."""
     if root.scope is not None and root.is_mutable_collection(_declarations.LOSSES):
         raise _error(module, regularizer, name, "is lost: a lifted transform around the module does not pass it on")
+
+
+def padded() -> nn.Module | None:
+    """The RNN that runs on padding around the module that runs now, if there is one.
+
+    `with_losses` sees the calls. In a plain `apply` nothing but the call itself knows of its `seq_lengths`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        given = frame.f_locals
+        module = given.get("self")
+        if isinstance(module, (nn.RNN, nn.Bidirectional)):
+            lengths = given.get("seq_lengths")
+            if lengths is not None or (given.get("kwargs") or {}).get("seq_lengths") is not None:
+                return module
+        frame = frame.f_back
+    return None
 
 
 def check_counted_once(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str, leaf: Any) -> None:

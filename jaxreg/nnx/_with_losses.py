@@ -109,6 +109,11 @@ def regularizer(model: nnx.Module, wrt: Any = nnx.Param) -> TreeRegularizer:
     For an optax chain: `jaxreg.add_regularization(regularizer(model))`, `jaxreg.proximal(...)`, in
     `nnx.Optimizer(model, ..., wrt=nnx.Param)`. Penalties of outputs are not among them.
 
+    Of a plain `nnx.Module` of your own only a call tells whether a parameter is a stack of layers (`nnx.vmap`), and
+    there is none here: `with_losses` raises where that matters, this takes the parameter for one layer. Declare
+    penalties of norms and matrices there as `Stacked(penalty, axes)`, or inherit `jaxreg.nnx.Regularized`, which notes
+    the shapes.
+
     Args:
         model: an NNX module.
         wrt: the variables that the optimizer trains, as its own `wrt=` says it: only their penalties are returned.

@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, codec, numerics
+from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.structure import Parts, Reach
-from jaxreg.penalties.weighted import Weighted
 
 
 @final
@@ -79,17 +79,22 @@ class Anchored(Regularizer, promoted=False):
         return self.rounded_value(numerics.promote(x), jnp.asarray(x))
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
-        return self._inside(x).rounded_value(x - self._array("reference", x), held)
+        difference = x - self._array("reference", x)
+        if self.weights is None:
+            return self.penalty.rounded_value(difference, held)
+        return weighted_value(self.penalty, self._weights(x), difference)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
+        z, step = jnp.asarray(z), jnp.asarray(step)
         difference = z - self._array("reference", z)
-        return self._back(z, difference, self._inside(z).prox(difference, step))
+        if self.weights is None:
+            return self._back(z, difference, self.penalty.prox(difference, step))
+        return self._back(z, difference, weighted_prox(self.penalty, self._weights(z), difference, step))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         reference = self._array("reference", z)
         start, difference = p - reference, z - reference
-        moved = self._inside(z).approximate_prox(start, difference, step, count)
+        moved = self.penalty.approximate_prox(start, difference, self._weighted(step, z), count)
         back = self._back(z, difference, moved)
         return numerics.exact(jnp.where(moved == start, p, back), back)
 
@@ -128,9 +133,11 @@ class Anchored(Regularizer, promoted=False):
     def reach(self) -> Reach:
         return self.penalty.reach if self.penalty.reach is Reach.ENTRY else Reach.ARRAY
 
-    def _inside(self, x: jax.Array) -> Regularizer:
-        """The penalty of the difference."""
-        return self.penalty if self.weights is None else Weighted(self.penalty, jnp.real(self._array("weights", x)))
+    def _weights(self, x: jax.Array) -> jax.Array:
+        return jnp.real(self._array("weights", x))
+
+    def _weighted(self, step: jax.Array, z: jax.Array) -> jax.Array:
+        return step if self.weights is None else numerics.threshold(step, self._weights(z))
 
     def _back(self, x: jax.Array, difference: jax.Array, moved: jax.Array) -> jax.Array:
         """reference + moved, and x itself where nothing moved: reference + (x − reference) may round."""

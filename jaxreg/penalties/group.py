@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Parts, Reach, without_l2
+from jaxreg._core.structure import OfNorms, Parts, Reach, without_l2
 from jaxreg._core.weights import without_excluded
 from jaxreg.penalties import _axes
 from jaxreg.penalties._group_metric import secular_prox
@@ -19,7 +19,7 @@ from jaxreg.penalties._profile import as_elementwise
 
 
 @final
-class Group(Regularizer):
+class Group(Regularizer, OfNorms):
     """Penalize whole groups of entries, so that they become zero together (units, filters, inputs).
 
         R(x) = ω · Σ_g ρ(‖x_g‖₂),   ρ the profile of `penalty`
@@ -79,22 +79,23 @@ class Group(Regularizer):
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
         x = jnp.asarray(x)
-        return euclidean.norms(x, _axes.axes_of("Group", self.axis, x.ndim))
+        return euclidean.norms(x, self.group_axes(x.ndim))
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group."""
         x = jnp.asarray(x)
-        size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
+        size = math.prod(x.shape[a] for a in self.group_axes(x.ndim))
         return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
 
+    def group_axes(self, ndim: int) -> tuple[int, ...]:
+        return _axes.axes_of("Group", self.axis, ndim)
+
     def value_of(self, penalty: Regularizer, x: jax.Array) -> jax.Array:
-        """Return ω·P(‖x_g‖₂): P is `penalty` of this group, also with a weight for each norm."""
-        return self.size_weight(x) * _sum(_axes.axes_of("Group", self.axis, x.ndim), penalty, x)
+        return self.size_weight(x) * _sum(self.group_axes(x.ndim), penalty, x)
 
     def prox_of(self, penalty: Regularizer, z: jax.Array, step: jax.Array) -> jax.Array:
-        """Return the proximal operator of `value_of(penalty, ·)`."""
         weighted = step * self.size_weight(z)
-        axes = _axes.axes_of("Group", self.axis, z.ndim)
+        axes = self.group_axes(z.ndim)
         if weighted.ndim:
             return self._metric_prox(penalty.parts(), z, weighted, axes)
         return radial.resized_groups(_shrunk, axes, (penalty, weighted), z)

@@ -11,11 +11,9 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import checks, codec, numerics
 from jaxreg._core import weights as weighting
-from jaxreg._core.elementwise import weighted_sum
+from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.regularizer import Regularizer, as_regularizer
-from jaxreg._core.structure import Parts, Reach, Scalar
-from jaxreg.penalties import _axes
-from jaxreg.penalties.group import Group
+from jaxreg._core.structure import OfNorms, Parts, Reach
 
 _NORMS = "norms of the groups"
 
@@ -64,32 +62,28 @@ class Weighted(Regularizer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
-        if not isinstance(self.penalty, Group) and self.penalty.scalar() is None:
+        if not isinstance(self.penalty, OfNorms) and self.penalty.scalar() is None:
             raise TypeError(
                 f"`Weighted({type(self.penalty).__name__}, weights)`: weights need an elementwise penalty such as L1, "
-                "a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside: "
-                "`Weighted(a, u) + 2 * Weighted(b, v)`."
+                "a sum or multiple of such, or a `Group`. Write other sums term by term, and factors outside, "
+                "`Weighted(a, u) + 2 * Weighted(b, v)`; other structures go around it, `Stacked(Weighted(a, u))`."
             )
         object.__setattr__(self, "weights", _checked(self.weights))
 
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        if isinstance(self.penalty, Group):
+        if isinstance(self.penalty, OfNorms):
             return self.penalty.value_of(self.of_norms(x), x)
-        finite, excluded = weighting.split(self.of_entries(x))
-        rho = cast(Scalar, self.penalty.scalar())
-        outside = jnp.any((excluded > 0) & (x != 0))
-        return weighted_sum(rho, finite, x) + jnp.where(outside, jnp.inf, jnp.zeros((), finite.dtype))
+        return weighted_value(self.penalty, self.of_entries(x), x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
-        if isinstance(self.penalty, Group):
+        if isinstance(self.penalty, OfNorms):
             return self.penalty.prox_of(self.of_norms(z), z, step)
-        finite, excluded = weighting.split(self.of_entries(z))
-        return weighting.without_excluded(excluded, self.penalty.prox(z, numerics.threshold(step, finite)))
+        return weighted_prox(self.penalty, self.of_entries(z), z, step)
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
-        if isinstance(self.penalty, Group):
+        if isinstance(self.penalty, OfNorms):
             return super().approximate_prox(p, z, step, count)
         return self.prox(z, step)  # which has a closed form
 
@@ -121,9 +115,9 @@ class Weighted(Regularizer):
 
     def of_norms(self, x: jax.Array) -> "Weighted":
         """Return the penalty of the norms of the groups of `x`, with weights in the shape of `Group.norms`."""
-        group = cast(Group, self.penalty)
+        group = cast(OfNorms, self.penalty)
         weights = jnp.asarray(self.weights, numerics.real_dtype(x))
-        axes = _axes.axes_of("Group", group.axis, x.ndim)
+        axes = group.group_axes(x.ndim)
         if 0 < weights.ndim == x.ndim:
             weights = weighting.broadcast(weights, tuple(1 if i in axes else n for i, n in enumerate(x.shape)), _NORMS)
         elif weights.ndim:
@@ -137,10 +131,11 @@ def _checked(weights: Any) -> Any:
     call = "Weighted(weights=...)"
     if isinstance(weights, (float, np.floating)) and weights == math.inf:
         return math.inf
-    if isinstance(weights, jax.Array) and (isinstance(weights, jax.core.Tracer) or not weights.is_fully_addressable):
+    is_floating = isinstance(weights, (np.ndarray, jax.Array)) and jnp.issubdtype(weights.dtype, jnp.floating)
+    if not is_floating or isinstance(weights, jax.core.Tracer):
+        return checks.number("Weighted(penalty, weights=...)", weights, above=None)
+    if isinstance(weights, jax.Array) and not weights.is_fully_addressable:
         return weights
-    if not isinstance(weights, (np.ndarray, jax.Array)) or not jnp.issubdtype(weights.dtype, jnp.floating):
-        return checks.number(call, weights, above=None)
     numbers = np.asarray(weights, np.float64)
     if not (numbers >= 0).all():
         raise ValueError(
