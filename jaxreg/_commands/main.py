@@ -11,7 +11,7 @@ from jaxreg._commands.checkpoints import convert, inspect
 from jaxreg._commands.cli import UserError
 from jaxreg._commands.demo import command as demo
 from jaxreg._commands.path import command as path
-from jaxreg._reports.table import printable
+from jaxreg._core.text import printable
 
 # A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.

@@ -146,7 +146,7 @@ def regularized(module: Any, name: str, regularizer: Any, inside: Parameters, pl
     if not found:
         paths, owner = [path for path, _ in inside], type(module).__name__
         attribute = name + SUFFIX
-        raise fits_no_parameter(owner, attribute, regularizer, f" {place}" if place else "", paths)
+        raise fits_no_parameter(owner, attribute, regularizer, f" {named(place)}" if place else "", paths)
     return found
 
 
