@@ -14,6 +14,7 @@ from jaxreg._flax.declared import (
     Shape,
     fits_no_parameter,
     module_regularizer,
+    named,
     no_regularizer,
     stacked_axes,
 )
