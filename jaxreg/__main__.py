@@ -5,13 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxreg._commands.main import STOPPED
-from jaxreg._commands.main import main as run
+STOPPED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; after Ctrl-C end at once, since jaxlib crashes if Python shuts it down while it compiles."""
-    code = run(argv)
+    try:
+        from jaxreg._commands.main import main as run
+
+        code = run(argv)
+    except KeyboardInterrupt:  # while the commands are imported
+        print("python -m jaxreg: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+        code = STOPPED
     if code == STOPPED:
         with contextlib.suppress(OSError):
             sys.stdout.flush()

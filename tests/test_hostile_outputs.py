@@ -5,6 +5,7 @@ import io
 import json
 import os
 import struct
+import subprocess
 import sys
 import types
 
@@ -133,6 +134,33 @@ def test_a_full_disk_is_one_line(checkpoint, monkeypatch, capsys):
         assert main(["inspect", checkpoint]) == 2
     expected = "python -m jaxreg inspect: cannot write its output (No space left on device)\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["inspect", "--help"], ["--version"], []], ids=" ".join)
+def test_help_that_cannot_be_written_is_one_line_and_a_closed_output_none(argv, monkeypatch, capsys):
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            assert main(argv) == 2
+        assert capsys.readouterr().err == "python -m jaxreg: cannot write its output (No space left on device)\n"
+    monkeypatch.setattr(sys, "stdout", None)
+    try:
+        code = main(argv)
+    except SystemExit as end:
+        code = end.code
+    assert code == (0 if argv else 2)
+    sys.stdout.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line():
+    code = (
+        "import builtins, sys\nfrom jaxreg.__main__ import main\nfound = builtins.__import__\n"
+        "def imported(name, *args):\n    if name == 'argparse':\n        raise KeyboardInterrupt\n"
+        "    return found(name, *args)\nbuiltins.__import__ = imported\nsys.exit(main(['--help']))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (child.returncode, child.stdout, child.stderr) == (130, "", "python -m jaxreg: stopped by Ctrl-C.\n")
 
 
 def test_rich_raises_what_print_raises_when_the_reader_has_gone(monkeypatch):

@@ -163,3 +163,38 @@ def test_another_model_inside_that_is_not_asked_is_left_alone() -> None:
     variables = Student().init(jax.random.key(0), X)
     _, state = Student().apply(variables, X, **ASK)
     assert list(state["losses"]) == ["Dense_0"]
+
+
+class Branches(nn.Module):
+    """A penalized layer in one branch; `before` calls it outside too."""
+
+    options: Any
+    before: bool = False
+
+    def setup(self) -> None:
+        self.layer = jaxreg.linen.Dense(3, kernel_init=nn.initializers.ones, **dict(self.options))
+
+    def __call__(self, x: Any, flag: Any) -> Any:
+        if self.before or self.is_initializing():
+            x = self.layer(x)
+        return nn.cond(flag, lambda m, x: m.layer(x), lambda m, x: x, self, x)
+
+
+@pytest.mark.parametrize("field", ["kernel_regularizer", "activity_regularizer"])
+def test_a_penalty_that_begins_in_a_branch_is_refused(field: str) -> None:
+    model, x = Branches({field: L2}.items()), np.ones((2, 3), np.float32)
+    variables = {"params": model.init(jax.random.key(0), x, True)["params"]}
+    with pytest.raises(
+        ValueError, match=r"of layer/\w+ in the module layer begins in a branch .*`jaxreg.linen.with_loss"
+    ):
+        model.apply(variables, x, True, **ASK)
+    outputs = {True: 0.5 * 6 * 3**2 / 2, False: 0.0}  # six threes, divided by the batch
+    for flag, output in outputs.items():
+        (value,) = with_losses(model)(variables, x, flag)[1].values()
+        assert float(value) == pytest.approx(4.5 if field == "kernel_regularizer" else output)
+    begun = Branches({field: L2}.items(), before=True)
+    state = begun.apply(variables, x, True, **ASK)[1]["losses"]["layer"]
+    nines = 0.5 * 6 * 9**2 / 2
+    assert jax.tree.map(float, list(state.values())) == [
+        4.5 if field == "kernel_regularizer" else outputs[True] + nines
+    ]

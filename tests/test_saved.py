@@ -1,10 +1,14 @@
 """Saved things outlive a move of files: pickles, exported programs."""
 
 import base64
+import json
 import pickle
 import pickletools
+import subprocess
+import sys
 from typing import Any
 
+import cloudpickle
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -107,6 +111,96 @@ def test_a_class_of_a_user_keeps_its_own_address() -> None:
             return jnp.sum(x)
 
     assert Mine.__module__ == __name__
+
+
+# What a notebook defines, is in no file: cloudpickle (Ray, Dask, joblib) takes such classes along by value.
+NOTEBOOK = """
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jaxreg
+import jaxreg.nnx
+
+class Power(jaxreg.Regularizer):
+    strength: float = 0.1
+    order: int = jaxreg.static(4)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.strength * jnp.sum(jnp.abs(x) ** self.order)
+
+class Half(jaxreg.Elementwise):
+    strength: float = 0.1
+
+    def profile(self, a):
+        return self.strength * a**2 / 2
+
+    def slope(self, a):
+        return self.strength * a
+
+    def scalar_prox(self, a, step):
+        return a / (1 + step * self.strength)
+
+class Between(jaxreg.Constraint):
+    limit: float = 1.0
+
+    def prox(self, z, step=1.0):
+        return jnp.clip(z, -self.limit, self.limit)
+
+class Layer(jaxreg.nnx.Regularized, nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jnp.full((2, 2), 2.0))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel
+
+tree = jaxreg.TreeRegularizer({"**": 2.0 * Power(0.5, order=3) + Half(3.0)})
+layer = Layer(nnx.Rngs(0), kernel_regularizer=Half(0.5), activity_regularizer=jaxreg.L1(1.0))
+tree({"a": jnp.ones(2)}), layer(jnp.ones((1, 2)))  # used before
+"""
+ELSEWHERE = """
+import json, pickle, sys
+import jax, jax.numpy as jnp
+import jaxreg, jaxreg.nnx
+from flax import nnx
+
+power, half, between, tree, layer, Layer = pickle.loads(sys.stdin.buffer.read())
+x = jnp.array([1.0, -2.0])
+_, losses = jaxreg.nnx.with_losses(layer)(jnp.ones((1, 2)))
+new = Layer(None, kernel_regularizer=half)
+print(json.dumps({
+    "value": float(power(x)), "gradient": jax.jit(jax.grad(power))(x).tolist(), "leaves": jax.tree.leaves(power),
+    "coefficient": float(jax.grad(lambda reg: reg(x))(power).strength), "config": power.get_config(),
+    "prox": half.prox(x).tolist(), "group": float(jaxreg.Group(half)(x)), "set": between.prox(x).tolist(),
+    "equal": power == jax.tree.map(lambda c: c, power) == type(power)(0.5, order=3), "repr": repr(power),
+    "tree": float(tree({"a": x})), "losses": {path: float(loss) for path, loss in losses.items()},
+    "new": float(jaxreg.nnx.regularizer(new)(nnx.state(new))),
+}))
+"""
+
+
+def test_what_a_notebook_defines_works_in_another_process() -> None:
+    notebook: dict[str, Any] = {"__name__": "__main__"}
+    exec(NOTEBOOK, notebook)
+    power, half, between = notebook["Power"](0.5, order=3), notebook["Half"](1.0), notebook["Between"](1.5)
+    sent = cloudpickle.dumps((power, half, between, notebook["tree"], notebook["layer"], notebook["Layer"]))
+    child = subprocess.run([sys.executable, "-c", ELSEWHERE], input=sent, capture_output=True, timeout=300)
+    assert child.returncode == 0, child.stderr.decode()
+    assert json.loads(child.stdout) == {
+        "value": 4.5,  # ½(1 + 8)
+        "gradient": [1.5, -6.0],
+        "leaves": [0.5],
+        "coefficient": 9.0,
+        "config": {"strength": 0.5, "order": 3},
+        "prox": [0.5, -1.0],
+        "group": 2.5,
+        "set": [1.0, -1.5],
+        "equal": True,
+        "repr": "Power(strength=0.5, order=3)",
+        "tree": 16.5,  # 2·4.5 + 3·5/2
+        "losses": {"kernel": 4.0, "activity": 8.0},
+        "new": 8.0,
+    }
 
 
 def with_symbolic_sizes(function: Any, x: Any, least: int = 1) -> Any:

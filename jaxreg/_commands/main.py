@@ -5,13 +5,14 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from jaxreg import __version__
 from jaxreg._commands.checkpoints import convert, inspect
 from jaxreg._commands.cli import UserError
 from jaxreg._commands.demo import command as demo
 from jaxreg._commands.path import command as path
-from jaxreg._reports.table import printable
+from jaxreg._core.text import printable
 
 # A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.
@@ -27,27 +28,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_streams()
     parser = _parser()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
-        return 2
+    call = parser.prog
     try:
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        call = f"{parser.prog} {args.command}"
         code = int(args.run(args))
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(printable(f"{parser.prog} {args.command}: {error}"), file=sys.stderr)
+        print(printable(f"{call}: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe; Python flushes once more at exit
         _write_nowhere()
         return 0
     except OSError as error:  # those of files are UserErrors already; this is a full disk behind the output
         _write_nowhere()
-        print(f"{parser.prog} {args.command}: cannot write its output ({error.strerror})", file=sys.stderr)
+        print(f"{call}: cannot write its output ({error.strerror})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{parser.prog} {args.command}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+        print(f"{call}: stopped by Ctrl-C.", file=sys.stderr, flush=True)
         return STOPPED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help that cannot be written is an error; argparse says nothing."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+        elif message:
+            file.write(message)
+            file.flush()
 
 
 def _open_streams() -> None:
@@ -64,7 +78,7 @@ def _write_nowhere() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m jaxreg",
         description="Regularizers for JAX, Flax and optax.",
         epilog="python -m jaxreg COMMAND --help shows the options of a command.",

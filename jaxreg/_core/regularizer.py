@@ -251,22 +251,13 @@ class Scaled(Regularizer, promoted=False):
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         # With the factor 0 no gradient goes back through P: where that of P is infinite, 0·∞ would be nan.
-        factors, penalty = self._unrolled(numerics.real_dtype(x))
+        factors, penalty = sums.unrolled(self, numerics.real_dtype(x))
         x = jnp.where(jnp.min(factors) == 0, jax.lax.stop_gradient(x), x)
-        value = penalty.rounded_value(x, held)
-        return jax.lax.scan(lambda v, factor: (numerics.multiple(factor, v), None), value, factors, unroll=8)[0]
+        return sums.times(factors, penalty.rounded_value(x, held))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         u = numerics.threshold(jnp.asarray(step), self.factor)
         return numerics.unless_zero(self.factor, lambda u, z: self.penalty.prox(z, u), u, jnp.asarray(z))
-
-    def _unrolled(self, dtype: Any) -> tuple[jax.Array, Regularizer]:
-        """The factors of multiples of multiples, the inner first, and the penalty inside: one loop for all of them."""
-        factors, penalty = [self.factor], self.penalty
-        while isinstance(penalty, Scaled):
-            factors.append(penalty.factor)
-            penalty = penalty.penalty
-        return jnp.stack([jnp.asarray(factor, dtype) for factor in reversed(factors)]), penalty
 
     @property
     def reach(self) -> Reach:

@@ -60,6 +60,8 @@ class Struct:
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # every subclass has it; for type checkers
     _leaf_names: ClassVar[tuple[str, ...]] = ()
     _static_names: ClassVar[tuple[str, ...]] = ()
+    _get_leaves: ClassVar[Callable[[Any], tuple[Any, ...]]]
+    _get_statics: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -144,19 +146,20 @@ def _register(cls: type[Struct]) -> None:
     statics = tuple(field.name for field in fields if field.metadata.get("static"))
     leaves = tuple(field.name for field in fields if not field.metadata.get("static"))
     cls._static_names, cls._leaf_names = statics, leaves
-    keys = tuple(jax.tree_util.GetAttrKey(name) for name in leaves)
-    get_leaves, get_statics = _getter(leaves), _getter(statics)
+    cls._get_statics, cls._get_leaves = _getter(statics), _getter(leaves)
 
+    # What a class has is asked when it is used: cloudpickle defines an empty class, and then sets its attributes.
     def flatten(self: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return get_leaves(self), get_statics(self)
+        return cls._get_leaves(self), cls._get_statics(self)
 
     def flatten_with_keys(self: Any) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
-        return tuple(zip(keys, get_leaves(self), strict=True)), get_statics(self)
+        keys = map(jax.tree_util.GetAttrKey, cls._leaf_names)
+        return tuple(zip(keys, cls._get_leaves(self), strict=True)), cls._get_statics(self)
 
     def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> Any:
         self = object.__new__(cls)
-        self.__dict__.update(zip(statics, aux, strict=True))
-        self.__dict__.update(zip(leaves, children, strict=True))
+        self.__dict__.update(zip(cls._static_names, aux, strict=True))
+        self.__dict__.update(zip(cls._leaf_names, children, strict=True))
         return self
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)

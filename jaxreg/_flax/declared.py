@@ -11,6 +11,7 @@ from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import Struct
 from jaxreg._core.structure import Reach
+from jaxreg._core.text import place, places
 from jaxreg._rules.patterns import Pattern, Rule, pattern_beside_paths
 
 SUFFIX = "_regularizer"
@@ -86,8 +87,8 @@ def fits_no_parameter(owner: str, attribute: str, regularizer: Any, place: str, 
     """The error for a regularizer of a parameter that the module does not have."""
     return ValueError(
         f"`{owner}({attribute}={shown(regularizer)})` fits no parameter of the module{place}: as configured, it has "
-        f"{list(paths)}. Drop `{attribute}`, or give the module that parameter. A module that only hands a regularizer "
-        "on to its layers keeps it under another name."
+        f"{places(paths)}. Drop `{attribute}`, or give the module that parameter. A module that only hands a "
+        "regularizer on to its layers keeps it under another name."
     )
 
 
@@ -108,7 +109,7 @@ def no_module_matches(pattern: Pattern, paths: Collection[str], which: str = "mo
 
 def named(path: str) -> str:
     """The path of a module in a message."""
-    return path or "(root)"
+    return place(path) or "(root)"
 
 
 def shown(value: Any) -> str:

@@ -126,7 +126,7 @@ def _refuse_growth(run: Run) -> None:
     growth = ((run.update[3] - run.update[1]) * run.param).sum()
     if growth > _GROWTH * (run.param**2).sum():
         raise ValueError(
-            f"`proximal`: without a gradient the optimizer makes {run.path!r} grow. A decay "
+            f"`proximal`: without a gradient the optimizer makes {checks.short(run.path)} grow. A decay "
             "(`jaxreg.add_regularization`, `optax.add_decayed_weights`) stands behind the learning rate, where updates "
             "are subtracted already. Put it before, as in `optax.chain(optax.scale_by_adam(), "
             "jaxreg.add_regularization(reg), optax.scale_by_learning_rate(learning_rate))`."
@@ -136,8 +136,8 @@ def _refuse_growth(run: Run) -> None:
 def _refuse_motion_at_rest(metric: Metric, run: Run) -> None:
     if run.at_rest and run.update.any():
         raise ValueError(
-            f"`proximal`: `metric={metric.name}` has no step for {run.path!r}, whose moments are masked, but the "
-            "optimizer moves it. Wrap each part by itself, as in "
+            f"`proximal`: `metric={metric.name}` has no step for {checks.short(run.path)}, whose moments are masked, "
+            "but the optimizer moves it. Wrap each part by itself, as in "
             "`optax.partition({'a': jaxreg.proximal(...), 'b': ...}, labels)`; or exclude the leaf by a rule `None`; "
             "or give a function `(state, params) -> step sizes`."
         )

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, printable, share
+from jaxreg._core.text import printable
+from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
 
 BY_RULE = "by the rule "
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from jaxreg._core.text import printable
+
 WIDTH = 80
 _MANY = 40  # with more leaves than this, those whose paths differ only in numbers share a row
 _GAP = "  "
@@ -54,11 +56,6 @@ class Report(abc.ABC):
         if self._notes():
             yield Text("")
         yield from (Text(note) for note in self._notes())
-
-
-def printable(text: str) -> str:
-    """The text with escapes, such as `\\x1b` and `\\n`, for what a terminal would obey: a newline, a colour."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def share(part: float, whole: float) -> str:

@@ -12,6 +12,7 @@ from jaxreg._core import codec
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct, static
+from jaxreg._core.text import place
 from jaxreg._rules.globs import glob_matches
 from jaxreg._rules.paths import is_hidden
 
@@ -133,7 +134,7 @@ def pattern_beside_paths(pattern: Pattern, paths: Collection[str]) -> str:
     close = difflib.get_close_matches(text, paths, n=5, cutoff=0.3) if len(paths) <= 5000 else []
     shown = close + [path for path in paths if path not in close][: 8 - len(close)]
     more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
-    return f"{short(text)}; paths are {shown}{more}"
+    return f"{short(text)}; paths are {[place(path) for path in shown]}{more}"
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON

@@ -124,7 +124,8 @@ class TreeRegularizer(TreePenalty):
                 continue
             if path in rules:
                 raise ValueError(
-                    f"`TreeRegularizer.anchored`: two leaves have the path {path!r}, so that no rule tells them apart. "
+                    f"`TreeRegularizer.anchored`: two leaves have the path {checks.short(path)}, so that no rule "
+                    "tells them apart. "
                     'Rename a key that contains "/".'
                 )
             rules[path] = Anchored(regularizer, leaf)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxreg._core import checks
+from jaxreg._core.checks import short
+from jaxreg._core.text import places
 
 Mask = NDArray[np.bool_]
 
@@ -44,17 +45,19 @@ class Layer:
             if not unknown and set(self.arrays) <= {"scale", "bias"}:
                 why = " A norm without running statistics mixes its units, so that none can be removed alone."
             raise ValueError(
-                f"`shrink(graph=...)`: {self.name!r} is no dense layer, convolution, embedding or batch normalization; "
-                f"it holds {sorted(self.arrays)[:8]}.{why}"
+                f"`shrink(graph=...)`: {short(self.name)} is no dense layer, convolution, embedding or batch "
+                f"normalization; it holds {sorted(self.arrays)[:8]}.{why}"
             )
         matrix = self.arrays[self.weights] if self.weights else None
         if matrix is not None and matrix.ndim < 2:
-            raise ValueError(f"`shrink(graph=...)`: {self.name!r} has weights of shape {matrix.shape}, not (in, out).")
+            raise ValueError(
+                f"`shrink(graph=...)`: {short(self.name)} has weights of shape {matrix.shape}, not (in, out)."
+            )
         for key, array in self.arrays.items():
             if key != self.weights and array.shape != (self.units,):
                 is_turned = matrix is not None and matrix.ndim > 2 and array.shape == (matrix.shape[-2],)
                 raise ValueError(
-                    f"`shrink(graph=...)`: {self.name!r} has {self.units} units, but {key!r} has the shape "
+                    f"`shrink(graph=...)`: {short(self.name)} has {self.units} units, but {key!r} has the shape "
                     f"{array.shape}; stacked layers and layers of several axes cannot shrink."
                     f"{self._if_transposed() if is_turned else ''}"
                 )
@@ -103,13 +106,13 @@ class Layer:
     def check_inputs(self, units: int, producer: str) -> None:
         kernel = self.arrays.get("kernel")
         if kernel is None:
-            raise ValueError(f"`shrink(graph=...)`: {self.name!r} has no kernel, so it cannot be a consumer.")
+            raise ValueError(f"`shrink(graph=...)`: {short(self.name)} has no kernel, so it cannot be a consumer.")
         if not self.can_read(units):
             only = "no multiple of it" if kernel.ndim == 2 else "and reads each channel once"
             way_out = self._if_transposed() if kernel.ndim > 2 and kernel.shape[-1] == units else ""
             raise ValueError(
-                f"`shrink(graph=...)`: {producer!r} has {units} units, but {self.name!r} has a kernel of shape "
-                f"{checks.short(kernel.shape)} with {kernel.shape[-2]} inputs, {only}.{way_out}"
+                f"`shrink(graph=...)`: {short(producer)} has {units} units, but {short(self.name)} has a kernel of "
+                f"shape {short(kernel.shape)} with {kernel.shape[-2]} inputs, {only}.{way_out}"
             )
 
     def can_read(self, units: int) -> bool:
@@ -131,16 +134,16 @@ class Layer:
         fits = alone and "bias" not in self.arrays and all(reader.can_read(inputs) for reader in readers)
         if inputs == outputs or (inputs and readers and fits):
             raise ValueError(
-                f"`shrink(graph=...)`: the kernel of {self.name!r} has the shape {checks.short(kernel.shape)}, which "
+                f"`shrink(graph=...)`: the kernel of {short(self.name)} has the shape {short(kernel.shape)}, which "
                 "may be (..., in, out), as in `Conv`, or (..., out, in), as in `ConvTranspose(transpose_kernel=True)`. "
-                f"Name all modules of the second form, `transposed=[{self.name!r}]`, or write `transposed=[]` if there "
-                "is none."
+                f"Name all modules of the second form, `transposed=[{short(self.name)}]`, or write `transposed=[]` if "
+                "there is none."
             )
 
     def _if_transposed(self) -> str:
         return (
             " If its kernel is (..., out, in), as in `ConvTranspose(transpose_kernel=True)`, name it, and all others "
-            f"of this form: `transposed=[{self.name!r}]`."
+            f"of this form: `transposed=[{short(self.name)}]`."
         )
 
     def _by_unit(self, units: int) -> NDArray[Any]:
@@ -159,8 +162,10 @@ def _paths_of(name: str, leaves: dict[str, Any]) -> dict[str, str]:
     own = [path for path in leaves if inside[path].startswith(name + "/")]
     if not own:
         modules = sorted({path.rpartition("/")[0] for path in inside.values()})
-        raise ValueError(f"`shrink(graph=...)`: there is no module {name!r}; modules are {checks.short(modules)}.")
+        raise ValueError(f"`shrink(graph=...)`: there is no module {short(name)}; modules are {short(modules)}.")
     found = {inside[path].removeprefix(name + "/"): path for path in own}
     if len(found) < len(own):
-        raise ValueError(f"`shrink`: two collections have the same arrays of {name!r}: {own}. Shrink one at a time.")
+        raise ValueError(
+            f"`shrink`: two collections have the same arrays of {short(name)}: {places(own)}. Shrink one at a time."
+        )
     return found

@@ -93,15 +93,20 @@ class _Space:
     def __init__(self, members: list[Layer], readers: list[Layer], before: dict[str, list[Layer]]) -> None:
         self.members, self.readers, self.before = members, readers, before
         if not readers:
-            raise ValueError(f"`shrink(graph=...)` does not say which layer reads the units of {members[0].name!r}.")
+            raise ValueError(
+                f"`shrink(graph=...)` does not say which layer reads the units of {checks.short(members[0].name)}."
+            )
         for member in members:
             if member.units != self.units:
                 raise ValueError(
-                    f"`shrink(graph=...)`: {members[0].name!r} has {self.units} units and {member.name!r} "
-                    f"{member.units}, but they are read, or normalized, together; concatenation cannot shrink."
+                    f"`shrink(graph=...)`: {checks.short(members[0].name)} has {self.units} units and "
+                    f"{checks.short(member.name)} {member.units}, but they are read, or normalized, together; "
+                    "concatenation cannot shrink."
                 )
             if member.is_norm and member.name not in before:
-                raise ValueError(f"`shrink(graph=...)` does not say whose units {member.name!r} normalizes.")
+                raise ValueError(
+                    f"`shrink(graph=...)` does not say whose units {checks.short(member.name)} normalizes."
+                )
         for reader in readers:
             reader.check_inputs(self.units, members[0].name)
             reader.check_orientation([], alone=False)

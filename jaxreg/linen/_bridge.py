@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.text import place
 from jaxreg._flax.declared import named, shown
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.linen import _declarations, _declare
@@ -67,6 +68,6 @@ def _check(bridge: str, missing: Set[str], outputs: Mapping[str, Regularizer]) -
         )
     for path in missing:
         raise ValueError(
-            f"The NNX variable {path} inside the `ToLinen` module {bridge} is regularized, and not in the collection "
-            "'params' of Linen. Penalize it in the loss, by `jaxreg.TreeRegularizer` on its own collection."
+            f"The NNX variable {place(path)} inside the `ToLinen` module {bridge} is regularized, and not in the "
+            "collection 'params' of Linen. Penalize it in the loss, by `jaxreg.TreeRegularizer` on its own collection."
         )

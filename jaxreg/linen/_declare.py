@@ -30,6 +30,7 @@ def declare(module: nn.Module, found: dict[str, tuple[Regularizer, Any]]) -> Non
         _declarations.note(module, _declarations.DECLARED, content)
     elif module.is_mutable_collection(_declarations.LOSSES):
         for path, (regularizer, leaf) in found.items():
+            _plain.check_branch(module, root, regularizer, path)
             _plain.check_free(module, root, path)
             _plain.check_counted_once(module, root, regularizer, path, leaf)
             module.sow(

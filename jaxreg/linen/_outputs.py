@@ -36,6 +36,8 @@ def add(module: nn.Module, regularizer: Regularizer, output: Any) -> None:
     if isinstance(module, nn.RNNCellBase):
         _, output = output  # the carry is the state, and often the output once more
     value = output_penalty(regularizer, output, 0 if current is None else current.batch_axis, path)
+    if current is None:
+        _plain.check_branch(module, root, regularizer, ACTIVITY)
     _plain.check_free(module, root, ACTIVITY)
     before = _before(module, root)
     if isinstance(before, Mapping):

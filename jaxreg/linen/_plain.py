@@ -7,14 +7,28 @@ from typing import Any
 import flax.linen as nn
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.text import place, places
 from jaxreg._flax.declared import named, shown
 from jaxreg.linen import _declarations
+
+_LIFTED = "(nn.scan, nn.vmap, nn.RNN)"
+
+
+def check_branch(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str) -> None:
+    """Raise if a penalty begins in a branch: all branches must return the same collections, and others may have none.
+
+    JAX would say so by the insides of Flax. `with_losses` begins all totals before the branches.
+    """
+    if _declarations.in_branch(module) and module.get_variable(_declarations.LOSSES, name) is None:
+        raise _error(module, regularizer, name, "begins in a branch of `nn.cond` or `nn.switch`, which others may lack")
 
 
 def check_asked(module: nn.Module, root: nn.Module, regularizer: Regularizer, name: str) -> None:
     """Raise if the caller asked for `losses`, and a lifted transform around the module does not hand them on."""
     if root.scope is not None and root.is_mutable_collection(_declarations.LOSSES):
-        raise _error(module, regularizer, name, "is lost: a lifted transform around the module does not pass it on")
+        raise _error(
+            module, regularizer, name, f"is lost: a lifted transform around the module does not pass it on {_LIFTED}"
+        )
 
 
 def padded() -> nn.Module | None:
@@ -45,7 +59,7 @@ def check_counted_once(module: nn.Module, root: nn.Module, regularizer: Regulari
     for part in (*module.path, *name.split("/")):
         stored = stored.get(part) if isinstance(stored, Mapping) else None
     if stored is not None and getattr(nn.unbox(stored), "ndim", 0) - leaf.ndim < lifts:  # an axis for each, in a stack
-        raise _error(module, regularizer, name, "counts once a run: a lifted transform repeats the module")
+        raise _error(module, regularizer, name, f"counts once a run: a lifted transform repeats the module {_LIFTED}")
 
 
 def check_free(module: nn.Module, root: nn.Module, name: str) -> None:
@@ -61,8 +75,8 @@ def check_free(module: nn.Module, root: nn.Module, name: str) -> None:
 
 def sown_twice(paths: list[str]) -> ValueError:
     return ValueError(
-        f"The modules sow losses of their own under {paths}, where the penalties of their regularizers stand. Sow "
-        "them under other names, as in `self.sow('losses', 'own', value)`."
+        f"The modules sow losses of their own under {places(paths)}, where the penalties of their regularizers stand. "
+        "Sow them under other names, as in `self.sow('losses', 'own', value)`."
     )
 
 
@@ -75,9 +89,9 @@ def passed_in(root: nn.Module, path: tuple[str, ...]) -> Any:
 
 
 def _error(module: nn.Module, regularizer: Regularizer, name: str, reason: str) -> ValueError:
-    path = "/".join((*module.path, name))
+    path = place("/".join((*module.path, name)))
     return ValueError(
         f"`apply(..., mutable=['losses'])`: the penalty {shown(regularizer)} of {path} in the module "
-        f"{named('/'.join(module.path))} {reason} (nn.scan, nn.vmap, nn.RNN). Ask for the penalties by "
+        f"{named('/'.join(module.path))} {reason}. Ask for the penalties by "
         "`jaxreg.linen.with_losses(model)(variables, x)`, or leave 'losses' out of `mutable`."
     )

@@ -13,7 +13,8 @@ import numpy as np
 from flax import traverse_util
 from flax.core.scope import DenyList, union_filters
 
-from jaxreg._flax.declared import ACTIVITY, named, no_module_matches
+from jaxreg._core.text import place, places
+from jaxreg._flax.declared import ACTIVITY, no_module_matches
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.patterns import Rule
 from jaxreg.linen import _declarations, _outputs, _weights
@@ -62,8 +63,8 @@ def run(
     missing = [path for path in this_pass.declared if path not in paths]
     if missing:
         raise ValueError(
-            f"`with_losses`: a module has the regularized parameters {missing}, and `variables` has none of these "
-            "paths (does nn.map_variables rename them?). Penalize the stored ones by `jaxreg.TreeRegularizer`."
+            f"`with_losses`: a module has the regularized parameters {places(missing)}, and `variables` has none of "
+            "these paths (does nn.map_variables rename them?). Penalize the stored ones by `jaxreg.TreeRegularizer`."
         )
     remembered = _declarations.recall(model) or {}
     ran = this_pass.ran | set(noted)
@@ -80,7 +81,7 @@ def _zeros(begun: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
 
 
 def _lost_in_branch(begun: Iterable[tuple[str, ...]]) -> ValueError:
-    paths = [named("/".join(path)) for path in begun]
+    paths = places(["/".join(path) or "(root)" for path in begun])
     return ValueError(
         f"`with_losses`: the activity penalties of the modules {paths} are of some branches of `nn.cond` or "
         "`nn.switch` alone; a lifted transform around it cannot hand them on. Penalize the output of the module "
@@ -131,8 +132,9 @@ def _check_rules(interceptor: _outputs.Interceptor, called: Mapping[str, Any], n
         pattern_only = all(not callable(rule.pattern) for rule in interceptor.rules)
         if pattern_only and interceptor.decide(path, None) != called[path]:
             raise ValueError(
-                f"`with_losses(activity=...)`: another rule is for {path} than for an equal module, but `nn.jit` runs "
-                "both from one trace. Give both the same rule, or penalize the output of the module around them."
+                f"`with_losses(activity=...)`: another rule is for {place(path)} than for an equal module, but "
+                "`nn.jit` runs both from one trace. Give both the same rule, or penalize the output of the module "
+                "around them."
             )
     used = interceptor.used | {rule for rule in called.values() if rule is not None}
     for i, rule in enumerate(interceptor.rules):

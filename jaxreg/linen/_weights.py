@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.text import place
 from jaxreg._flax.declared import evaluate, is_sum_over_entries, shown, stacked_axes
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg.linen._declarations import Declared
@@ -72,9 +73,10 @@ def check_jitted(params: Any, declared: Mapping[str, Declared]) -> None:
             twin = f"{module}/{inside}"
             if shapes == modules.get(str(one.jitted)) and twin not in declared:
                 raise ValueError(
-                    f"`nn.jit` runs {one.jitted} and perhaps {module} from one trace, so that it is not known whether "
-                    f"{twin} is regularized as {path} is. Give example inputs: `regularizer(model, variables, x)`; "
-                    "with an `nn.scan`, `nn.vmap` or `nn.RNN` inside `nn.jit`, let it pass on `'jaxreg': 0` too."
+                    f"`nn.jit` runs {place(str(one.jitted))} and perhaps {place(module)} from one trace, so that it "
+                    f"is not known whether {place(twin)} is regularized as {place(path)} is. Give example inputs: "
+                    "`regularizer(model, variables, x)`; with an `nn.scan`, `nn.vmap` or `nn.RNN` inside `nn.jit`, "
+                    "let it pass on `'jaxreg': 0` too."
                 )
 
 
@@ -96,8 +98,8 @@ def _by_path(params: Any) -> dict[str, Any]:
 def _shape_error(path: str, one: Declared, shape: tuple[int, ...], *, ambiguous: bool) -> ValueError:
     reason = "stacked along an axis that the shapes do not tell" if ambiguous else "not a stack of that"
     return ValueError(
-        f"The parameter {path} is stored with the shape {shape}, its module sees {one.shape}, and it is {reason}: "
-        f"{shown(one.regularizer)} of it is undefined. "
+        f"The parameter {place(path)} is stored with the shape {shape}, its module sees {one.shape}, and it is "
+        f"{reason}: {shown(one.regularizer)} of it is undefined. "
         + ("Give example inputs: `regularizer(model, variables, x)`." if ambiguous else "Penalize it by a path rule.")
     )
 

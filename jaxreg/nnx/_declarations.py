@@ -14,6 +14,7 @@ from jaxreg._flax.declared import (
     Shape,
     fits_no_parameter,
     module_regularizer,
+    named,
     no_regularizer,
     stacked_axes,
 )
@@ -146,7 +147,7 @@ def regularized(module: Any, name: str, regularizer: Any, inside: Parameters, pl
     if not found:
         paths, owner = [path for path, _ in inside], type(module).__name__
         attribute = name + SUFFIX
-        raise fits_no_parameter(owner, attribute, regularizer, f" {place}" if place else "", paths)
+        raise fits_no_parameter(owner, attribute, regularizer, f" {named(place)}" if place else "", paths)
     return found
 
 

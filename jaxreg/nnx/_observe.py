@@ -27,30 +27,35 @@ def observed(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def observed_call(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
-        if local.recordings:
-            self = local.recordings[-1].twin_of(self)  # a closure may hold the module itself
-        # `super().__call__` of the same module is no other call; the same `__call__` again is one, of a recursion
-        begun = _local.running.get(id(self))
-        if begun not in (None, observed_call):
-            return call(self, *args, **kwargs)
-        if (bridge := _bridge.running()) is not None:
-            _bridge.declare(bridge)
-        if local.recordings:
-            local.recordings[-1].before_running(self)
-        has_total = ATTRIBUTE in vars(self)
-        with noted(self, kwargs):
-            _local.running[id(self)] = observed_call
-            try:
-                output = call(self, *args, **kwargs)
-            finally:
-                if begun is None:
-                    del _local.running[id(self)]
-            if has_total:
-                add(self, output)
-        return output
+        return _observe(observed_call, call, self, args, kwargs)
 
     setattr(observed_call, OBSERVED, True)
     return observed_call
+
+
+def _observe(observed_call: Any, call: Callable[..., Any], module: nnx.Module, args: Any, kwargs: Any) -> Any:
+    # Not inside `observed`: cloudpickle takes a closure with all that it uses, and what belongs to a thread stays.
+    if local.recordings:
+        module = local.recordings[-1].twin_of(module)  # a closure may hold the module itself
+    # `super().__call__` of the same module is no other call; the same `__call__` again is one, of a recursion
+    begun = _local.running.get(id(module))
+    if begun not in (None, observed_call):
+        return call(module, *args, **kwargs)
+    if (bridge := _bridge.running()) is not None:
+        _bridge.declare(bridge)
+    if local.recordings:
+        local.recordings[-1].before_running(module)
+    has_total = ATTRIBUTE in vars(module)
+    with noted(module, kwargs):
+        _local.running[id(module)] = observed_call
+        try:
+            output = call(module, *args, **kwargs)
+        finally:
+            if begun is None:
+                del _local.running[id(module)]
+        if has_total:
+            add(module, output)
+    return output
 
 
 _patches: dict[type, tuple[int, Any]] = {}

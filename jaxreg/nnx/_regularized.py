@@ -36,19 +36,23 @@ def _accepting(init: Callable[..., None]) -> Callable[..., None]:
     def accepting_init(self: Declaring, *args: Any, **kwargs: Any) -> None:
         own = [name for name in kwargs if name.endswith(SUFFIX) and name not in signature and not takes_all]
         given = {name: kwargs.pop(name) for name in own}
-        outermost = id(self) not in _construction.running
-        _construction.running.add(id(self))
-        try:
-            init(self, *args, **kwargs)
-        finally:
-            if outermost:
-                _construction.running.discard(id(self))
-        for name, value in given.items():
-            setattr(self, name, value)
-        if outermost:
-            finish(self)
+        _construct(init, self, args, kwargs, given)
 
     return accepting_init
+
+
+def _construct(init: Callable[..., None], module: Declaring, args: Any, kwargs: Any, given: dict[str, Any]) -> None:
+    outermost = id(module) not in _construction.running
+    _construction.running.add(id(module))
+    try:
+        init(module, *args, **kwargs)
+    finally:
+        if outermost:
+            _construction.running.discard(id(module))
+    for name, value in given.items():
+        setattr(module, name, value)
+    if outermost:
+        finish(module)
 
 
 @public_address

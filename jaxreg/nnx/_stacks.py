@@ -5,6 +5,7 @@ from typing import Any
 from flax import nnx
 
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.text import place
 from jaxreg._flax.declared import Shape, shown, stacked_axes
 from jaxreg.nnx._declarations import Declarations
 from jaxreg.nnx._weights import declared, needs_axes
@@ -49,7 +50,7 @@ def _shape(variable: Any) -> Shape:
 
 def _of_one_layer(path: str, whole: Shape, shape: Shape, regularizer: Regularizer, owner: str) -> ValueError:
     return ValueError(
-        f"The parameter {path} of shape {whole} is a stack of layers of shape {shape}, which only the call tells, and "
-        f"{shown(regularizer)} is of one layer. Name the axes, `jaxreg.Stacked({shown(regularizer)}, axes=(0,))`, or "
-        f"let `{owner}` inherit `jaxreg.nnx.Regularized`, which notes the shapes of a layer."
+        f"The parameter {place(path)} of shape {whole} is a stack of layers of shape {shape}, which only the call "
+        f"tells, and {shown(regularizer)} is of one layer. Name the axes, `jaxreg.Stacked({shown(regularizer)}, "
+        f"axes=(0,))`, or let `{owner}` inherit `jaxreg.nnx.Regularized`, which notes the shapes of a layer."
     )

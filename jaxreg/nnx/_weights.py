@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core.regularizer import Regularizer, Sum
+from jaxreg._core.text import place
 from jaxreg._flax.declared import ACTIVITY, Known, Shape, is_sum_over_entries, module_regularizer, shown, stacked_axes
 from jaxreg._rules.identifiers import get
 from jaxreg._rules.paths import flatten_with_paths
@@ -32,7 +33,7 @@ def penalized(declarations: Declarations) -> dict[str, Penalized]:
         for path, leaf in _leaves(paths[id(variable)], variable):
             if path in found and found[path].regularizer != regularizer:
                 raise ValueError(
-                    f"The parameter {path} has two regularizers, {shown(found[path].regularizer)} and "
+                    f"The parameter {place(path)} has two regularizers, {shown(found[path].regularizer)} and "
                     f"{shown(regularizer)}. Declare one, or their sum, or the same on each module that shares it."
                 )
             found[path] = Penalized(regularizer, leaf)
@@ -72,7 +73,7 @@ def _of_stack(path: str, regularizer: Regularizer, leaf: Any, own: Known | None)
         return Stacked(regularizer, stacks[0])
     reason = "along an axis that the shapes do not tell" if stacks else "in a way that the shapes do not tell"
     raise ValueError(
-        f"The parameter {path} of shape {leaf.shape} is a stack of layers of shape {own}, {reason}, and "
+        f"The parameter {place(path)} of shape {leaf.shape} is a stack of layers of shape {own}, {reason}, and "
         f"{shown(regularizer)} is of one layer. Name the axes: `jaxreg.Stacked({shown(regularizer)}, axes=(0,))`."
     )
 

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from jaxreg._reports.table import printable
+from jaxreg._core.text import printable
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart, for a light and for a dark background.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6D00", "#444444")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from jaxreg._commands.checkpoints import files, keras_file, keras_rules
-from jaxreg._reports.table import printable
+from jaxreg._core.text import printable
 
 NAME = "convert"
 SUMMARY = "the regularizers of a Keras model as jaxreg rules"
