@@ -9,7 +9,9 @@ Programs as users compile them, which `.ci/run` tests as well:
     JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
 """
 
+import functools
 import importlib.metadata
+import itertools
 import os
 import platform
 from collections.abc import Iterator
@@ -40,6 +42,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir(f"jax-{platform.node()}")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_collection_finish() -> None:
+    """JAX makes a context of MLIR with all dialects for each program, a quarter of the time of a small one; a hundred
+    programs share one here."""
+    from jax._src.interpreters import mlir
+
+    if make := getattr(mlir, "make_ir_context", None):
+        shared, number = functools.lru_cache(maxsize=1)(lambda _: make()), itertools.count()
+        mlir.make_ir_context = lambda: shared(next(number) // 100)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
