@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -126,6 +127,41 @@ each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_statistic = pytest.mark.parametrize("case", [case for case in CASES if case.statistic], ids=str)
 
 
+# One program over all cases for each property: most of the time of a test goes to the compiler.
+
+
+@functools.cache
+def program(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(lambda arguments: {n: function(case.function, *arguments[n]) for n, case in BY_NAME.items()})
+
+
+def row(function: Callable[..., Any], case: Case, arguments: Callable[[Case], tuple[Any, ...]]) -> Any:
+    """`function(case.function, *arguments(case))`, from the program over all cases."""
+    found = program(function)({name: arguments(other) for name, other in BY_NAME.items()})
+    return jax.tree.map(np.asarray, found[str(case)])
+
+
+def _jitted(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    static = {"axis", "batch_axis", "axis_name"} & inspect.signature(function).parameters.keys()
+    return jax.jit(function, static_argnames=tuple(static))
+
+
+# The same functions, each call of which is one program; without `jax.jit` each operation in it would be one.
+jitted = types.SimpleNamespace(**{name: _jitted(getattr(activity, name)) for name in BY_NAME})
+
+
+def in_float32(case: Case, seed: int = 0) -> np.ndarray:
+    return case.sample(seed).astype(np.float32)
+
+
+def both(f: Callable[..., jax.Array], h: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.value_and_grad(f)(h, mask)
+
+
+def at_masks(f: Callable[..., jax.Array], h: jax.Array, *masks: jax.Array) -> list[jax.Array]:
+    return [f(h, mask) for mask in masks]
+
+
 def test_every_function_is_tested_and_says_how_to_call_it() -> None:
     public = {name: f for name, f in vars(activity).items() if inspect.isfunction(f)}
     assert public.keys() == BY_NAME.keys()
@@ -138,58 +174,76 @@ def test_every_function_is_tested_and_says_how_to_call_it() -> None:
 
 @each_case
 def test_value_is_the_formula(case: Case) -> None:
-    h = case.sample()
-    for mask in (None, FULL, MASK):
-        value = case.compiled(jnp.asarray(h, jnp.float32), mask)
-        assert value.shape == () and value.dtype == jnp.float32
-        np.testing.assert_allclose(value, case.formula(h, FULL if mask is None else mask), rtol=1e-5)
+    masks = (None, FULL, MASK)
+    values = row(at_masks, case, lambda case: (in_float32(case), *masks))
+    for mask, value in zip(masks, values, strict=True):
+        assert value.shape == () and value.dtype == np.float32
+        np.testing.assert_allclose(value, case.formula(case.sample(), FULL if mask is None else mask), rtol=1e-5)
 
 
 @each_case
 def test_gradient_is_the_central_difference(case: Case) -> None:
-    with jax.enable_x64(True):
-        h, step = case.sample(1), 1e-6
-        for mask in (FULL, MASK):
-            value, gradient = case.both(jnp.asarray(h), mask)
-            assert gradient.dtype == value.dtype == jnp.float64
-            for seed in range(3):
-                direction = np.random.default_rng(seed).normal(size=h.shape)
-                difference = case.formula(h + step * direction, mask) - case.formula(h - step * direction, mask)
-                np.testing.assert_allclose(np.vdot(gradient, direction), difference / (2 * step), rtol=1e-6, atol=1e-9)
+    h, step = case.sample(1), 1e-6
+    for mask in (FULL, MASK):
+        with jax.enable_x64(True):
+            value, gradient = row(both, case, lambda case, mask=mask: (case.sample(1), mask))
+        assert gradient.dtype == value.dtype == np.float64
+        for seed in range(3):
+            direction = np.random.default_rng(seed).normal(size=h.shape)
+            difference = case.formula(h + step * direction, mask) - case.formula(h - step * direction, mask)
+            np.testing.assert_allclose(np.vdot(gradient, direction), difference / (2 * step), rtol=1e-6, atol=1e-9)
+
+
+def with_a_product(f: Callable[..., jax.Array], h: jax.Array, mask: jax.Array) -> tuple[jax.Array, ...]:
+    """The value, the gradient, and the product of the Hessian and a direction."""
+    value, gradient = jax.value_and_grad(f)(h, mask)
+    return value, gradient, jax.jvp(lambda h: jax.grad(f)(h, mask), (h,), (jnp.ones_like(h),))[1]
 
 
 @each_case
 def test_what_is_masked_leaks_neither_into_the_value_nor_into_derivatives(case: Case) -> None:
-    clean = jnp.asarray(case.sample(), jnp.float32)
-    expected = case.both(clean, MASK)[1]
-    second = jax.jit(lambda h: jax.jvp(lambda h: jax.grad(case.function)(h, MASK), (h,), (jnp.ones_like(h),))[1])
-    for rubbish in (np.nan, np.inf, -np.inf, 3e38):
-        dirty = jnp.where(MASK[..., None], clean, rubbish)
-        value, gradient = case.both(dirty, MASK)
-        np.testing.assert_allclose(value, case.formula(np.asarray(clean, np.float64), MASK), rtol=1e-5)
+    expected = row(with_a_product, case, lambda case: (in_float32(case), MASK))[1]
+    for rubbish in (np.nan, np.inf, -np.inf, np.float32(3e38)):
+
+        def dirty(case: Case, rubbish: Any = rubbish) -> tuple[np.ndarray, np.ndarray]:
+            return np.where(MASK[..., None], in_float32(case), np.float32(rubbish)), MASK
+
+        value, gradient, second = row(with_a_product, case, dirty)
+        np.testing.assert_allclose(value, case.formula(in_float32(case).astype(np.float64), MASK), rtol=1e-5)
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-8)
-        assert (np.asarray(gradient)[~MASK] == 0).all()
-        assert jnp.isfinite(second(dirty)).all()
+        assert (gradient[~MASK] == 0).all()
+        assert np.isfinite(second).all()
+
+
+MEMBERS = np.array([1, 0, 1, 1, 0, 1, 0, 0], bool)
+
+
+def masked_and_dropped(f: Callable[..., jax.Array], h: jax.Array, members: jax.Array, *padded: jax.Array) -> list[Any]:
+    return [jax.value_and_grad(f)(h, members), jax.value_and_grad(f)(h[MEMBERS]), f(*padded)]
 
 
 @each_case
 def test_masked_members_are_as_if_dropped(case: Case) -> None:
-    h, members = jnp.asarray(case.sample(), jnp.float32), np.array([1, 0, 1, 1, 0, 1, 0, 0], bool)
-    value, gradient = case.both(h, members)
-    dropped, dropped_gradient = case.both(h[members])
+    padding = ((0, 0), (0, 3), (0, 0))
+
+    def arguments(case: Case) -> tuple[np.ndarray, ...]:
+        h = in_float32(case)
+        return h, MEMBERS, np.pad(h, padding, constant_values=np.nan), np.pad(MASK, padding[:2])
+
+    (value, gradient), (dropped, dropped_gradient), padded = row(masked_and_dropped, case, arguments)
     np.testing.assert_allclose(value, dropped, rtol=2e-6)
-    np.testing.assert_allclose(gradient[members], dropped_gradient, rtol=2e-5, atol=1e-7)
-    padded, mask = np.pad(h, ((0, 0), (0, 3), (0, 0)), constant_values=np.nan), np.pad(MASK, ((0, 0), (0, 3)))
-    np.testing.assert_allclose(case.compiled(padded, mask), case.compiled(h, MASK), rtol=1e-6)
+    np.testing.assert_allclose(gradient[MEMBERS], dropped_gradient, rtol=2e-5, atol=1e-7)
+    expected = row(at_masks, case, lambda case: (in_float32(case), None, FULL, MASK))[2]
+    np.testing.assert_allclose(padded, expected, rtol=1e-6)
 
 
 @each_case
 def test_masks_broadcast_from_the_left(case: Case) -> None:
-    h = jnp.asarray(case.sample(), jnp.float32)
     steps, members = np.array([1, 1, 0, 1]), np.array([1, 0, 1, 1, 0, 1, 1, 1])
-    for short in (steps[None], members, members[:, None], np.ones(())):
-        full = np.broadcast_to(short.reshape(short.shape + (1,) * (2 - short.ndim)), MASK.shape)
-        np.testing.assert_allclose(case.compiled(h, short != 0), case.compiled(h, full != 0), rtol=1e-6)
+    short = [mask != 0 for mask in (steps[None], members, members[:, None], np.ones(()))]
+    full = [np.broadcast_to(mask.reshape(mask.shape + (1,) * (2 - mask.ndim)), MASK.shape) for mask in short]
+    found = row(at_masks, case, lambda case: (in_float32(case), *short, *full))
+    np.testing.assert_allclose(found[:4], found[4:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float32, jnp.bfloat16])
@@ -204,10 +258,12 @@ def test_masks_of_zeros_and_ones(dtype: Any) -> None:
 @each_case
 def test_low_precision_is_summed_in_float32(case: Case) -> None:
     for dtype in ("float16", "bfloat16", "float8_e4m3fn"):
-        h = jnp.asarray(case.sample(), dtype)
-        value, gradient = case.both(h, MASK)
-        exact, exact_gradient = case.both(h.astype(jnp.float32), MASK)
-        assert value.dtype == jnp.float32 and gradient.dtype == h.dtype
+        samples = {name: jnp.asarray(other.sample(), dtype) for name, other in BY_NAME.items()}
+        value, gradient = row(both, case, lambda case, samples=samples: (samples[str(case)], MASK))
+        exact, exact_gradient = row(
+            both, case, lambda case, samples=samples: (np.asarray(samples[str(case)], np.float32), MASK)
+        )
+        assert value.dtype == np.float32 and gradient.dtype == dtype
         np.testing.assert_allclose(value, exact, rtol=1e-6)
         # one unit in the last place: the compiler may fuse the cast
         np.testing.assert_allclose(
@@ -218,28 +274,33 @@ def test_low_precision_is_summed_in_float32(case: Case) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (lambda: activity.activation_l2(jnp.full((100, 30), 300.0, jnp.float16)), 9e4),
-        (lambda: activity.activation_l2(jnp.full(1_000_000, 1e18)), 1e36),
-        (lambda: activity.temporal_l2(jnp.array([[6e4, -6e4]], jnp.float16)), float(np.float16(6e4)) ** 2 * 4),
-        (lambda: activity.z_loss(jnp.full((2, 1), 6e4, jnp.float16)), float(np.float16(6e4)) ** 2),
-        (lambda: activity.entropy(jnp.array([6e4, -6e4], jnp.float16)), 0.0),
-        (lambda: activity.decorrelation(jnp.array([[200.0, 200.0], [-200.0, -200.0]], jnp.float16)), 1.6e9),
-        (lambda: activity.variance(jnp.array([[1e30], [-1e30]])), 0.0),
+        (lambda: jitted.activation_l2(jnp.full((100, 30), 300.0, jnp.float16)), 9e4),
+        (lambda: jitted.activation_l2(jnp.full(1_000_000, 1e18)), 1e36),
+        (lambda: jitted.temporal_l2(jnp.array([[6e4, -6e4]], jnp.float16)), float(np.float16(6e4)) ** 2 * 4),
+        (lambda: jitted.z_loss(jnp.full((2, 1), 6e4, jnp.float16)), float(np.float16(6e4)) ** 2),
+        (lambda: jitted.entropy(jnp.array([6e4, -6e4], jnp.float16)), 0.0),
+        (lambda: jitted.decorrelation(jnp.array([[200.0, 200.0], [-200.0, -200.0]], jnp.float16)), 1.6e9),
+        (lambda: jitted.variance(jnp.array([[1e30], [-1e30]])), 0.0),
         (lambda: activity.penalty("l2", jnp.full((5, 5), 10, jnp.int8)), 5.0),
-        (lambda: activity.kl_sparsity(jnp.ones((100_000, 1), jnp.bfloat16) / 2, rho=0.5), 0.0),
+        (lambda: jitted.kl_sparsity(jnp.ones((100_000, 1), jnp.bfloat16) / 2, rho=0.5), 0.0),
     ],
 )
 def test_nothing_overflows_on_the_way(value: Callable[[], jax.Array], expected: float) -> None:
     np.testing.assert_allclose(value(), expected, rtol=1e-5)
 
 
+def one_by_one_and_vmapped(f: Callable[..., jax.Array], batches: jax.Array, masks: jax.Array) -> tuple[Any, Any]:
+    return [f(*batch) for batch in zip(batches, masks, strict=True)], jax.vmap(f)(batches, masks)
+
+
 @each_case
 def test_eager_jit_and_vmap_agree(case: Case) -> None:
-    batches = jnp.stack([jnp.asarray(case.sample(seed), jnp.float32) for seed in range(3)])
-    masks = jnp.stack([jnp.asarray(np.roll(MASK, seed, axis=0)) for seed in range(3)])
-    each = jnp.stack([case.compiled(h, mask) for h, mask in zip(batches, masks, strict=True)])
-    np.testing.assert_allclose(jax.jit(jax.vmap(case.function))(batches, masks), each, rtol=1e-5)
-    np.testing.assert_allclose(case.function(batches[0], masks[0]), each[0], rtol=1e-6)
+    masks = np.stack([np.roll(MASK, seed, axis=0) for seed in range(3)])
+    each, together = row(
+        one_by_one_and_vmapped, case, lambda case: (np.stack([in_float32(case, seed) for seed in range(3)]), masks)
+    )
+    np.testing.assert_allclose(together, each, rtol=1e-5)
+    np.testing.assert_allclose(case.function(jnp.asarray(in_float32(case)), jnp.asarray(MASK)), each[0], rtol=1e-6)
 
 
 def _split(function: Callable[..., Any], out: Any, **options: Any) -> Callable[..., Any]:
@@ -250,28 +311,30 @@ def _split(function: Callable[..., Any], out: Any, **options: Any) -> Callable[.
 @each_case
 def test_devices_see_the_whole_batch(case: Case) -> None:
     assert jax.device_count() == BATCH
-    h = jnp.asarray(case.sample(), jnp.float32)
+    h = in_float32(case)
 
     def part(h: jax.Array, mask: jax.Array) -> jax.Array:
         return case.function(h, mask, "data")
 
     whole, inside = _split(part, P()), _split(jax.value_and_grad(part), (P(), P("data")))
+    in_both_ways = jax.jit(lambda h, mask: (*inside(h, mask), jax.grad(whole)(h, mask)))
     for mask in (FULL, MASK):
-        expected, gradient = case.both(h, mask)
-        value, gradient_inside = inside(h, mask)
+        expected, gradient = row(both, case, lambda case, mask=mask: (in_float32(case), mask))
+        value, gradient_inside, gradient_outside = in_both_ways(h, mask)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
         np.testing.assert_allclose(gradient_inside, gradient, rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(jax.jit(jax.grad(whole))(h, mask), gradient, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(gradient_outside, gradient, rtol=1e-4, atol=1e-7)
     unmasked = _split(lambda h: case.function(h, None, "data"), P(), check_vma=False)
-    np.testing.assert_allclose(unmasked(h), case.compiled(h), rtol=1e-5)
+    expected = row(at_masks, case, lambda case: (in_float32(case), None, FULL, MASK))[0]
+    np.testing.assert_allclose(unmasked(h), expected, rtol=1e-5)
 
 
 @each_case
 def test_sharded_arrays_under_jit_need_no_name(case: Case) -> None:
     sharding = jax.NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
-    h = jnp.asarray(case.sample(), jnp.float32)
-    value = case.compiled(jax.device_put(h, sharding), jax.device_put(MASK, sharding))
-    np.testing.assert_allclose(value, case.compiled(h, MASK), rtol=1e-5)
+    value = case.compiled(jax.device_put(in_float32(case), sharding), jax.device_put(MASK, sharding))
+    expected = row(at_masks, case, lambda case: (in_float32(case), None, FULL, MASK))[2]
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("map_", [jax.pmap, jax.vmap])
@@ -294,49 +357,58 @@ def test_one_example_a_device(case: Case) -> None:
     np.testing.assert_allclose(values, jnp.full(BATCH, case.compiled(h)), rtol=1e-5)
 
 
+def derivatives(f: Callable[..., jax.Array], h: jax.Array) -> list[jax.Array]:
+    """Also behind what often stands before a penalty."""
+    before = [jax.grad(lambda h, g=g: f(g(h)))(h) for g in (jax.nn.sigmoid, jax.nn.relu)]
+    return [f(h), jax.grad(f)(h), jax.jvp(jax.grad(f), (h,), (jnp.ones_like(h),))[1], *before]
+
+
 @each_case
 @pytest.mark.parametrize("shape", [(4, 3, 2), (1, 1, 1)])
 def test_derivatives_are_finite_at_constants(case: Case, shape: tuple[int, ...]) -> None:
-    @jax.jit
-    def derivatives(h: jax.Array) -> list[Any]:
-        first = jax.grad(case.function)
-        before = [jax.grad(lambda h, f=f: case.function(f(h)))(h) for f in (jax.nn.sigmoid, jax.nn.relu)]
-        return [case.function(h), first(h), jax.jvp(first, (h,), (jnp.ones_like(h),))[1], *before]
-
     for fill in (0.0, 1.0, -1e4, 1e4, 1e9):
-        assert all(jnp.isfinite(d).all() for d in derivatives(jnp.full(shape, fill)))
+        found = row(derivatives, case, lambda _, fill=fill: (np.full(shape, fill, np.float32),))
+        assert all(np.isfinite(d).all() for d in found)
 
 
 @each_case
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2), (3, 2, 0)])
 def test_empty_arrays_give_zero(case: Case, shape: tuple[int, ...]) -> None:
-    h = jnp.zeros(shape)
-    for mask in (None, jnp.ones(shape[:2])):
-        value, gradient = case.both(h, mask)
-        assert value == 0 and value.dtype == jnp.float32 and gradient.shape == shape
+    for mask in (None, np.ones(shape[:2], np.float32)):
+        value, gradient = row(both, case, lambda _, mask=mask: (np.zeros(shape, np.float32), mask))
+        assert value == 0 and value.dtype == np.float32 and gradient.shape == shape
 
 
 @each_case
 def test_with_everything_masked_out_it_is_zero(case: Case) -> None:
     for fill in (1.0, np.nan):
-        value, gradient = case.both(jnp.full((BATCH, TIME, FEATURES), fill), np.zeros_like(MASK))
+        h = np.full((BATCH, TIME, FEATURES), fill, np.float32)
+        value, gradient = row(both, case, lambda _, h=h: (h, np.zeros_like(MASK)))
         assert value == 0 and (gradient == 0).all()
+
+
+def of_parts(f: Callable[..., jax.Array], h: jax.Array, mask: jax.Array) -> list[jax.Array]:
+    return [f(h), f(h, mask), f(h[:1, :2]), f(h[:1, :1])]
 
 
 @each_case
 def test_nan_that_is_not_masked_comes_out(case: Case) -> None:
-    h = jnp.asarray(case.sample(), jnp.float32).at[0, 0, 0].set(jnp.nan)
-    assert jnp.isnan(case.compiled(h)) and jnp.isnan(case.compiled(h, MASK))
-    assert jnp.isnan(case.compiled(h[:1, :2]))
-    assert jnp.isnan(case.compiled(h[:1, :1])) or str(case) == "temporal_l2"  # one step has no difference
+    def arguments(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        h = in_float32(case)
+        h[0, 0, 0] = np.nan
+        return h, MASK
+
+    *longer, one_step = row(of_parts, case, arguments)
+    assert np.isnan(longer).all()
+    assert np.isnan(one_step) or str(case) == "temporal_l2"  # one step has no difference
 
 
 @each_case
 def test_numpy_and_integers_are_taken(case: Case) -> None:
     h = np.arange(BATCH * TIME * FEATURES).reshape(BATCH, TIME, FEATURES) % 5
-    value = case.compiled(h)
-    assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, case.compiled(jnp.asarray(h, jnp.float32)), rtol=1e-6)
+    (value,), (expected,) = (row(at_masks, case, lambda _, x=x: (x, None)) for x in (h, h.astype(np.float32)))
+    assert value.dtype == np.float32
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 # Each of them on paper.
@@ -344,23 +416,23 @@ def test_numpy_and_integers_are_taken(case: Case) -> None:
 
 def test_penalty_divides_by_the_batch() -> None:
     h = 10 * jnp.ones((5, 5))
-    assert activity.penalty(jaxreg.L2(0.01), h) == 5.0  # the example in Keras' documentation
-    assert activity.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4))) == 12.0
-    assert activity.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4)), batch_axis=1) == 8.0
-    assert activity.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4)), batch_axis=-1) == 6.0
-    assert activity.penalty(jaxreg.L2(1.0), jnp.float32(12.0)) == 144.0  # a scalar is not divided
-    assert activity.penalty(jaxreg.L2(1.0), 12.0, mask=False) == 0.0
-    assert activity.penalty(jaxreg.L1(1.0), jnp.ones(6)) == 1.0
-    assert activity.penalty(jaxreg.L1(1.0), jnp.array([3 + 4j, 0j])) == 2.5
+    assert jitted.penalty(jaxreg.L2(0.01), h) == 5.0  # the example in Keras' documentation
+    assert jitted.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4))) == 12.0
+    assert jitted.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4)), batch_axis=1) == 8.0
+    assert jitted.penalty(jaxreg.L1(1.0), jnp.ones((2, 3, 4)), batch_axis=-1) == 6.0
+    assert jitted.penalty(jaxreg.L2(1.0), jnp.float32(12.0)) == 144.0  # a scalar is not divided
+    assert jitted.penalty(jaxreg.L2(1.0), 12.0, mask=False) == 0.0
+    assert jitted.penalty(jaxreg.L1(1.0), jnp.ones(6)) == 1.0
+    assert jitted.penalty(jaxreg.L1(1.0), jnp.array([3 + 4j, 0j])) == 2.5
 
 
 def test_penalty_counts_members_not_positions() -> None:
     h = jnp.ones((3, 4, 2))
     mask = jnp.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
-    assert activity.penalty(jaxreg.L1(1.0), h, mask) == 6.0  # 12 entries, 2 members
-    assert activity.penalty(jaxreg.L1(1.0), h.swapaxes(0, 1), mask.T, batch_axis=1) == 6.0
-    assert activity.penalty(jaxreg.L1(1.0), h, jnp.array([1, 0, 1]), batch_axis=1) == 4.0  # 16 entries, 4 steps
-    assert activity.penalty(jaxreg.L1(1.0), h, jnp.ones((3, 4, 2)).at[0, 0, 0].set(0)) == 23 / 3
+    assert jitted.penalty(jaxreg.L1(1.0), h, mask) == 6.0  # 12 entries, 2 members
+    assert jitted.penalty(jaxreg.L1(1.0), h.swapaxes(0, 1), mask.T, batch_axis=1) == 6.0
+    assert jitted.penalty(jaxreg.L1(1.0), h, jnp.array([1, 0, 1]), batch_axis=1) == 4.0  # 16 entries, 4 steps
+    assert jitted.penalty(jaxreg.L1(1.0), h, jnp.ones((3, 4, 2)).at[0, 0, 0].set(0)) == 23 / 3
 
 
 @pytest.mark.parametrize(
@@ -391,55 +463,55 @@ def test_penalty_of_no_regularizer_is_zero_and_coefficients_are_traced() -> None
 
 
 def test_mean_squares() -> None:
-    assert activity.activation_l2(jnp.array([1.0, 2.0, 3.0, 4.0])) == 7.5
-    assert activity.activation_l2(3.0) == 9.0
-    assert activity.activation_l2(jnp.array([3 + 4j, 0j])) == 12.5
+    assert jitted.activation_l2(jnp.array([1.0, 2.0, 3.0, 4.0])) == 7.5
+    assert jitted.activation_l2(3.0) == 9.0
+    assert jitted.activation_l2(jnp.array([3 + 4j, 0j])) == 12.5
     time_major = jnp.array([[1.0, 0.0], [2.0, 3.0], [5.0, 7.0]])
-    assert activity.temporal_l2(time_major, axis=0) == activity.temporal_l2(time_major, axis=-2) == 8.75
-    assert activity.temporal_l2(time_major.T) == 8.75
-    assert activity.temporal_l2(jnp.array([0j, 3 + 4j]), axis=0) == 25.0
-    assert activity.temporal_l2(jnp.ones((4, 1, 3))) == 0.0  # one step has no difference
+    assert jitted.temporal_l2(time_major, axis=0) == jitted.temporal_l2(time_major, axis=-2) == 8.75
+    assert jitted.temporal_l2(time_major.T) == 8.75
+    assert jitted.temporal_l2(jnp.array([0j, 3 + 4j]), axis=0) == 25.0
+    assert jitted.temporal_l2(jnp.ones((4, 1, 3))) == 0.0  # one step has no difference
 
 
 def test_temporal_l2_wants_both_neighbours() -> None:
     h = jnp.array([[1.0, 100.0, 2.0, 5.0, jnp.nan]])
-    assert activity.temporal_l2(h, mask=jnp.array([[1, 0, 1, 1, 0]])) == 9.0
-    gradient = jax.grad(lambda h: activity.temporal_l2(h, mask=jnp.array([[1, 0, 1, 1, 0]])))(h)
+    assert jitted.temporal_l2(h, mask=jnp.array([[1, 0, 1, 1, 0]])) == 9.0
+    gradient = jax.grad(lambda h: jitted.temporal_l2(h, mask=jnp.array([[1, 0, 1, 1, 0]])))(h)
     assert (gradient == jnp.array([[0.0, 0.0, -6.0, 6.0, 0.0]])).all()
-    assert activity.temporal_l2(h, mask=jnp.array([[1, 0, 1, 0, 0]])) == 0.0
+    assert jitted.temporal_l2(h, mask=jnp.array([[1, 0, 1, 0, 0]])) == 0.0
 
 
 def test_kl_sparsity_on_paper() -> None:
-    assert activity.kl_sparsity(jnp.array([[0.25, 0.5], [0.75, 0.5]]), rho=0.5) == 0.0
+    assert jitted.kl_sparsity(jnp.array([[0.25, 0.5], [0.75, 0.5]]), rho=0.5) == 0.0
     np.testing.assert_allclose(
-        activity.kl_sparsity(jnp.array([[0.5]]), 0.25),
+        jitted.kl_sparsity(jnp.array([[0.5]]), 0.25),
         math.log(2) + 0.75 * math.log(0.75) + 0.25 * math.log(0.25),
         rtol=1e-5,
     )
-    gradient = jax.grad(lambda h: activity.kl_sparsity(h, rho=0.25))(jnp.full((2, 1), 0.5))
+    gradient = jax.grad(lambda h: jitted.kl_sparsity(h, rho=0.25))(jnp.full((2, 1), 0.5))
     np.testing.assert_allclose(gradient, (-0.25 / 0.5 + 0.75 / 0.5) / 2, rtol=1e-6)
 
 
 def test_kl_sparsity_clips_dead_and_saturated_units() -> None:
     eps = float(jnp.finfo(jnp.float32).eps)
     for mean in (0.0, 1.0):
-        value, gradient = jax.value_and_grad(activity.kl_sparsity)(jnp.full((3, 1), mean), 0.5)
+        value, gradient = jax.value_and_grad(jitted.kl_sparsity)(jnp.full((3, 1), mean), 0.5)
         np.testing.assert_allclose(value, -math.log(2) - 0.5 * math.log(eps), rtol=1e-5)
         assert (gradient == 0).all()
     for rho in (1e-30, 1 - 1e-12):
-        value, slope = jax.value_and_grad(activity.kl_sparsity, argnums=1)(jnp.full((3, 1), 0.5), rho)
+        value, slope = jax.value_and_grad(jitted.kl_sparsity, argnums=1)(jnp.full((3, 1), 0.5), rho)
         np.testing.assert_allclose(value, math.log(2), rtol=1e-5)
         assert jnp.isfinite(slope)
 
 
 def test_rho_target_and_eps_may_be_traced() -> None:
     h = jnp.asarray(BY_NAME["kl_sparsity"].sample(), jnp.float32)
-    for function in (activity.kl_sparsity, activity.variance):
+    for function in (jitted.kl_sparsity, jitted.variance):
         values = jax.vmap(lambda number, f=function: f(h, number))(jnp.array([0.3, 0.6]))
         np.testing.assert_allclose(values, [function(h, 0.3), function(h, 0.6)], rtol=1e-5)
-    slope = jax.jit(jax.grad(lambda target: activity.variance(h, target)))(100.0)
+    slope = jax.jit(jax.grad(lambda target: jitted.variance(h, target)))(100.0)
     np.testing.assert_allclose(slope, 1.0, rtol=1e-6)
-    assert jax.jit(lambda eps: activity.variance(jnp.ones((2, 3)), 1.0, eps))(0.25) == 0.5
+    assert jax.jit(lambda eps: jitted.variance(jnp.ones((2, 3)), 1.0, eps))(0.25) == 0.5
 
 
 @pytest.mark.parametrize("k", [2, 1000])
@@ -447,7 +519,7 @@ def test_entropy_is_least_at_the_uniform_distribution_and_zero_at_certainty(k: i
     value, gradient = BY_NAME["entropy"].both(jnp.full((2, k), 7.0))
     np.testing.assert_allclose(value, -math.log(k), rtol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
-    assert activity.entropy(1e3 * jnp.eye(k)) == 0
+    assert jitted.entropy(1e3 * jnp.eye(k)) == 0
     nudged = jnp.zeros(k).at[0].set(0.5)
     assert BY_NAME["entropy"].both(nudged)[1][0] > 0  # descent lowers the largest logit
 
@@ -465,35 +537,35 @@ def test_logits_of_minus_infinity_rule_classes_out(name: str) -> None:
 
 def test_z_loss_is_zero_at_log_probabilities_and_sees_a_shift() -> None:
     log_p = jax.nn.log_softmax(jnp.array([[0.3, 1.0, -2.0], [5.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(activity.z_loss(log_p), 0, atol=1e-12)
-    np.testing.assert_allclose(activity.z_loss(log_p + 3), 9, rtol=1e-6)
-    np.testing.assert_allclose(activity.z_loss(jnp.array(2.0)[None]), 4, rtol=1e-6)
+    np.testing.assert_allclose(jitted.z_loss(log_p), 0, atol=1e-12)
+    np.testing.assert_allclose(jitted.z_loss(log_p + 3), 9, rtol=1e-6)
+    np.testing.assert_allclose(jitted.z_loss(jnp.array(2.0)[None]), 4, rtol=1e-6)
 
 
 def test_covariances_on_paper() -> None:
     h = jnp.array([[1.0, 2.0], [-1.0, -2.0]]) + jnp.array([5.0, -7.0])  # the mean does not count
-    assert activity.decorrelation(h) == 4.0 and activity.covariance(h) == 16.0
-    assert (jax.grad(activity.decorrelation)(h) == jnp.array([[4.0, 2.0], [-4.0, -2.0]])).all()
+    assert jitted.decorrelation(h) == 4.0 and jitted.covariance(h) == 16.0
+    assert (jax.grad(jitted.decorrelation)(h) == jnp.array([[4.0, 2.0], [-4.0, -2.0]])).all()
     uncorrelated = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-    assert activity.decorrelation(uncorrelated) == activity.covariance(uncorrelated) == 0.0
-    np.testing.assert_allclose(activity.variance(uncorrelated, target=2.0), 2 - math.sqrt(4 / 3 + 1e-4), rtol=1e-6)
+    assert jitted.decorrelation(uncorrelated) == jitted.covariance(uncorrelated) == 0.0
+    np.testing.assert_allclose(jitted.variance(uncorrelated, target=2.0), 2 - math.sqrt(4 / 3 + 1e-4), rtol=1e-6)
 
 
 @pytest.mark.parametrize("d", [2, 5])
 def test_decorrelation_and_covariance_differ_by_a_factor(d: int) -> None:
     h = jnp.asarray(np.random.default_rng(0).normal(size=(6, d)), jnp.float32)
-    np.testing.assert_allclose(activity.covariance(h), activity.decorrelation(h) * (2 / d) * (6 / 5) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(jitted.covariance(h), jitted.decorrelation(h) * (2 / d) * (6 / 5) ** 2, rtol=1e-5)
 
 
 def test_variance_at_its_kinks() -> None:
     collapsed = jnp.ones((4, 3))
-    value, gradient = jax.value_and_grad(activity.variance)(collapsed)
+    value, gradient = jax.value_and_grad(jitted.variance)(collapsed)
     np.testing.assert_allclose(value, 1 - math.sqrt(1e-4), rtol=1e-6)
     assert (gradient == 0).all()
     h = jnp.array([[1.0], [-1.0]])  # variance 2
-    assert (jax.grad(lambda h: activity.variance(h, target=1.5, eps=0.25))(h) == 0).all()  # target = √(var + ε)
-    assert (jax.grad(lambda h: activity.variance(h, target=2.0, eps=0.25))(h) != 0).all()
-    assert activity.variance(h[:1]) == 0 and activity.variance(h, mask=jnp.array([1, 0])) == 0
+    assert (jax.grad(lambda h: jitted.variance(h, target=1.5, eps=0.25))(h) == 0).all()  # target = √(var + ε)
+    assert (jax.grad(lambda h: jitted.variance(h, target=2.0, eps=0.25))(h) != 0).all()
+    assert jitted.variance(h[:1]) == 0 and jitted.variance(h, mask=jnp.array([1, 0])) == 0
 
 
 H = jnp.ones((4, 3, 2))
