@@ -9,12 +9,12 @@ Programs as users compile them, which `.ci/run` tests as well:
     JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest
 """
 
-import functools
 import importlib.metadata
 import itertools
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -48,13 +48,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """JAX makes a context of MLIR with all dialects for each program, a quarter of the time of a small one; a hundred
-    programs share one here."""
+    """Before 0.12, JAX makes a context of MLIR for each program, a quarter of the time of a small one. As newer JAX
+    does, let each thread use one for several."""
     from jax._src.interpreters import mlir
 
-    if make := getattr(mlir, "make_ir_context", None):
-        shared, number = functools.lru_cache(maxsize=1)(lambda _: make()), itertools.count()
-        mlir.make_ir_context = lambda: shared(next(number) // 100)
+    if _JAXLIB < (0, 12) and (make := getattr(mlir, "make_ir_context", None)):
+        thread = threading.local()
+
+        def make_ir_context() -> object:
+            thread.count = getattr(thread, "count", -1) + 1
+            if thread.count % 100 == 0:
+                thread.context = make()
+            return thread.context
+
+        mlir.make_ir_context = make_ir_context
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
