@@ -337,3 +337,28 @@ def test_small_entries_of_the_log_sum_keep_their_digits() -> None:
         expected = 2 * (1 - share) * a * eps / ((eps - a) + np.sqrt((a + eps) ** 2 - 4 * u))
         found = LogSum(1.0, eps).prox(a, u.astype(np.float32))
         np.testing.assert_allclose(found, expected, rtol=3e-6)
+
+
+# ----------------------------------------------------------------------------------------------- ends of the range
+
+
+def test_forward_derivatives_at_the_end_of_the_range_are_those_of_the_weights() -> None:
+    """The value is ∞ there, and so is its derivative in a coefficient; one that is held adds nothing."""
+    x, d = np.array([3e38, 1.0, -2e38], np.float32), np.array([1.0, 2.0, 0.5], np.float32)
+    slopes = {L1(0.1): 0.1 * np.sign(x), L2(0.1): 0.2 * x, L1L2(0.1, 0.2): 0.1 * np.sign(x) + 0.4 * x}
+    slopes |= {LogSum(0.1, 0.1): 0.1 * np.sign(x) / (0.1 + np.abs(x.astype(np.float64)))}
+    found = jax.jit(lambda x, d: [jax.jvp(reg, (x,), (d,))[1] for reg in slopes])(x, d)
+    for reg, tangent in zip(slopes, found, strict=True):
+        np.testing.assert_allclose(tangent, np.sum(slopes[reg].astype(np.float64) * d), rtol=1e-6, err_msg=str(reg))
+
+
+def test_inner_steps_of_entries_that_stay_beside_infinite_steps() -> None:
+    """Those stay, the free ones do not make the penalty larger; a constant is what the differences alone leave."""
+    z = jnp.array([[1.5, -0.4], [0.7, 2.0]])
+    stay = jnp.array([[0.0, 0.0], [jnp.inf, jnp.inf]])
+    reg = Group(MCP(0.1))
+    w = np.asarray(jax.jit(lambda z: reg.approximate_prox(z, z, stay, 3))(z))
+    np.testing.assert_array_equal(w[0], z[0])
+    assert np.isfinite(w).all() and reg(w) <= reg(z) + 1e-6
+    w = jax.jit(lambda z: jaxreg.Difference(L1(0.1)).approximate_prox(z, z, jnp.full((2, 2), jnp.inf), 50))(z)
+    np.testing.assert_allclose(w, [[0.55, 0.55], [1.35, 1.35]], rtol=1e-3)  # the mean of each row
