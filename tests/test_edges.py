@@ -355,3 +355,28 @@ def test_norms_of_groups_are_those_of_float64_at_both_ends_of_the_range(read: An
     parts = np.array([[3e30 + 4e30j, 0], [3e-30 - 4e-30j, 1e-37]], np.complex64)
     scale, square = (np.asarray(x, np.float64) for x in read((1,), parts))
     np.testing.assert_allclose((np.sqrt(square) / scale)[:, 0], [5e30, 5e-30], rtol=3e-7)
+
+
+# ----------------------------------------------------------------------------------------------- ends of the range
+
+
+def test_forward_derivatives_at_the_end_of_the_range_are_those_of_the_weights() -> None:
+    """The value is ∞ there, and so is its derivative in a coefficient; one that is held adds nothing."""
+    x, d = np.array([3e38, 1.0, -2e38], np.float32), np.array([1.0, 2.0, 0.5], np.float32)
+    slopes = {L1(0.1): 0.1 * np.sign(x), L2(0.1): 0.2 * x, L1L2(0.1, 0.2): 0.1 * np.sign(x) + 0.4 * x}
+    slopes |= {LogSum(0.1, 0.1): 0.1 * np.sign(x) / (0.1 + np.abs(x.astype(np.float64)))}
+    found = jax.jit(lambda x, d: [jax.jvp(reg, (x,), (d,))[1] for reg in slopes])(x, d)
+    for reg, tangent in zip(slopes, found, strict=True):
+        np.testing.assert_allclose(tangent, np.sum(slopes[reg].astype(np.float64) * d), rtol=1e-6, err_msg=str(reg))
+
+
+def test_inner_steps_of_entries_that_stay_beside_infinite_steps() -> None:
+    """Those stay, the free ones do not make the penalty larger; a constant is what the differences alone leave."""
+    z = jnp.array([[1.5, -0.4], [0.7, 2.0]])
+    stay = jnp.array([[0.0, 0.0], [jnp.inf, jnp.inf]])
+    reg = Group(MCP(0.1))
+    w = np.asarray(jax.jit(lambda z: reg.approximate_prox(z, z, stay, 3))(z))
+    np.testing.assert_array_equal(w[0], z[0])
+    assert np.isfinite(w).all() and reg(w) <= reg(z) + 1e-6
+    w = jax.jit(lambda z: jaxreg.Difference(L1(0.1)).approximate_prox(z, z, jnp.full((2, 2), jnp.inf), 50))(z)
+    np.testing.assert_allclose(w, [[0.55, 0.55], [1.35, 1.35]], rtol=1e-3)  # the mean of each row

@@ -5,6 +5,8 @@ from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from jaxreg._core import compiler, numerics, radial
@@ -93,17 +95,30 @@ def weighted_sum(reg: Scalar, weights: jax.Array | None, x: jax.Array) -> jax.Ar
     return jnp.sum(_weighted(weights, reg.profile(jnp.abs(x))))
 
 
-@weighted_sum.defjvp
 def _weighted_sum_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (reg, weights, x), (dreg, dweights, dx) = primals, tangents
+    (reg, weights, x), (*dcoefficients, dx) = primals, tangents
     a = numerics.absolute(x)
 
     def of_coefficients(reg: Scalar, weights: jax.Array | None) -> jax.Array:
         return jnp.sum(_weighted(weights, reg.profile(a)))
 
-    _, tangent = jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))
-    gradient = _weighted(weights, radial.directed(_slope, reg, x))  # 0 at 0: the subgradient of least norm
-    return weighted_sum(reg, weights, x), tangent + jnp.sum(numerics.real_product(gradient, dx))
+    tangent = jnp.zeros((), numerics.real_dtype(x))
+    if not all(isinstance(d, SymbolicZero) for d in jax.tree.leaves(dcoefficients)):
+        dreg, dweights = jax.tree.map(_written_out, tuple(dcoefficients))
+        tangent += jax.jvp(of_coefficients, (reg, weights), (dreg, dweights))[1]
+    if not isinstance(dx, SymbolicZero):
+        gradient = _weighted(weights, radial.directed(_slope, reg, x))  # 0 at 0: the subgradient of least norm
+        tangent += jnp.sum(numerics.real_product(gradient, dx))
+    return weighted_sum(reg, weights, x), tangent
+
+
+# Coefficients that are held have no derivative to be multiplied by 0: it may be infinite.
+weighted_sum.defjvp(_weighted_sum_jvp, symbolic_zeros=True)
+
+
+def _written_out(tangent: Any) -> Any:
+    aval: Any = tangent.aval if isinstance(tangent, SymbolicZero) else None
+    return tangent if aval is None else np.zeros(aval.shape, aval.dtype)
 
 
 def _weighted(weights: jax.Array | None, value: jax.Array) -> jax.Array:

@@ -1,10 +1,11 @@
 """Σ|x|, Σ|x|² and both: one pass over memory, and no overflow on the way to a result that is representable."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxreg._core.compiler import factored_sum, is_large, unshared
 from jaxreg._core.numerics import multiple, real_dtype, real_product
@@ -30,11 +31,13 @@ def _scaled_l1(c: jax.Array, x: jax.Array) -> jax.Array:
     return factored_sum(c, x, lambda c, x: c * jnp.abs(x))
 
 
-@_scaled_l1.defjvp
 def _scaled_l1_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (c, x), (dc, dx) = primals, tangents
-    tangent = dc * _scaled_l1(jnp.ones_like(c), x) + jnp.sum(real_product(c * jnp.sign(x), dx))
-    return _scaled_l1(c, x), tangent
+    tangent = _along(dc, lambda: _scaled_l1(jnp.ones_like(c), x), c)
+    return _scaled_l1(c, x), tangent + _along_entries(lambda: c * jnp.sign(x), dx, c)
+
+
+_scaled_l1.defjvp(_scaled_l1_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp
@@ -42,11 +45,13 @@ def _scaled_l2(c: jax.Array, x: jax.Array) -> jax.Array:
     return factored_sum(c, x, (lambda c, x: real_product(c * x, x)) if is_large(x) else _times_square)
 
 
-@_scaled_l2.defjvp
 def _scaled_l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (c, x), (dc, dx) = primals, tangents
-    tangent = dc * _scaled_l2(jnp.ones_like(c), x) + jnp.sum(real_product(2 * c * x, dx))
-    return _scaled_l2(c, x), tangent
+    tangent = _along(dc, lambda: _scaled_l2(jnp.ones_like(c), x), c)
+    return _scaled_l2(c, x), tangent + _along_entries(lambda: 2 * c * x, dx, c)
+
+
+_scaled_l2.defjvp(_scaled_l2_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp
@@ -56,12 +61,23 @@ def _scaled_l1l2(l1: jax.Array, l2: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.sum(a * (l1 + l2 * a))
 
 
-@_scaled_l1l2.defjvp
 def _scaled_l1l2_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (l1, l2, x), (dl1, dl2, dx) = primals, tangents
     one = jnp.ones_like(l1)
-    tangent = dl1 * _scaled_l1(one, x) + dl2 * _scaled_l2(one, x)
-    return _scaled_l1l2(l1, l2, x), tangent + jnp.sum(real_product(l1 * jnp.sign(x) + 2 * l2 * x, dx))
+    tangent = _along(dl1, lambda: _scaled_l1(one, x), one) + _along(dl2, lambda: _scaled_l2(one, x), one)
+    return _scaled_l1l2(l1, l2, x), tangent + _along_entries(lambda: l1 * jnp.sign(x) + 2 * l2 * x, dx, one)
+
+
+_scaled_l1l2.defjvp(_scaled_l1l2_jvp, symbolic_zeros=True)
+
+
+def _along(dc: Any, derivative: Callable[[], jax.Array], like: jax.Array) -> jax.Array:
+    """The derivative times dc; 0 where c is held, for the derivative may be infinite, and 0·∞ is nan."""
+    return jnp.zeros_like(like) if isinstance(dc, SymbolicZero) else dc * derivative()
+
+
+def _along_entries(gradient: Callable[[], jax.Array], dx: Any, like: jax.Array) -> jax.Array:
+    return jnp.zeros_like(like) if isinstance(dx, SymbolicZero) else jnp.sum(real_product(gradient(), dx))
 
 
 def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:

@@ -11,6 +11,8 @@ from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg.penalties import _axes
 
+_LARGEST = 2.0**40  # stands for an infinite step, which has no product with 0
+
 
 @final
 class Difference(Regularizer):
@@ -71,7 +73,7 @@ class Difference(Regularizer):
                 "known to be convex (L1, L2, L1L2, Huber, their sums and multiples). Put its gradient into the loss or "
                 "into `jaxreg.add_regularization`."
             )
-        step = jnp.broadcast_to(step, z.shape)
+        step = jnp.minimum(jnp.broadcast_to(step, z.shape), _LARGEST)
         (axis,) = _axes.axes_of("Difference", self.axis, z.ndim)
         order = min(self.order, z.shape[axis])
 
