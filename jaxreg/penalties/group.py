@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Reach, without_l2
+from jaxreg._core.structure import Groups, Reach, without_l2
 from jaxreg.penalties import _axes
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties._profile import as_elementwise
@@ -80,9 +80,13 @@ class Group(Regularizer):
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group."""
-        x = jnp.asarray(x)
-        size = math.prod(x.shape[a] for a in _axes.axes_of("Group", self.axis, x.ndim))
-        return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
+        groups = self.groups(jnp.asarray(x))
+        return jnp.asarray(groups.weight)
+
+    def groups(self, x: Any) -> Groups:
+        axes = _axes.axes_of("Group", self.axis, x.ndim)
+        size = math.prod(x.shape[axis] for axis in axes) if self.weight == "sqrt_size" else 1
+        return Groups(self.penalty, numerics.root_of(size, numerics.real_dtype(x)), axes)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z = jnp.asarray(z)
@@ -102,7 +106,7 @@ class Group(Regularizer):
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
-        return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+        return z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)[0]
 
 
 def _shrunk(params: tuple[Regularizer, jax.Array], norms: jax.Array) -> jax.Array:
