@@ -141,8 +141,6 @@ GATHERS = (
     (jaxreg.SpectralNorm(0.3), 2),
     (jaxreg.SpectralBall(1.0), 2),
     (jaxreg.SoftOrthogonal(0.3), 2),
-    (jaxreg.Simplex(axis=None), 3),
-    (jaxreg.L1Ball(3.0, axis=None), 3),
 )
 
 
@@ -153,6 +151,16 @@ def test_what_gathers_says_so_and_gathers_no_more(reg: Any, times: int, mesh: ja
     received = sum(sum(sizes) for _, sizes in collectives(lambda x: reg.prox(x, 0.1), x))
     assert M * N <= received <= times * M * N
     assert re.search(r"sharded.*gather.*bytes", type(reg).__doc__ or "", re.DOTALL)
+
+
+@pytest.mark.parametrize("axis", [None, 0], ids=["whole", "columns"])
+def test_projections_by_a_threshold_reduce_numbers_of_groups(axis: int | None, mesh: jax.sharding.Mesh) -> None:
+    x = jax.device_put(jnp.ones((M, N)), NamedSharding(mesh, P("data", "model")))
+    for reg in (jaxreg.Simplex(axis=axis), jaxreg.L1Ball(3.0, axis=axis)):
+        found = collectives(lambda x, reg=reg: reg.prox(x, 0.1), x)
+        assert {name for name, _ in found} == {"all-reduce"}
+        assert {size for _, sizes in found for size in sizes} <= {1, N // 4}
+        assert re.search(r"sharded.*all-reduce", type(reg).__doc__ or "", re.DOTALL)
 
 
 @pytest.mark.parametrize("mode", ["rows", "columns"])

@@ -10,6 +10,8 @@ import optax
 import pytest
 
 import jaxreg
+from jaxreg._core import compiler
+from jaxreg._optax import groups
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -93,6 +95,66 @@ def test_a_minimum_is_not_left(name: str) -> None:
             updates, state = update(gradients, state, params)
     for leaf in jax.tree.leaves(updates):
         np.testing.assert_allclose(leaf, 0, atol=2e-8)  # eps = 1e-8 in the steps
+
+
+def firm(t: Array, c: float, gamma: float) -> Array:
+    """The minimum with MCP, γ > 1: w + max(c − w/γ, 0) = t."""
+    return np.where(t > gamma * c, t, np.maximum(t - c, 0) / (1 - 1 / gamma))
+
+
+def with_log(t: Array, c: float, eps: float) -> Array:
+    """The minimum with LogSum, c < ε²: w + c/(ε + w) = t."""
+    return np.maximum((t - eps + np.sqrt((t + eps) ** 2 - 4 * c)) / 2, 0) * (t > c / eps)
+
+
+NEWTON: dict[str, tuple[jaxreg.Regularizer, Callable[[Array], Array]]] = {
+    **{name: case for name, case in MINIMA.items() if "Group" in name or name == "Stacked"},
+    "MCP": (jaxreg.Group(jaxreg.MCP(0.05, 20.0)), lambda t: column(t, firm, 0.05, 20.0)),
+    "LogSum": (2.0 * jaxreg.Group(jaxreg.LogSum(0.05, 1.0)), lambda t: column(t, with_log, 0.1, 1.0)),
+    "Huber": (jaxreg.Group(jaxreg.Huber(0.5, 0.1)), lambda t: column(t, huber, 0.5, 0.1)),
+    "Matrix": (jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.3), axis=1), 0), lambda t: column(t, soft, 0.3)),
+}
+
+
+def test_one_newton_step_a_step_comes_to_rest_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TPUs and GPUs run, for every profile: steps that differ, groups that die and groups that do not."""
+    monkeypatch.setattr(compiler, "by_device", lambda on_cpu, elsewhere, *operands: elsewhere(*operands))
+    rules = jaxreg.TreeRegularizer({name: reg for name, (reg, _) in NEWTON.items()})
+    tx = jaxreg.proximal_adam(0.03, rules)
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(lambda w: w - TARGET, params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    with jax.enable_x64(True):
+        params = {name: jnp.ones(TARGET.shape) for name in NEWTON}
+        carry = params, tx.init(params)
+        found, state = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0])(carry)
+    for name, (_, minimum) in NEWTON.items():
+        np.testing.assert_allclose(found[name], minimum(TARGET), rtol=1e-8, atol=1e-14, err_msg=name)
+        if state.norms[name] is not None:
+            np.testing.assert_allclose(state.norms[name][0], np.linalg.norm(found[name], axis=0), rtol=1e-8, atol=1e-14)
+
+
+def test_one_newton_step_is_exact_for_equal_steps_and_every_jump() -> None:
+    """Then 1/‖w‖ is linear in κ, whatever the last norm was; a group that was 0 may return at once."""
+    z, tau = np.array([[3.0, 0.4, 0.1], [4.0, -0.2, 0.0]], np.float32), np.full((2, 3), 0.5, np.float32)
+    last = np.array([0.0, 1e-6, 1.0, 1e3], np.float32)
+    for penalty, scale in (
+        *((make(scale), scale) for make in (jaxreg.L1, lambda c: jaxreg.MCP(c, 3.0)) for scale in (1e-25, 1.0, 1e25)),
+        (jaxreg.L0(0.1), 1.0),
+    ):
+        reg = jaxreg.Group(penalty)
+        form = groups.grouped(reg, z)
+        assert form is not None
+        expected = np.asarray(reg.prox(scale * z, 0.5)) / scale
+        rows = [jnp.full((1, 3), scale * r) for r in last]
+        w, norms = jax.jit(jax.vmap(form.one_step, (None, None, 0, None)))(scale * z, tau, jnp.stack(rows), 0.1)
+        np.testing.assert_allclose(np.asarray(w) / scale, np.stack([expected] * 4), rtol=3e-6, err_msg=str(penalty))
+        if not isinstance(penalty, jaxreg.L0):  # its norm may take two steps to be found
+            lengths = np.stack([np.linalg.norm(expected, axis=0)] * 4)
+            np.testing.assert_allclose(np.asarray(norms)[:, 0] / scale, lengths, rtol=3e-6)
 
 
 @pytest.mark.parametrize("b1", [0.0, 0.9])

@@ -68,8 +68,12 @@ def only_after(value: jax.Array | None, arrays: T) -> T:
     """
     if value is None:
         return arrays
-    never = jnp.max(jnp.abs(value), initial=0) < -jnp.inf
-    return jax.tree.map(lambda x: jnp.where(never, 0, x), arrays)
+
+    def on_cpu(value: jax.Array, arrays: T) -> T:
+        never = jnp.max(jnp.abs(value), initial=0) < -jnp.inf
+        return jax.tree.map(lambda x: jnp.where(never, 0, x), arrays)
+
+    return by_device(on_cpu, lambda value, arrays: arrays, value, arrays)
 
 
 def rounded(x: jax.Array, dtype: Any) -> jax.Array:

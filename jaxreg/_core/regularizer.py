@@ -14,10 +14,10 @@ from jaxreg._core import checks, codec, majorizer, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
-from jaxreg._core.structure import Parts, Reach, Scalar, ScalarSum, without_l2
+from jaxreg._core.structure import Form, Groups, Parts, Reach, Scalar, ScalarSum, without_l2
 
 
-class Regularizer(Operators, Struct, abc.ABC):
+class Regularizer(Operators, Form, Struct, abc.ABC):
     """Penalize an array: the base class of every regularizer, and of your own.
 
     Subclassing is enough: annotated fields become the constructor, the pytree and the config; `__call__` and `prox`
@@ -108,19 +108,6 @@ class Regularizer(Operators, Struct, abc.ABC):
 
     def __truediv__(self, divisor: Any) -> "Regularizer":
         return self * self._inverse(divisor)
-
-    @property
-    def reach(self) -> Reach:
-        """Which entries the proximal operator looks at together."""
-        return Reach.ARRAY
-
-    def parts(self) -> Parts:
-        """Return what of it merges in closed form with other terms."""
-        return Parts(rest=(self,))
-
-    def scalar(self) -> Scalar | None:
-        """Return ρ if R(w) = Σ ρ(|w_i|), None if it is of another form."""
-        return None
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         """Return R(x) of a promoted x made of `held`, the array in memory: its rounding breaks no constraint."""
@@ -269,6 +256,10 @@ class Scaled(Regularizer, promoted=False):
     def scalar(self) -> Scalar | None:
         rho = self.penalty.scalar()
         return None if rho is None else ScalarSum(((self.factor, rho),))
+
+    def groups(self, x: Any) -> Groups | None:
+        inside = self.penalty.groups(x)
+        return None if inside is None else dataclasses.replace(inside, weight=self.factor * inside.weight)
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         u = numerics.threshold(step, self.factor)

@@ -1,7 +1,8 @@
-"""What a penalty says about its form: three questions. Sums, structures, optimizers and reports ask no others.
+"""What a penalty says about its form: four questions. Sums, structures, optimizers and reports ask no others.
 
 parts()     the terms that merge in closed form with those of other penalties, and the rest
 scalar()    ρ if R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; otherwise None
+groups(x)   ρ and the axes if R(w) = Σ ρ(‖w_g‖) over groups of entries; otherwise None
 reach       which entries the proximal operator looks at together
 """
 
@@ -112,6 +113,13 @@ class Parts:
 
     def prox(self, z: jax.Array, step: jax.Array) -> jax.Array:
         """Return the proximal operator of R, where `have_prox`."""
+        w, step = self.before_the_rest(z, step)
+        for term in (*self.rest, *self.intervals):
+            w = term.prox(w, step)
+        return w
+
+    def before_the_rest(self, z: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(z′, τ′) of which the rest has its proximal operator: the sign, the soft threshold and L2."""
         l1, l2, excluded = (weights.broadcast(c, z.shape) for c in (self.l1, self.l2, self.excluded))
         w = z if excluded is None else weights.without_excluded(excluded, z)
         if self.nonnegative is not None:
@@ -121,9 +129,7 @@ class Parts:
             w = numerics.soft_threshold(w, numerics.threshold(step, l1))
         if l2 is not None:  # the thresholds of z/s with the step τ/s are those of z with τ, over s
             w, step = without_l2(w, step, l2)
-        for term in (*self.rest, *self.intervals):
-            w = term.prox(w, step)
-        return w
+        return w, step
 
     def __add__(self, other: "Parts") -> "Parts":
         return Parts(
@@ -182,3 +188,34 @@ class ScalarSum(Struct, Scalar):
 
     def slope(self, a: jax.Array) -> jax.Array:
         return sum((numerics.multiple(factor, rho.slope(a)) for factor, rho in self.terms), jnp.zeros_like(a))
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """R(w) = ω·Σ_g ρ(‖w_g‖), g the groups of all entries that differ in the axes alone."""
+
+    penalty: Any  # of entries: ρ
+    weight: Any  # ω
+    axes: tuple[int, ...]
+
+
+class Form:
+    """The four questions, and the answers of a penalty of which nothing is known."""
+
+    @property
+    def reach(self) -> Reach:
+        """Which entries the proximal operator looks at together."""
+        return Reach.ARRAY
+
+    def parts(self) -> Parts:
+        """Return what of it merges in closed form with other terms."""
+        return Parts(rest=(self,))
+
+    def scalar(self) -> Scalar | None:
+        """Return ρ if R(w) = Σ ρ(|w_i|), None if it is of another form."""
+        return None
+
+    def groups(self, x: Any) -> Groups | None:
+        """Return the form for arrays like `x`, of which shape and dtype count, if R(w) = ω·Σ_g ρ(‖w_g‖)."""
+        del x
+        return None

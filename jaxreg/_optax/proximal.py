@@ -12,10 +12,10 @@ from jaxreg._core.compiler import only_after
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
-from jaxreg._optax import half_precision
+from jaxreg._optax import groups, half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, adam_metric, as_metric
+from jaxreg._optax.metrics import Given, Metric, Uniform, adam_metric, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._rules.paths import is_hidden, is_inexact
@@ -36,6 +36,7 @@ class ProximalState(NamedTuple):
     inner: Any  # the state of the wrapped optimizer
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
     residual: Any = None  # float32, what float16 and bfloat16 parameters could not hold; None where there are none
+    norms: Any = None  # of the groups of the parameters, for a metric; None where there are none
 
 
 def proximal(
@@ -149,7 +150,8 @@ def _proximal(
         if not (told or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
-        return ProximalState(state, count, half_precision.residuals(params, reg))
+        norms = None if isinstance(metric, Uniform) else groups.norms(params, reg)
+        return ProximalState(state, count, half_precision.residuals(params, reg), norms)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
@@ -158,23 +160,30 @@ def _proximal(
         metric_leaves = metric.leaves(inner_state, params, treedef)
         kept = state.residual if jax.tree.leaves(params) else None  # without leaves it stands for none
         residuals = treedef.flatten_up_to(kept) if kept is not None else [None] * len(rows)
+        norms = treedef.flatten_up_to(state.norms) if state.norms is not None else [None] * len(rows)
         new, before = [], None
-        for (leaf_update, param, regularizer), metric_leaf, residual in zip(
-            rows, metric_leaves, residuals, strict=True
+        for (leaf_update, param, regularizer), metric_leaf, residual, r in zip(
+            rows, metric_leaves, residuals, norms, strict=True
         ):
             if regularizer is None or is_hidden(metric_leaf):
-                new.append((leaf_update, residual))
+                new.append((leaf_update, residual, r))
                 continue
             p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
             if regularizer.reach is not Reach.ENTRY:
                 p, metric_leaf = only_after(before, (p, metric_leaf))
             z = p + jnp.asarray(leaf_update, p.dtype)
-            w = leaf_prox(regularizer, p, z, step_sizes(regularizer, p, eta, metric_leaf))
-            before = before if regularizer.reach is Reach.ENTRY else w
-            new.append(half_precision.as_update(regularizer, w, leaf_update, param, residual))
-        residual = state.residual if kept is None else treedef.unflatten([left for _, left in new])
-        state = ProximalState(inner_state, optax.safe_increment(state.count), residual)
-        return treedef.unflatten([leaf_update for leaf_update, _ in new]), state
+            form = None if r is None else groups.grouped(regularizer, p)
+            step = step_sizes(regularizer, form, p, r, eta, metric_leaf)
+            if form is None or step.ndim == 0:
+                w = leaf_prox(regularizer, p, z, step)
+            else:
+                w, r = groups.compiled()(regularizer, z, step, r, eta)
+            before = before if regularizer.reach is Reach.ENTRY else w if r is None else r
+            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), r))
+        updates, left, norms = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
+        residual = state.residual if kept is None else left
+        norms = state.norms if state.norms is None else norms
+        return updates, ProximalState(inner_state, optax.safe_increment(state.count), residual, norms)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -259,15 +268,19 @@ def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
     return True
 
 
-def _step_sizes(metric: Metric, max_step: Any) -> Callable[[Regularizer, jax.Array, Any, Any], jax.Array]:
-    """Return (regularizer, parameter, η, leaf of the metric) -> τ."""
+def _step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
+    """Return (regularizer, its groups, parameter, norms of groups, η, leaf of the metric) -> τ."""
     if max_step is not None:
         max_step = checks.step("proximal(max_step=...)", max_step, ())
 
-    def step_sizes(regularizer: Regularizer, p: jax.Array, eta: Any, leaf: Any) -> jax.Array:
+    def step_sizes(
+        regularizer: Regularizer, form: groups.Grouped | None, p: jax.Array, r: Any, eta: Any, leaf: Any
+    ) -> jax.Array:
         eta = jnp.asarray(eta, numerics.real_dtype(p))
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
+            if form is not None:
+                return form.slope(p, r)
             return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)

@@ -1,11 +1,7 @@
 """Axes that form one group: static, and checked against the rank when an array is there."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import checks
@@ -28,12 +24,3 @@ def axes_of(owner: str, axis: Any, ndim: int, name: str = "axis") -> tuple[int, 
             f"{checks.short(axis)}."
         )
     return axes
-
-
-def as_last_axis(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Return `x` with `axes` flattened into the last axis, and the way back."""
-    kept = tuple(i for i in range(x.ndim) if i not in axes)
-    order = (*kept, *axes)
-    moved = jnp.transpose(x, order)
-    flat = moved.reshape(*(x.shape[i] for i in kept), math.prod(x.shape[i] for i in axes))
-    return flat, lambda y: jnp.transpose(y.reshape(moved.shape), tuple(np.argsort(order).tolist()))

@@ -11,15 +11,15 @@ from jaxreg._core import compiler, numerics
 _MOST_STEPS = 60  # a guard only: steps that spread over 16 decades take four
 
 
-def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """argmin_w c·Σ_g ‖w_g‖ + ½ Σ_i (w_i − z_i)²/τ_i.
+def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """argmin_w c·Σ_g ‖w_g‖ + ½ Σ_i (w_i − z_i)²/τ_i, and its ‖w_g‖.
 
     w_i = z_i·r/(r + cτ_i) with r = ‖w_g‖, the root of ‖v(r)‖ = 1, v_i = z_i/(r + cτ_i), or 0 if ‖v(0)‖ ≤ 1.
     """
     tau = jnp.where((c == 0) & jnp.isinf(tau), 0, tau)
     r = _roots(axes, z, tau, c)
     w = z * (r / _above(r, tau, c))
-    return numerics.exact(jnp.where(c == 0, z, w), w)
+    return numerics.exact(jnp.where(c == 0, z, w), w), r
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import OfNorms, Parts, Reach, without_l2
+from jaxreg._core.structure import Groups, OfNorms, Parts, Reach, without_l2
 from jaxreg._core.weights import without_excluded
 from jaxreg.penalties import _axes
 from jaxreg.penalties._group_metric import secular_prox
@@ -83,9 +83,13 @@ class Group(Regularizer, OfNorms):
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group."""
-        x = jnp.asarray(x)
-        size = math.prod(x.shape[a] for a in self.group_axes(x.ndim))
-        return numerics.root_of(size if self.weight == "sqrt_size" else 1, numerics.real_dtype(x))
+        groups = self.groups(jnp.asarray(x))
+        return jnp.asarray(groups.weight)
+
+    def groups(self, x: Any) -> Groups:
+        axes = self.group_axes(x.ndim)
+        size = math.prod(x.shape[axis] for axis in axes) if self.weight == "sqrt_size" else 1
+        return Groups(self.penalty, numerics.root_of(size, numerics.real_dtype(x)), axes)
 
     def group_axes(self, ndim: int) -> tuple[int, ...]:
         return _axes.axes_of("Group", self.axis, ndim)
@@ -109,7 +113,7 @@ class Group(Regularizer, OfNorms):
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
-        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)
+        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)[0]
         return w if parts.excluded is None else without_excluded(parts.excluded, w)
 
 

@@ -22,9 +22,9 @@ class L1Ball(constraint.Constraint):
         prox(z, τ)_i = sign(z_i) · max(|z_i| − θ·τ_i, 0)                                          (a diagonal metric)
 
     Over the whole array, or over every group of entries along `axis`; any shape; |·| is the modulus for complex x. θ is
-    found by sorting, n·log n. At the kinks, |z_i| = θ, the derivative of the prox is 0; on the boundary of the ball it
-    is that of the inside. `violation` is the Euclidean distance to the ball, not the excess of the sum. A group that is
-    sharded is gathered for the sort: at most 12 bytes an entry come to every device for float32.
+    found by Newton's method, in about eight reads of the array. At the kinks, |z_i| = θ, the derivative of the prox is
+    0; on the boundary of the ball it is that of the inside. `violation` is the Euclidean distance to the ball, not the
+    excess of the sum. Of a group that is sharded, each read costs an all-reduce of two sums.
 
     Args:
         radius: leaf; real, finite, non-negative.
@@ -57,8 +57,6 @@ class L1Ball(constraint.Constraint):
         axes = _axes.axes_of("L1Ball", self.axis, z.ndim)
         size = numerics.absolute(z)
         radius = jnp.asarray(self.radius, size.dtype)
-        flat, back = _axes.as_last_axis(size, axes)
-        metric = _axes.as_last_axis(step, axes)[0] if step.ndim else step
-        shrunk = back(onto_simplex(flat, metric, radius))
+        shrunk = onto_simplex(size, step, radius, axes)
         outside = jnp.sum(size, axis=axes, keepdims=True) > radius
         return jnp.where(outside, numerics.with_modulus(z, size, shrunk), z)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxreg._core.constraint import Constraint
 from jaxreg._core.entry import TREES
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Parts, Reach, Scalar
+from jaxreg._core.structure import Groups, Parts, Reach, Scalar
 from jaxreg.penalties import _axes
 
 
@@ -122,6 +122,13 @@ class Matrix(Regularizer, promoted=False):
 
     def scalar(self) -> Scalar | None:
         return self.penalty.scalar()
+
+    def groups(self, x: Any) -> Groups | None:
+        order, outputs = self._order(x.ndim)
+        sides = order[: x.ndim - len(outputs)], outputs
+        matrix = jax.ShapeDtypeStruct([math.prod(x.shape[axis] for axis in side) for side in sides], x.dtype)
+        inside = self.penalty.groups(matrix)
+        return inside and dataclasses.replace(inside, axes=tuple(i for axis in inside.axes for i in sides[axis]))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         def approximate(reg: Matrix, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, compiler, constraint
+from jaxreg._core import checks, constraint
 from jaxreg._core.struct import coefficient, static
 from jaxreg.penalties import _axes
 from jaxreg.penalties._simplex import onto_simplex
@@ -21,9 +21,9 @@ class Simplex(constraint.Constraint):
         prox(z, τ)_i = max(z_i − θ·τ_i, 0)                                                          (a diagonal metric)
 
     Unlike softmax it gives exact zeros. Real; `axis=None` takes the whole array, of any shape, as one vector (which is
-    what `optax.projections.projection_simplex` does). θ is found by sorting, n·log n. At the kinks, z_i = θ, the
-    derivative of the prox is 0. `violation` is the Euclidean distance to the set. A group without entries stays empty.
-    A group that is sharded is gathered for the sort: at most 12 bytes an entry come to every device for float32.
+    what `optax.projections.projection_simplex` does). θ is found by Newton's method, in about eight reads of the array.
+    At the kinks, z_i = θ, the derivative of the prox is 0. `violation` is the Euclidean distance to the set. A group
+    without entries stays empty. Of a group that is sharded, each read costs an all-reduce of two sums.
 
     Args:
         total: leaf; real, finite, non-negative.
@@ -55,7 +55,4 @@ class Simplex(constraint.Constraint):
         z, step = jnp.asarray(z), jnp.asarray(step)
         checks.real_only("Simplex", z)
         axes = _axes.axes_of("Simplex", self.axis, z.ndim)
-        flat, back = _axes.as_last_axis(z, axes)
-        metric = _axes.as_last_axis(step, axes)[0] if step.ndim else step
-        w = back(onto_simplex(flat, metric, jnp.asarray(self.total, z.dtype)))
-        return compiler.placed_like(z, w)
+        return onto_simplex(z, step, jnp.asarray(self.total, z.dtype), axes)

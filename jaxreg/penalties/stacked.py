@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Parts, Reach
+from jaxreg._core.structure import Groups, Parts, Reach
 from jaxreg.penalties import _axes
 
 
@@ -80,6 +80,12 @@ class Stacked(Regularizer, promoted=False):
         intervals = tuple(Stacked(term, self.axes) for term in inside.intervals)
         rest = tuple(term if term.scalar() is not None else Stacked(term, self.axes) for term in inside.rest)
         return dataclasses.replace(inside, intervals=intervals, rest=rest)
+
+    def groups(self, x: Any) -> Groups | None:
+        kept = [axis for axis in range(x.ndim) if axis not in _axes.axes_of("Stacked", self.axes, x.ndim, "axes")]
+        layer = jax.ShapeDtypeStruct([x.shape[axis] for axis in kept], x.dtype)
+        inside = self.penalty.groups(layer)
+        return inside and dataclasses.replace(inside, axes=tuple(kept[axis] for axis in inside.axes))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         (points, stack), (targets, _) = self.layers(p), self.layers(z)

@@ -55,6 +55,6 @@ class UnitNorm(constraint.Constraint):
         checks.scalar_step("UnitNorm", jnp.asarray(step), constraint.SCALAR_STEP)
         axes = _axes.axes_of("UnitNorm", self.axis, z.ndim)
         n = math.prod(z.shape[i] for i in axes)
-        zero = jnp.all(z == 0, axis=axes, keepdims=True)
+        zero = euclidean.norms(z, axes) == 0
         even = 1 / numerics.root_of(n if n != 0 else 1, numerics.real_dtype(z))
         return jnp.where(zero, even, euclidean.directions(z, axes))
