@@ -62,7 +62,7 @@ class Run:
 
     def advance(self, first: int, last: int) -> None:
         for i in range(first, last):
-            self.state = self.step(self.state, jnp.int32(i))
+            self.state = self.step(self.state, np.int32(i))
         jax.block_until_ready(self.state)
 
 

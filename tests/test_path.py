@@ -180,8 +180,8 @@ def test_all_devices_work_and_wait_for_none():
 
 
 def test_chunks_are_made_when_memory_would_not_hold_all(monkeypatch):
-    def one(c):  # needs at least one array of 4 MB
-        return jnp.sort(jnp.sin(c * jnp.arange(1_000_000.0)))[::100_000]
+    def one(c):  # needs at least one array of 0.4 MB
+        return jnp.sort(jnp.sin(c * jnp.arange(100_000.0)))[::10_000]
 
     def arguments(start, size):
         asked.append((start, size))
@@ -190,7 +190,7 @@ def test_chunks_are_made_when_memory_would_not_hold_all(monkeypatch):
     asked = []
     expected = runs.run(one, arguments, 6, None, jax.devices()[:1], False)
     assert asked == [(0, 6), (0, 6)]  # to compile for, and to run
-    monkeypatch.setattr(runs, "_memory", lambda devices: 15e6)  # the compiler says 24e6
+    monkeypatch.setattr(runs, "_memory", lambda devices: 1.5e6)  # the compiler says 2.4e6
     asked.clear()
     np.testing.assert_array_equal(runs.run(one, arguments, 6, None, jax.devices()[:1], False), expected)
     size = asked[-1][1]
