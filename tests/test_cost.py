@@ -130,6 +130,21 @@ def test_what_depends_on_the_device_is_decided_where_the_program_is_lowered() ->
     }
 
 
+@pytest.mark.parametrize(
+    "function",
+    [jaxreg.Spectral(jaxreg.L1(0.1)), jaxreg.Spectral(jaxreg.L1(0.1)).prox, jaxreg.SpectralBall(1.0).prox],
+    ids=["Spectral", "Spectral.prox", "SpectralBall.prox"],
+)
+def test_large_spectra_on_a_tpu_are_products_of_matrices(function: Any) -> None:
+    """However the process runs that lowers the program; below 256, and on a CPU, they are a decomposition."""
+
+    def decomposed(size: int, platform: str) -> bool:
+        x = jax.ShapeDtypeStruct((size, size), jnp.float32)
+        return "svd" in jax.jit(function).trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+    assert (decomposed(256, "tpu"), decomposed(255, "cpu"), decomposed(256, "cpu")) == (False, True, True)
+
+
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxreg
+from jaxreg.penalties import _polar
 from jaxreg.penalties.l0 import _warn_once
 from tests.cases import PROX_CASES, STRUCTURES, Case, gradient_and_product, row, sample
 
@@ -341,6 +342,24 @@ def test_polar_and_svd_agree(shape: tuple[int, int], spread: float) -> None:
         assert np.isfinite(product).all()
     assert (np.asarray(gradient_and_product(polar, zeros, ones)[0]) == 0).all()
     assert (np.asarray(polar.prox(zeros, 1.0)) == 0).all()
+
+
+@pytest.mark.parametrize("smallest", [1.0, 1e-5, 0.0], ids=["well", "ill-conditioned", "rank 4"])
+def test_singular_values_are_cut_by_products_as_by_a_decomposition(smallest: float) -> None:
+    """What `SpectralBall` does with large matrices on a TPU and a GPU, against NumPy's decomposition."""
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.normal(size=(n, 8)))[0] for n in (12, 8))
+    spectrum = np.r_[3.0, 2.0, 1.5, 1.0, np.full(4, smallest)]
+    x = ((u * spectrum) @ v.T).astype(np.float32)
+    cut = jax.jit(_polar.clipped_polar)
+    for bound in (1.2, 0.3):
+        for z, expected in (
+            (x, (u * np.minimum(spectrum, bound)) @ v.T),
+            (x.T, (v * np.minimum(spectrum, bound)) @ u.T),
+        ):
+            np.testing.assert_allclose(cut(z, bound), expected, atol=5e-6)
+    np.testing.assert_array_equal(cut(x, 3.1), x)
+    np.testing.assert_array_equal(cut(0 * x, 1.0), 0 * x)
 
 
 def test_polar_is_for_real_multiples_of_l1() -> None:

@@ -63,6 +63,7 @@ class Grouped(NamedTuple):
         lasso takes all of them.
         """
         z, tau = self.entries.before_the_rest(z, step)
+        eta = jnp.asarray(eta, tau.dtype)
         if not isinstance(self.groups.penalty, L1):
             return self.one_step(z, tau, r, eta)
         c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, tau.dtype)
@@ -134,6 +135,9 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     groups = parts.rest[0].groups(param)
     if groups is None:
         return None
+    groups = dataclasses.replace(
+        groups, weight=jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
+    )
     inside = groups.penalty.parts()
     if inside.is_elastic:  # Σ‖w_g‖² = Σ|w_i|², so L2 is a term of entries
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts

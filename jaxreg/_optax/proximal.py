@@ -94,8 +94,8 @@ def proximal(
             0 has no slope and no bound, so it takes no zero away. It needs a slope, so give L0, and MCP and SCAD
             beyond their slope, a number; `math.inf` for no bound. Functions, `adabelief_metric` and `metric=None` have
             no bound unless it is given.
-        inner_steps: for penalties without a closed form in the metric (`Spectral` and its like; `Group` of MCP) or at
-            all (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
+        inner_steps: for penalties without a closed form in the metric (`Spectral` and its like) or at all
+            (`Difference`), the number of inner steps instead of the error. 1 is the scalar majorizer, a proximal
             step with the smallest τ > 0 of the leaf: the right fixed points at the pace of the slowest coordinate (one
             with τ = 0 stays, and the others go on); K steps come nearer to the metric's own step and cost K proximal
             operators (K singular value decompositions). For `Difference`, K accelerated steps on the dual problem,
@@ -158,9 +158,9 @@ def _proximal(
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         metric_leaves = metric.leaves(inner_state, params, treedef)
-        kept = state.residual if jax.tree.leaves(params) else None  # without leaves it stands for none
-        residuals = treedef.flatten_up_to(kept) if kept is not None else [None] * len(rows)
-        norms = treedef.flatten_up_to(state.norms) if state.norms is not None else [None] * len(rows)
+        none = [None] * len(rows)
+        kept = (state.residual, state.norms) if jax.tree.leaves(params) else (None, None)  # they stand for none
+        residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
         new, before = [], None
         for (leaf_update, param, regularizer), metric_leaf, residual, r in zip(
             rows, metric_leaves, residuals, norms, strict=True
@@ -180,10 +180,10 @@ def _proximal(
                 w, r = groups.compiled()(regularizer, z, step, r, eta)
             before = before if regularizer.reach is Reach.ENTRY else w if r is None else r
             new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), r))
-        updates, left, norms = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
-        residual = state.residual if kept is None else left
-        norms = state.norms if state.norms is None else norms
-        return updates, ProximalState(inner_state, optax.safe_increment(state.count), residual, norms)
+        updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
+        before_it = state.residual, state.norms
+        left = [old if tree is None else now for old, tree, now in zip(before_it, kept, left, strict=True)]
+        return updates, ProximalState(inner_state, optax.safe_increment(state.count), *left)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,11 +1,12 @@
 """The polar factor of a matrix and what follows from it, by matrix products alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import euclidean
+from jaxreg._core import compiler, euclidean
 from jaxreg.penalties._singular_values import matmul
 
 # Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv:2505.16932, Algorithm 1 (their safety factor is 1.01).
@@ -24,6 +25,16 @@ _SAFETY = 1.01
 
 
 _POLISH = ((1.875, -1.25, 0.375),) * 9  # the quintic Newton-Schulz step, for what is still below 1
+_LARGE = 256  # the smaller side from which matrix products beat a decomposition off the CPU
+
+
+def unless_large(
+    by_svd: Callable[[jax.Array], jax.Array], by_products: Callable[[jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+    """By products for large real matrices on a TPU or a GPU, where a decomposition is what is slow."""
+    if jnp.iscomplexobj(x) or not all(isinstance(n, int) and n >= _LARGE for n in x.shape):
+        return by_svd(x)
+    return compiler.by_device(by_svd, by_products, x)
 
 
 def _is_wide(x: jax.Array) -> bool:
@@ -43,12 +54,19 @@ def polar_factor(x: jax.Array) -> jax.Array:
     y = x / jnp.where(frobenius == 0, 1, frobenius)
     safe = tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS)
 
-    def step(y: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, None]:
+    def step(y: jax.Array, coefficients: jax.Array) -> jax.Array:
         a, b, c = coefficients
         gram = matmul(y.T, y)
-        return a * y + matmul(y, b * gram + c * matmul(gram, gram)), None
+        return a * y + matmul(y, b * gram + c * matmul(gram, gram))
 
-    return jax.lax.scan(step, y, jnp.asarray((*safe, *_POLISH), x.dtype))[0]
+    def unless_done(state: tuple[jax.Array, jax.Array], coefficients: jax.Array) -> tuple[Any, None]:
+        y, moves = state
+        new = jax.lax.cond(moves, step, lambda y, _: y, y, coefficients)
+        moved = jnp.max(jnp.abs(jax.lax.stop_gradient(new - y)))
+        return (new, moved > 4 * jnp.finfo(x.dtype).eps), None
+
+    y, _ = jax.lax.scan(lambda y, coefficients: (step(y, coefficients), None), y, jnp.asarray(safe, x.dtype))
+    return jax.lax.scan(unless_done, (y, jnp.array(True)), jnp.asarray(_POLISH, x.dtype))[0][0]
 
 
 @jax.custom_jvp
@@ -74,3 +92,10 @@ def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     sign = polar_factor(p - t * jnp.eye(len(p), dtype=p.dtype))
     rest = x - t * factor
     return (rest + matmul(rest, sign)) / 2
+
+
+def clipped_polar(x: jax.Array, bound: jax.Array) -> jax.Array:
+    """U min(Σ, bound) Vᵀ; x itself where nothing is above the bound but rounding."""
+    excess = singular_value_threshold_polar(x, bound)
+    above = euclidean.norms(excess, (0, 1)) > max(x.shape) * jnp.finfo(x.dtype).eps * euclidean.norms(x, (0, 1))
+    return jnp.where(above, x - excess, x)

@@ -29,7 +29,7 @@ class Group(Regularizer, OfNorms):
     `Group(L1(c))` is the group lasso, `Group(MCP(...))`, `Group(L0(...))` and so on follow. `L1(a) + Group(L1(b))` is
     the sparse group lasso, prox included. With an array step (diagonal metric) the prox is exact for L1, L2 and L1L2
     (the norm of a group is the root of a secular equation, found by Newton steps); for other profiles
-    it raises.
+    it raises. In a metric of `proximal` every profile does: the norms of the last step tell a scalar problem.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -108,7 +108,7 @@ class Group(Regularizer, OfNorms):
         if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
-                "all entries (`metric=None`), or `Group` of L1, L2 or L1L2."
+                "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every metric."
             )
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps

@@ -1,5 +1,6 @@
 """Spectral: a penalty of the singular values."""
 
+from collections.abc import Callable
 from typing import Any, final
 
 import jax
@@ -12,7 +13,7 @@ from jaxreg._core.struct import static
 from jaxreg.penalties import _polar, _singular_values
 from jaxreg.penalties._profile import as_elementwise
 
-_POLAR_FROM = 256  # the smaller side from which matrix products beat a decomposition off the CPU
+Method = Callable[[jax.Array], jax.Array]
 
 
 @final
@@ -28,10 +29,10 @@ class Spectral(Regularizer):
     `Stacked(Spectral(...), axes)`. A singular value below max(m, n)·ε·σ₁ counts as zero in the gradient. Derivatives
     are finite at zero and at repeated singular values.
 
-    Cost: one decomposition (method "svd"), or for L1 48 matrix products (method "polar"), which is what
-    accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" off
-    the CPU for L1 on matrices of 256 and more. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
-    In `Stacked` the stacked axes may be sharded: every device keeps its own matrices.
+    Cost: one decomposition (method "svd"), or for L1 at most 48 matrix products (method "polar"), which is what
+    accelerators are good at; there small singular values are not exactly zero after `prox`. "auto" takes "polar" for L1
+    on matrices of 256 and more in programs for a TPU or a GPU. A sharded matrix is gathered: 4·m·n bytes on every
+    device for float32. In `Stacked` the stacked axes may be sharded: every device keeps its own matrices.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -65,31 +66,43 @@ class Spectral(Regularizer):
         x = checks.matrix("Spectral", jnp.asarray(x))
         if x.size == 0:
             return jnp.zeros((), numerics.real_dtype(x))
-        if self._uses_polar(x):
-            l1 = jnp.asarray(self._l1(), x.dtype)
-            return l1 * _polar.nuclear_norm_polar(x)
-        value, slope = (lambda penalty, s: penalty(s)), (lambda penalty, s: jax.grad(penalty)(s))
-        return _singular_values.spectral_sum(value, slope, self.penalty, x)
+
+        def by_svd(x: jax.Array) -> jax.Array:
+            value, slope = (lambda penalty, s: penalty(s)), (lambda penalty, s: jax.grad(penalty)(s))
+            return _singular_values.spectral_sum(value, slope, self.penalty, x)
+
+        def by_products(x: jax.Array) -> jax.Array:
+            return jnp.asarray(self._l1(), x.dtype) * _polar.nuclear_norm_polar(x)
+
+        return self._chosen(by_svd, by_products, x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("Spectral.prox", jnp.asarray(z)), jnp.asarray(step)
         checks.scalar_step("Spectral(...)", step, _singular_values.SCALAR_STEP)
         if z.size == 0:
             return z
-        if self._uses_polar(z):
+
+        def by_svd(z: jax.Array) -> jax.Array:
+            return _singular_values.spectral_map(lambda p, s: p[0].prox(s, p[1]), (self.penalty, step), z)
+
+        def by_products(z: jax.Array) -> jax.Array:
             return _polar.singular_value_threshold_polar(z, numerics.threshold(step, self._l1()))
-        return _singular_values.spectral_map(lambda p, s: p[0].prox(s, p[1]), (self.penalty, step), z)
+
+        return self._chosen(by_svd, by_products, z)
 
     def _l1(self) -> Any:
         parts = self.penalty.parts()
         return parts.l1 if parts.is_elastic and parts.l2 is None else None
 
-    def _uses_polar(self, x: jax.Array) -> bool:
+    def _chosen(self, by_svd: Method, by_products: Method, x: jax.Array) -> jax.Array:
         possible = self._l1() is not None and not jnp.iscomplexobj(x)
         if self.method == "polar" and not possible:
             raise ValueError(
                 f"`Spectral({type(self.penalty).__name__}, method='polar')` needs a multiple of L1 and a real matrix, "
                 f"got dtype {x.dtype}; use method='svd'."
             )
-        large = all(isinstance(n, int) and n >= _POLAR_FROM for n in x.shape) and jax.default_backend() != "cpu"
-        return self.method == "polar" or (self.method == "auto" and possible and large)
+        if self.method == "polar":
+            return by_products(x)
+        if self.method == "svd" or not possible:
+            return by_svd(x)
+        return _polar.unless_large(by_svd, by_products, x)

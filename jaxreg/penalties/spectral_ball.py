@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import checks, constraint, numerics
 from jaxreg._core.struct import coefficient
-from jaxreg.penalties import _singular_values
+from jaxreg.penalties import _polar, _singular_values
 
 
 @final
@@ -21,9 +21,10 @@ class SpectralBall(constraint.Constraint):
     For an array of rank 2, also complex. Kernels of a higher rank: `Matrix(SpectralBall(...), outputs)`; stacks of
     matrices: `Stacked(SpectralBall(...), axes)`. A matrix inside comes back bit for bit. The derivative of the prox is
     that of the map of matrices, finite also where singular values repeat or vanish (that of an SVD is nan there); at
-    σ = radius it is that of the inside. `violation` is the root of Σ max(σ − radius, 0)². Cost: one SVD. There is no
-    exact prox in a diagonal metric (a step of the shape of Z). A sharded matrix is gathered: 4·m·n bytes on every
-    device for float32.
+    σ = radius it is that of the inside. `violation` is the root of Σ max(σ − radius, 0)². Cost: one SVD; for real
+    matrices of 256 and more on a TPU or a GPU at most 97 matrix products, with an error of a few 1e-6 of the largest
+    singular value. There is no exact prox in a diagonal metric (a step of the shape of Z). A sharded matrix is
+    gathered: 4·m·n bytes on every device for float32.
 
     Args:
         radius: leaf; real, finite, non-negative.
@@ -52,5 +53,9 @@ class SpectralBall(constraint.Constraint):
         if z.size == 0:
             return z
         radius = jnp.asarray(self.radius, numerics.real_dtype(z))
-        inside = jnp.max(_singular_values.singular_values(z)) <= radius
-        return jnp.where(inside, z, _singular_values.spectral_map(_singular_values.clip, radius, z))
+
+        def by_svd(z: jax.Array) -> jax.Array:
+            inside = jnp.max(_singular_values.singular_values(z)) <= radius
+            return jnp.where(inside, z, _singular_values.spectral_map(_singular_values.clip, radius, z))
+
+        return _polar.unless_large(by_svd, lambda z: _polar.clipped_polar(z, radius), z)
