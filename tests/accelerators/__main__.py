@@ -24,15 +24,8 @@ def main() -> None:
         return
     wanted = [key for key in report.table() if key[0] in args.only and key[3] in args.on and args.work in key[1]]
     compilers = Compilers(args.limit)
-    over: set[tuple[str, str]] = set()
     for i, (family, work, program, target) in enumerate(wanted, 1):
-        if (work, target) in over:  # as long as its other programs
-            names = {"family": family, "work": work, "program": program, "target": target}
-            result = {**names, "limit": args.limit, "skipped": True}
-        else:
-            result = compilers.compile(family, work, program, target)
-        if "limit" in result:
-            over.add((work, target))
+        result = compilers.compile(family, work, program, target)
         print(f"{i}/{len(wanted)} {report.line(result)}", flush=True)
         if args.out:
             report.write(args.out, result)

@@ -60,7 +60,7 @@ def _cell(result: Result | None) -> str:
     if "refused" in result:
         return "–"
     if "limit" in result:
-        return "not tried" if "skipped" in result else f"> {result['limit']} s"
+        return f"> {result['limit']} s"
     parts = [f"{result['ratio']:.3g}"] if "ratio" in result else []
     if (megabytes := result.get("temporaries", 0) / 1e6) >= 1:
         parts.append(f"{megabytes:.0f} MB")
@@ -86,7 +86,7 @@ def markdown(path: Path) -> str:
     lines += ["", "| tree | leaves | for | ms a leaf to trace | ms a leaf to compile |", "|---|---|---|---|---|"]
     for work, leaves, target in growth.TREES:
         if result := found.get(("growth", work, str(leaves), target)):
-            each = [f"{1e3 * result[name] / leaves:.2g}" if name in result else "" for name in ("trace", "compile")]
+            each = [f"{1e3 * result[name] / leaves:.3g}" if name in result else "" for name in ("trace", "compile")]
             lines.append(f"| {work} | {leaves:,} | {target} | {' | '.join(each)} |")
     return "\n".join([*lines, "", f"(`{content['command']}`. {machine.one_line(content['machine'])}.)"])
 
