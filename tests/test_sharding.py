@@ -83,27 +83,17 @@ def point(reg: Any) -> np.ndarray:
     return X.reshape(8, 4, 4) if isinstance(getattr(reg, "penalty", None), jaxreg.Spectral) else X
 
 
-# One program over all penalties for each placement: most of the time of these tests is compilation.
-
-
-@jit
-def of_all(points: list[jax.Array]) -> list[dict[str, jax.Array]]:
-    return [everything(reg, x) for reg, x in zip(REGULARIZERS, points, strict=True)]
-
-
 @functools.cache
-def one_device() -> list[dict[str, np.ndarray]]:
-    return jax.tree.map(np.asarray, of_all([point(reg) for reg in REGULARIZERS]))
-
-
-@functools.cache
-def sharded(mesh: jax.sharding.Mesh, spec: P) -> list[dict[str, jax.Array]]:
-    return of_all([jax.device_put(point(reg), NamedSharding(mesh, spec)) for reg in REGULARIZERS])
+def _one_device(i: int) -> dict[str, np.ndarray]:
+    reg = REGULARIZERS[i]
+    return jax.tree.map(np.asarray, jit(functools.partial(everything, reg))(point(reg)))
 
 
 def check(i: int, mesh: jax.sharding.Mesh, spec: P) -> None:
-    results, sharding = sharded(mesh, spec)[i], NamedSharding(mesh, spec)
-    for name, expected in one_device()[i].items():
+    sharding = NamedSharding(mesh, spec)
+    reg = REGULARIZERS[i]
+    results = jit(functools.partial(everything, reg))(jax.device_put(point(reg), sharding))
+    for name, expected in _one_device(i).items():
         np.testing.assert_allclose(results[name], expected, rtol=2e-5, atol=2e-6, err_msg=name)
         if expected.ndim and expected.any():  # a gradient that is 0 by definition is a constant that stands nowhere
             assert results[name].sharding.is_equivalent_to(sharding, expected.ndim), name
