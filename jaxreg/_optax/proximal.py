@@ -251,9 +251,7 @@ def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax
         try:
             return regularizer.prox(z, step)
         except NotImplementedError as error:
-            more = (
-                " `inner_steps` of `proximal` would do for `Difference`, and where one step for all has a closed form."
-            )
+            more = " `proximal(inner_steps=...)` would do for `Difference`, and where a scalar step has a closed form."
             raise NotImplementedError(f"{error}{more if inner_steps is None else ''}") from None
 
     return prox
