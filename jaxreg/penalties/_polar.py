@@ -54,19 +54,12 @@ def polar_factor(x: jax.Array) -> jax.Array:
     y = x / jnp.where(frobenius == 0, 1, frobenius)
     safe = tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS)
 
-    def step(y: jax.Array, coefficients: jax.Array) -> jax.Array:
+    def step(y: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, None]:
         a, b, c = coefficients
         gram = matmul(y.T, y)
-        return a * y + matmul(y, b * gram + c * matmul(gram, gram))
+        return a * y + matmul(y, b * gram + c * matmul(gram, gram)), None
 
-    def unless_done(state: tuple[jax.Array, jax.Array], coefficients: jax.Array) -> tuple[Any, None]:
-        y, moves = state
-        new = jax.lax.cond(moves, step, lambda y, _: y, y, coefficients)
-        moved = jnp.max(jnp.abs(jax.lax.stop_gradient(new - y)))
-        return (new, moved > 4 * jnp.finfo(x.dtype).eps), None
-
-    y, _ = jax.lax.scan(lambda y, coefficients: (step(y, coefficients), None), y, jnp.asarray(safe, x.dtype))
-    return jax.lax.scan(unless_done, (y, jnp.array(True)), jnp.asarray(_POLISH, x.dtype))[0][0]
+    return jax.lax.scan(step, y, jnp.asarray((*safe, *_POLISH), x.dtype))[0]
 
 
 @jax.custom_jvp
