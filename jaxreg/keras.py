@@ -120,7 +120,7 @@ def constraint(regularizer: Any) -> Projection:
     Example:
         >>> import keras, numpy as np, jaxreg, jaxreg.keras
         >>> layer = keras.layers.Dense(1, kernel_constraint=jaxreg.keras.constraint(jaxreg.MaxNorm(5.0, axis=0)))
-        >>> layer.kernel_constraint(np.array([[30.0], [40.0]], np.float32))
+        >>> layer.kernel_constraint(np.array([[30.0], [40.0]], np.float32)).round(4)
         Array([[3.],
                [4.]], dtype=float32)
         >>> keras.layers.Dense.from_config(layer.get_config()).kernel_constraint

@@ -56,6 +56,8 @@ def pytest_collection_finish() -> None:
         thread = threading.local()
 
         def make_ir_context() -> object:
+            if mlir.ir.Context.current is not None:  # a program inside another, while that is lowered
+                return make()
             thread.count = getattr(thread, "count", -1) + 1
             if thread.count % 100 == 0:
                 thread.context = make()

@@ -314,6 +314,7 @@ ONTO: dict[str, tuple[Array, float]] = {
     "far above all": (SMALL, 1e7),
     "beside entries far below": (np.where(np.arange(SIZE) % 2, SMALL, -1e7).astype(np.float32), 1e3),
     "equal entries": (np.full(SIZE, 0.3, np.float32), 1.0),
+    "a point of the set": (onto_simplex(SMALL.astype(np.float64), 1.0).astype(np.float32), 1.0),
 }
 
 
@@ -323,6 +324,7 @@ def test_projections_of_many_entries_have_their_digits() -> None:
         expected = onto_simplex(z.astype(np.float64), total)
         found = np.asarray(simplex(total, z))
         np.testing.assert_allclose(found, expected, atol=2e-7 * expected.max(), err_msg=name)
+        assert Simplex(total, axis=None)(found) == 0, name
     expected = np.sign(SMALL) * onto_simplex(np.abs(SMALL).astype(np.float64), 1e3)
     found = np.asarray(ball.prox(SMALL))
     np.testing.assert_allclose(found, expected, atol=1e-8)

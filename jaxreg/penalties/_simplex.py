@@ -42,18 +42,25 @@ def onto_simplex(z: jax.Array, step: jax.Array, total: jax.Array, axes: Axes) ->
 
 
 def _root(r: jax.Array, s: jax.Array, total: jax.Array, axes: Axes) -> jax.Array:
-    """θ by Newton's method from the left, until rounding stops it."""
+    """θ by Newton's method from the left, until rounding stops it: when it has not risen twice.
+
+    Where f − total is large, rounding may carry a step beyond the root; the next one then comes back to its left.
+    """
+    bound = jnp.max((r - total) / s, axis=axes, keepdims=True)
+    far = bound < -2 * jnp.max(jnp.abs(r) / s, axis=axes, keepdims=True)  # entries count little beside such a θ
+    of_all = _newton(r, s, total, jnp.zeros_like(bound), jnp.ones_like(r, bool), axes)  # f ≥ Σ (z_i − s_i·θ)
+    bound = jnp.where(far, jnp.maximum(bound, of_all), bound)
 
     def goes_on(state: tuple[jax.Array, jax.Array, int]) -> jax.Array:
-        theta, before, count = state
-        return jnp.any(theta > before) & (count < _MOST_STEPS)
+        _, stops, count = state
+        return jnp.any(stops < 2) & (count < _MOST_STEPS)
 
     def body(state: tuple[jax.Array, jax.Array, int]) -> tuple[jax.Array, jax.Array, int]:
-        theta, _, count = state
-        return jnp.maximum(_newton(r, s, total, theta, r - s * theta > 0, axes), theta), theta, count + 1
+        theta, stops, count = state
+        new = jnp.maximum(_newton(r, s, total, theta, r - s * theta > 0, axes), bound)
+        return new, stops + (~(new > theta)).astype(stops.dtype), count + 1
 
-    bound = jnp.max((r - total) / s, axis=axes, keepdims=True)
-    return jax.lax.while_loop(goes_on, body, body((bound, bound, 0)))[0]
+    return jax.lax.while_loop(goes_on, body, (bound, jnp.zeros(bound.shape, jnp.int8), 0))[0]
 
 
 def _newton(

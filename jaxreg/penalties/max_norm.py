@@ -39,7 +39,7 @@ class MaxNorm(constraint.Constraint):
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
-        >>> jaxreg.MaxNorm(radius=5.0, axis=1).prox(jnp.array([[30.0, 40.0], [1.0, 2.0]]))
+        >>> jaxreg.MaxNorm(radius=5.0, axis=1).prox(jnp.array([[30.0, 40.0], [1.0, 2.0]])).round(4)
         Array([[3., 4.],
                [1., 2.]], dtype=float32)
         >>> float(jaxreg.MaxNorm(radius=5.0).violation(jnp.array([30.0, 40.0])))
