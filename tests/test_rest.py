@@ -171,3 +171,25 @@ def test_the_bound_takes_no_zero_away_whatever_the_decays(b1: float) -> None:
     gradients = {name: jnp.array([[0.3, -0.5, 0.01]]) for name in regs}
     updates, _ = tx.update(gradients, optax.tree.set(tx.init(w), count=jnp.int32(100_000)), w)
     assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
+def test_a_parameter_that_is_one_number_is_a_group_too() -> None:
+    """Its step size is a scalar; the norm of the last step, of which the bound is made, must be its own."""
+    regs = {
+        "L1": jaxreg.Group(jaxreg.L1(0.5), axis=None),
+        "L1L2": jaxreg.Group(jaxreg.L1L2(0.5, 0.5), axis=None),
+        "Huber": jaxreg.Group(jaxreg.Huber(0.5, 0.1), axis=None),
+    }
+    tx = jaxreg.proximal_adam(0.03, jaxreg.TreeRegularizer(regs))
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(lambda w: w - 3.0, params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    with jax.enable_x64(True):
+        params = {name: jnp.float64(1e-3) for name in regs}
+        found, state = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0])((params, tx.init(params)))
+    for name, minimum in {"L1": 2.5, "L1L2": 1.25, "Huber": 2.5}.items():
+        assert float(found[name]) == pytest.approx(minimum, rel=1e-8), name
+        assert float(state.norms[name]) == float(found[name]), name

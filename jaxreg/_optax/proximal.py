@@ -176,6 +176,7 @@ def _proximal(
             step = step_sizes(regularizer, form, p, r, eta, metric_leaf)
             if form is None or step.ndim == 0:
                 w = leaf_prox(regularizer, p, z, step)
+                r = None if form is None else form.norms(w)
             else:
                 w, r = groups.compiled()(regularizer, z, step, r, eta)
             before = before if regularizer.reach is Reach.ENTRY else w if r is None else r
