@@ -107,12 +107,25 @@ def with_log(t: Array, c: float, eps: float) -> Array:
     return np.maximum((t - eps + np.sqrt((t + eps) ** 2 - 4 * c)) / 2, 0) * (t > c / eps)
 
 
+WEIGHTS = np.array([0.0, 0.5, 2.0, np.inf])
 NEWTON: dict[str, tuple[jaxreg.Regularizer, Callable[[Array], Array]]] = {
     **{name: case for name, case in MINIMA.items() if "Group" in name or name == "Stacked"},
     "MCP": (jaxreg.Group(jaxreg.MCP(0.05, 20.0)), lambda t: column(t, firm, 0.05, 20.0)),
     "LogSum": (2.0 * jaxreg.Group(jaxreg.LogSum(0.05, 1.0)), lambda t: column(t, with_log, 0.1, 1.0)),
     "Huber": (jaxreg.Group(jaxreg.Huber(0.5, 0.1)), lambda t: column(t, huber, 0.5, 0.1)),
     "Matrix": (jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.3), axis=1), 0), lambda t: column(t, soft, 0.3)),
+    "Weighted": (
+        jaxreg.Weighted(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), WEIGHTS) + jaxreg.L2(0.5),
+        lambda t: column(t / 2, huber, 0.25 * WEIGHTS, 0.1),
+    ),
+    "Weighted matrix": (
+        jaxreg.Matrix(2.0 * jaxreg.Weighted(jaxreg.Group(jaxreg.L1(0.15), axis=1), WEIGHTS), 0),
+        lambda t: column(t, soft, 0.3 * WEIGHTS),
+    ),
+    "Weighted layers": (
+        jaxreg.Stacked(jaxreg.Weighted(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), np.array([0.5])), axes=(1,)),
+        lambda t: column(t, huber, 0.25, 0.1),
+    ),
 }
 
 
@@ -193,3 +206,20 @@ def test_a_parameter_that_is_one_number_is_a_group_too() -> None:
     for name, minimum in {"L1": 2.5, "L1L2": 1.25, "Huber": 2.5}.items():
         assert float(found[name]) == pytest.approx(minimum, rel=1e-8), name
         assert float(state.norms[name]) == float(found[name]), name
+
+
+def test_groups_of_a_distance_take_inner_steps() -> None:
+    reg = jaxreg.Anchored(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), ANCHOR)
+    with jax.enable_x64(True):
+        w = jnp.ones(TARGET.shape)
+        with pytest.raises(NotImplementedError, match="takes it in every metric, inside `Anchored` with `inner_steps`"):
+            reg.prox(w, jnp.ones(TARGET.shape))
+        tx = jaxreg.proximal_adam(0.03, reg, inner_steps=1)
+
+        def step(carry: Any, _: Any) -> Any:
+            w, state = carry
+            updates, state = tx.update(w - TARGET, state, w)
+            return (optax.apply_updates(w, updates), state), None
+
+        found = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0][0])((w, tx.init(w)))
+    np.testing.assert_allclose(found, ANCHOR + column(TARGET - ANCHOR, huber, 0.5, 0.1), rtol=1e-8)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import compiler, euclidean, numerics
+from jaxreg._core import compiler, euclidean, numerics, weights
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -135,9 +135,11 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     groups = parts.rest[0].groups(param)
     if groups is None:
         return None
-    groups = dataclasses.replace(
-        groups, weight=jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
-    )
+    weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
+    if weight.ndim:
+        weight, excluded = weights.split(weight)
+        parts = parts + Parts(excluded=excluded)
+    groups = dataclasses.replace(groups, weight=weight)
     inside = groups.penalty.parts()
     if inside.is_elastic:  # Σ‖w_g‖² = Σ|w_i|², so L2 is a term of entries
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts
