@@ -223,3 +223,16 @@ def test_groups_of_a_distance_take_inner_steps() -> None:
 
         found = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0][0])((w, tx.init(w)))
     np.testing.assert_allclose(found, ANCHOR + column(TARGET - ANCHOR, huber, 0.5, 0.1), rtol=1e-8)
+
+
+def test_norms_of_another_penalty_in_a_state_are_not_taken() -> None:
+    """A run that goes on with other rules, or with a schedule that changes them, has the norms of its parameters."""
+    penalty = jaxreg.Group(jaxreg.Huber(0.5, 0.1), axis=1)
+    w = jnp.asarray(TARGET.T, jnp.float32)
+    tx = jaxreg.proximal_adam(0.1, penalty)
+    right = tx.update(w, tx.init(w), w)[0]
+    for other in (jaxreg.L1(0.1), jaxreg.Group(jaxreg.L1(0.1), axis=0)):
+        state = jaxreg.proximal_adam(0.1, other).init(w)
+        updates, after = tx.update(w, state, w)
+        np.testing.assert_array_equal(updates, right)
+        assert (after.norms is None) == (state.norms is None)

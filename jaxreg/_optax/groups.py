@@ -49,6 +49,11 @@ class Grouped(NamedTuple):
     def norms(self, p: jax.Array) -> jax.Array:
         return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.axes)
 
+    def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
+        """The norms that the state keeps; those of p where it is the state of another penalty."""
+        shape = tuple(1 if axis in self.groups.axes else n for axis, n in enumerate(p.shape))
+        return kept if getattr(kept, "shape", None) == shape else self.norms(p)
+
     def slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
         a = jnp.abs(p)
