@@ -201,9 +201,10 @@ def test_ends_of_a_metric(case: Case) -> None:
     spread = np.float32([[0.0, 1.0, 1e-30, 1e30, np.inf, 1e3]] * 2)
     p = look_in_a_metric(case.constraint, z, spread)[0]
     assert np.isfinite(p).all() and look_in_a_metric(case.constraint, p, spread)[2] == 0
-    first_held, almost_held = np.float32([0.0, 1, 1, 1, 1, 1]), np.array([1e-9, 1, 1, 1, 1, 1])
-    expected = case.metric(z[0].astype(float), almost_held)
-    np.testing.assert_allclose(case.constraint.prox(z[0], first_held), expected, rtol=1e-5, atol=1e-6)
+    for first, almost in (0.0, 1e-9), (3e38, 1e9), (np.inf, 1e9):
+        steps = np.float32([first, 1, 1, 1, 1, 1])
+        expected = case.metric(z[0].astype(float), np.array([almost, 1, 1, 1, 1, 1]))
+        np.testing.assert_allclose(case.constraint.prox(z[0], steps), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_metric_of_groups_is_that_of_each_group() -> None:
@@ -465,7 +466,7 @@ def test_numbers(constraint: Constraint, expected: float) -> None:
     assert constraint.violation(-3.0) == abs(expected + 3.0) and constraint(-3.0) == jnp.inf
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e37])
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e37, 2e38])
 def test_large_and_small_entries(scale: float) -> None:
     unit = np.array([[0.5, -1.0, 0.25], [0.125, 0.5, 1.0]])
     z, norm, far = f32(scale * unit), np.linalg.norm(unit), scale > 1

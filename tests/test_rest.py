@@ -107,12 +107,25 @@ def with_log(t: Array, c: float, eps: float) -> Array:
     return np.maximum((t - eps + np.sqrt((t + eps) ** 2 - 4 * c)) / 2, 0) * (t > c / eps)
 
 
+WEIGHTS = np.array([0.0, 0.5, 2.0, np.inf])
 NEWTON: dict[str, tuple[jaxreg.Regularizer, Callable[[Array], Array]]] = {
     **{name: case for name, case in MINIMA.items() if "Group" in name or name == "Stacked"},
     "MCP": (jaxreg.Group(jaxreg.MCP(0.05, 20.0)), lambda t: column(t, firm, 0.05, 20.0)),
     "LogSum": (2.0 * jaxreg.Group(jaxreg.LogSum(0.05, 1.0)), lambda t: column(t, with_log, 0.1, 1.0)),
     "Huber": (jaxreg.Group(jaxreg.Huber(0.5, 0.1)), lambda t: column(t, huber, 0.5, 0.1)),
     "Matrix": (jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.3), axis=1), 0), lambda t: column(t, soft, 0.3)),
+    "Weighted": (
+        jaxreg.Weighted(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), WEIGHTS) + jaxreg.L2(0.5),
+        lambda t: column(t / 2, huber, 0.25 * WEIGHTS, 0.1),
+    ),
+    "Weighted matrix": (
+        jaxreg.Matrix(2.0 * jaxreg.Weighted(jaxreg.Group(jaxreg.L1(0.15), axis=1), WEIGHTS), 0),
+        lambda t: column(t, soft, 0.3 * WEIGHTS),
+    ),
+    "Weighted layers": (
+        jaxreg.Stacked(jaxreg.Weighted(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), np.array([0.5])), axes=(1,)),
+        lambda t: column(t, huber, 0.25, 0.1),
+    ),
 }
 
 
@@ -171,3 +184,55 @@ def test_the_bound_takes_no_zero_away_whatever_the_decays(b1: float) -> None:
     gradients = {name: jnp.array([[0.3, -0.5, 0.01]]) for name in regs}
     updates, _ = tx.update(gradients, optax.tree.set(tx.init(w), count=jnp.int32(100_000)), w)
     assert not any(leaf.any() for leaf in jax.tree.leaves(updates))
+
+
+def test_a_parameter_that_is_one_number_is_a_group_too() -> None:
+    """Its step size is a scalar; the norm of the last step, of which the bound is made, must be its own."""
+    regs = {
+        "L1": jaxreg.Group(jaxreg.L1(0.5), axis=None),
+        "L1L2": jaxreg.Group(jaxreg.L1L2(0.5, 0.5), axis=None),
+        "Huber": jaxreg.Group(jaxreg.Huber(0.5, 0.1), axis=None),
+    }
+    tx = jaxreg.proximal_adam(0.03, jaxreg.TreeRegularizer(regs))
+
+    def step(carry: Any, _: Any) -> Any:
+        params, state = carry
+        updates, state = tx.update(jax.tree.map(lambda w: w - 3.0, params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    with jax.enable_x64(True):
+        params = {name: jnp.float64(1e-3) for name in regs}
+        found, state = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0])((params, tx.init(params)))
+    for name, minimum in {"L1": 2.5, "L1L2": 1.25, "Huber": 2.5}.items():
+        assert float(found[name]) == pytest.approx(minimum, rel=1e-8), name
+        assert float(state.norms[name]) == float(found[name]), name
+
+
+def test_groups_of_a_distance_take_inner_steps() -> None:
+    reg = jaxreg.Anchored(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), ANCHOR)
+    with jax.enable_x64(True):
+        w = jnp.ones(TARGET.shape)
+        with pytest.raises(NotImplementedError, match="takes it in every metric, inside `Anchored` with `inner_steps`"):
+            reg.prox(w, jnp.ones(TARGET.shape))
+        tx = jaxreg.proximal_adam(0.03, reg, inner_steps=1)
+
+        def step(carry: Any, _: Any) -> Any:
+            w, state = carry
+            updates, state = tx.update(w - TARGET, state, w)
+            return (optax.apply_updates(w, updates), state), None
+
+        found = jax.jit(lambda carry: jax.lax.scan(step, carry, length=6000)[0][0])((w, tx.init(w)))
+    np.testing.assert_allclose(found, ANCHOR + column(TARGET - ANCHOR, huber, 0.5, 0.1), rtol=1e-8)
+
+
+def test_norms_of_another_penalty_in_a_state_are_not_taken() -> None:
+    """A run that goes on with other rules, or with a schedule that changes them, has the norms of its parameters."""
+    penalty = jaxreg.Group(jaxreg.Huber(0.5, 0.1), axis=1)
+    w = jnp.asarray(TARGET.T, jnp.float32)
+    tx = jaxreg.proximal_adam(0.1, penalty)
+    right = tx.update(w, tx.init(w), w)[0]
+    for other in (jaxreg.L1(0.1), jaxreg.Group(jaxreg.L1(0.1), axis=0)):
+        state = jaxreg.proximal_adam(0.1, other).init(w)
+        updates, after = tx.update(w, state, w)
+        np.testing.assert_array_equal(updates, right)
+        assert (after.norms is None) == (state.norms is None)

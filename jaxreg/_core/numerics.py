@@ -145,5 +145,6 @@ def relative_steps(step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     info = jnp.finfo(step.dtype)
     step = jnp.minimum(step, info.max)
     largest = jax.lax.stop_gradient(jnp.max(step, axis=axes, keepdims=True, initial=0))
-    ratio = step / jnp.where(largest == 0, 1, largest)
+    down = jnp.where(largest > 1, 2.0**-16, 1).astype(step.dtype)  # as in `normalized`
+    ratio = (step * down) / jnp.where(largest == 0, 1, largest * down)
     return jnp.where(largest == 0, 1, jnp.maximum(ratio, float(info.tiny) ** 0.375))

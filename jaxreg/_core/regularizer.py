@@ -259,7 +259,9 @@ class Scaled(Regularizer, promoted=False):
 
     def groups(self, x: Any) -> Groups | None:
         inside = self.penalty.groups(x)
-        return None if inside is None else dataclasses.replace(inside, weight=self.factor * inside.weight)
+        if inside is None:
+            return None
+        return dataclasses.replace(inside, weight=numerics.multiple(self.factor, jnp.asarray(inside.weight)))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         u = numerics.threshold(step, self.factor)

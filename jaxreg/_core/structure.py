@@ -2,7 +2,7 @@
 
 parts()     the terms that merge in closed form with those of other penalties, and the rest
 scalar()    ρ if R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; otherwise None
-groups(x)   ρ and the axes if R(w) = Σ ρ(‖w_g‖) over groups of entries; otherwise None
+groups(x)   ρ, the weights and the axes if R(w) = Σ ω_g·ρ(‖w_g‖) over groups of entries; otherwise None
 reach       which entries the proximal operator looks at together
 """
 
@@ -192,10 +192,10 @@ class ScalarSum(Struct, Scalar):
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """R(w) = ω·Σ_g ρ(‖w_g‖), g the groups of all entries that differ in the axes alone."""
+    """R(w) = Σ_g ω_g·ρ(‖w_g‖), g the groups of all entries that differ in the axes alone."""
 
     penalty: Any  # of entries: ρ
-    weight: Any  # ω
+    weight: Any  # ω: a number, or an array in the shape of the norms, whose axes have length 1; ∞ excludes
     axes: tuple[int, ...]
 
 
@@ -216,6 +216,6 @@ class Form:
         return None
 
     def groups(self, x: Any) -> Groups | None:
-        """Return the form for arrays like `x`, of which shape and dtype count, if R(w) = ω·Σ_g ρ(‖w_g‖)."""
+        """Return the form for arrays like `x`, of which shape and dtype count, if R(w) = Σ_g ω_g·ρ(‖w_g‖)."""
         del x
         return None

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import compiler, euclidean, numerics
+from jaxreg._core import compiler, euclidean, numerics, weights
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -48,6 +48,11 @@ class Grouped(NamedTuple):
 
     def norms(self, p: jax.Array) -> jax.Array:
         return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.axes)
+
+    def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
+        """The norms that the state keeps; those of p where it is the state of another penalty."""
+        shape = tuple(1 if axis in self.groups.axes else n for axis, n in enumerate(p.shape))
+        return kept if getattr(kept, "shape", None) == shape else self.norms(p)
 
     def slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
@@ -135,9 +140,11 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     groups = parts.rest[0].groups(param)
     if groups is None:
         return None
-    groups = dataclasses.replace(
-        groups, weight=jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
-    )
+    weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
+    if weight.ndim:
+        weight, excluded = weights.split(weight)
+        parts = parts + Parts(excluded=excluded)
+    groups = dataclasses.replace(groups, weight=weight)
     inside = groups.penalty.parts()
     if inside.is_elastic:  # Σ‖w_g‖² = Σ|w_i|², so L2 is a term of entries
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts

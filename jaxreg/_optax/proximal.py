@@ -158,9 +158,8 @@ def _proximal(
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         metric_leaves = metric.leaves(inner_state, params, treedef)
-        none = [None] * len(rows)
         kept = (state.residual, state.norms) if jax.tree.leaves(params) else (None, None)  # they stand for none
-        residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
+        residuals, norms = ([None] * len(rows) if tree is None else treedef.flatten_up_to(tree) for tree in kept)
         new, before = [], None
         for (leaf_update, param, regularizer), metric_leaf, residual, r in zip(
             rows, metric_leaves, residuals, norms, strict=True
@@ -172,17 +171,19 @@ def _proximal(
             if regularizer.reach is not Reach.ENTRY:
                 p, metric_leaf = only_after(before, (p, metric_leaf))
             z = p + jnp.asarray(leaf_update, p.dtype)
-            form = None if r is None else groups.grouped(regularizer, p)
-            step = step_sizes(regularizer, form, p, r, eta, metric_leaf)
+            form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+            last = None if form is None else form.last_norms(r, p)
+            step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
             if form is None or step.ndim == 0:
                 w = leaf_prox(regularizer, p, z, step)
+                now = r if form is None else form.norms(w)
             else:
-                w, r = groups.compiled()(regularizer, z, step, r, eta)
-            before = before if regularizer.reach is Reach.ENTRY else w if r is None else r
-            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), r))
+                w, now = groups.compiled()(regularizer, z, step, last, eta)
+            before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
+            now = None if r is None else now  # what the state keeps has one structure
+            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), now))
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
-        before_it = state.residual, state.norms
-        left = [old if tree is None else now for old, tree, now in zip(before_it, kept, left, strict=True)]
+        left = [old if tree is None else now for old, tree, now in zip(state[2:], kept, left, strict=True)]
         return updates, ProximalState(inner_state, optax.safe_increment(state.count), *left)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -128,7 +128,12 @@ class Matrix(Regularizer, promoted=False):
         sides = order[: x.ndim - len(outputs)], outputs
         matrix = jax.ShapeDtypeStruct([math.prod(x.shape[axis] for axis in side) for side in sides], x.dtype)
         inside = self.penalty.groups(matrix)
-        return inside and dataclasses.replace(inside, axes=tuple(i for axis in inside.axes for i in sides[axis]))
+        if inside is None:
+            return None
+        axes = tuple(i for axis in inside.axes for i in sides[axis])
+        of_norms = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
+        weight = self._array(inside.weight, of_norms) if np.ndim(inside.weight) else inside.weight
+        return dataclasses.replace(inside, weight=weight, axes=axes)
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         def approximate(reg: Matrix, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:

@@ -71,7 +71,7 @@ class MaxNorm(constraint.Constraint):
 def _shrink(z: jax.Array, step: jax.Array, radius: jax.Array, outside: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """z/(1 + λ·step) of norm `radius` up to a factor that does not depend on the entry, for the groups outside."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=axes, keepdims=True, initial=0))
-    scale = jnp.where(largest == 0, 1, largest)
+    scale = jnp.minimum(jnp.where(largest == 0, 1, largest), jnp.finfo(radius.dtype).max / 8)  # 1/scale is normal
     z = jnp.where(outside, z / scale, jnp.ones_like(z))
     r = jnp.maximum(radius / scale, float(jnp.finfo(radius.dtype).tiny) ** 0.5)
     s = numerics.relative_steps(step, axes)

@@ -82,10 +82,14 @@ class Stacked(Regularizer, promoted=False):
         return dataclasses.replace(inside, intervals=intervals, rest=rest)
 
     def groups(self, x: Any) -> Groups | None:
-        kept = [axis for axis in range(x.ndim) if axis not in _axes.axes_of("Stacked", self.axes, x.ndim, "axes")]
+        stack = _axes.axes_of("Stacked", self.axes, x.ndim, "axes")
+        kept = [axis for axis in range(x.ndim) if axis not in stack]
         layer = jax.ShapeDtypeStruct([x.shape[axis] for axis in kept], x.dtype)
         inside = self.penalty.groups(layer)
-        return inside and dataclasses.replace(inside, axes=tuple(kept[axis] for axis in inside.axes))
+        if inside is None:
+            return None
+        weight = jnp.expand_dims(inside.weight, stack) if np.ndim(inside.weight) else inside.weight
+        return dataclasses.replace(inside, weight=weight, axes=tuple(kept[axis] for axis in inside.axes))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         (points, stack), (targets, _) = self.layers(p), self.layers(z)

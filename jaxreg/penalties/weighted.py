@@ -13,7 +13,7 @@ from jaxreg._core import checks, codec, numerics
 from jaxreg._core import weights as weighting
 from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.regularizer import Regularizer, as_regularizer
-from jaxreg._core.structure import OfNorms, Parts, Reach
+from jaxreg._core.structure import Groups, OfNorms, Parts, Reach
 
 _NORMS = "norms of the groups"
 
@@ -99,6 +99,13 @@ class Weighted(Regularizer):
         l1, l2 = (None if c is None else finite * c for c in (inside.l1, inside.l2))
         return Parts(l1, l2, excluded=excluded)
 
+    def groups(self, x: Any) -> Groups | None:
+        inside = self.penalty.groups(x)
+        if inside is None:
+            return None
+        weights = jnp.asarray(self.of_norms(x).weights)
+        return dataclasses.replace(inside, weight=weights * jnp.asarray(inside.weight, weights.dtype))
+
     def get_config(self) -> dict[str, Any]:
         """Return the penalty and the weights, an array as nested lists; JSON has no infinity, so inf is "inf"."""
         return {"penalty": codec.encode(self.penalty), "weights": _written(self.weights)}
@@ -113,7 +120,7 @@ class Weighted(Regularizer):
         """Return the weights of the entries of `x`, a number or an array of its shape."""
         return weighting.broadcast(jnp.asarray(self.weights, numerics.real_dtype(x)), x.shape)
 
-    def of_norms(self, x: jax.Array) -> "Weighted":
+    def of_norms(self, x: Any) -> "Weighted":
         """Return the penalty of the norms of the groups of `x`, with weights in the shape of `Group.norms`."""
         group = cast(OfNorms, self.penalty)
         weights = jnp.asarray(self.weights, numerics.real_dtype(x))
