@@ -108,8 +108,8 @@ class Group(Regularizer, OfNorms):
         if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
-                "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every metric, "
-                "inside `Anchored` with `inner_steps`."
+                "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every "
+                "metric, inside `Anchored` with `inner_steps`."
             )
         l1, l2 = parts.l1, parts.l2
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
