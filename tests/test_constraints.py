@@ -25,6 +25,8 @@ from jaxreg.penalties.unit_norm import UnitNorm
 from tests.cases import sample
 from tests.constraint_cases import CASES, Case, ball, in_one_program, l1_ball, simplex, spectral
 
+pytestmark = pytest.mark.wide
+
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_metric = pytest.mark.parametrize("case", [case for case in CASES if case.metric], ids=str)
 each_shape = pytest.mark.parametrize(("case", "shape"), [(c, s) for c in CASES for s in c.shapes], ids=str)

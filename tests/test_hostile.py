@@ -15,6 +15,8 @@ import jaxreg
 from tests import constraint_cases
 from tests.cases import ALL_CASES, Case, gradient, label
 
+pytestmark = pytest.mark.wide
+
 L1 = jaxreg.L1(0.3)
 OTHERS = (
     jaxreg.Spectral(L1, method="polar"),

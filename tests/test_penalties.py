@@ -11,6 +11,8 @@ import pytest
 import jaxreg
 from tests.cases import ALL_CASES, CASES, PROX_CASES, SHAPED_CASES, Case, gradient, of_shape, program, row, sample
 
+pytestmark = pytest.mark.wide
+
 each_case = pytest.mark.parametrize("case", ALL_CASES, ids=str)
 each_builtin = pytest.mark.parametrize("case", CASES, ids=str)
 each_shape = pytest.mark.parametrize(("case", "shape"), SHAPED_CASES, ids=str)

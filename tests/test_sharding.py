@@ -23,6 +23,8 @@ from jaxreg.penalties import PENALTIES
 from tests import constraint_cases
 from tests.cases import ALL_CASES, label
 
+pytestmark = pytest.mark.wide
+
 X = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
 REFERENCE = np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)
 L1 = jaxreg.L1(0.3)

@@ -17,6 +17,8 @@ import jaxreg
 from jaxreg import L1, L2, Anchored, Box, Difference, Group, Huber, NonNegative, Stacked
 from tests.structure_table import BASES, WRAPPERS, Array, Term, build, candidates, shape_of, total
 
+pytestmark = pytest.mark.wide
+
 ELEMENTWISE = {name for name, term in BASES.items() if term.entries is not None}
 ELASTIC, CONVEX = {"L1", "L2", "L1L2"}, {"L1", "L2", "L1L2", "Huber"}
 RADIAL = {"Group", "Group(MCP)", "MaxNorm", "L1Ball"}  # only norms of groups count, and 0 is best

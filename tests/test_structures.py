@@ -16,6 +16,8 @@ from jaxreg.penalties import _polar
 from jaxreg.penalties.l0 import _warn_once
 from tests.cases import PROX_CASES, STRUCTURES, Case, gradient_and_product, row, sample
 
+pytestmark = pytest.mark.wide
+
 Array = np.ndarray
 STEPS = (0.1, 1.0, 5.0)
 REFERENCE = np.array([[0.5, -1.0], [0.0, 2.0]])
