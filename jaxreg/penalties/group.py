@@ -28,8 +28,8 @@ class Group(Regularizer, OfNorms):
 
     `Group(L1(c))` is the group lasso, `Group(MCP(...))`, `Group(L0(...))` and so on follow. `L1(a) + Group(L1(b))` is
     the sparse group lasso, prox included. With an array step (diagonal metric) the prox is exact for L1, L2 and L1L2
-    (the norm of a group is the root of a secular equation, found by Newton steps); for other profiles
-    it raises. In a metric of `proximal` every profile does: the norms of the last step tell a scalar problem.
+    (the norm of a group is the root of a secular equation, found by Newton steps); for other profiles it raises. In a
+    metric `proximal` takes every profile: with the norms of the last step it is a problem of one number.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
