@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-STOPPED = 130  # the exit code after Ctrl-C, as shells have it
+from jaxreg._commands import STOPPED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -142,7 +142,7 @@ def test_large_spectra_on_a_tpu_are_products_of_matrices(function: Any) -> None:
         x = jax.ShapeDtypeStruct((size, size), jnp.float32)
         return "svd" in jax.jit(function).trace(x).lower(lowering_platforms=(platform,)).as_text()
 
-    assert (decomposed(256, "tpu"), decomposed(255, "cpu"), decomposed(256, "cpu")) == (False, True, True)
+    assert [decomposed(256, "tpu"), decomposed(255, "tpu"), decomposed(256, "cpu")] == [False, True, True]
 
 
 # ------------------------------------------------------------------------------------------- traces and compilations

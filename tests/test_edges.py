@@ -33,6 +33,7 @@ from jaxreg import (
     Stacked,
 )
 from jaxreg._core import euclidean
+from jaxreg.penalties import _simplex, max_norm
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Z = np.array([[1.5, -0.4], [0.0, 2.0], [-0.7, 0.6]])
@@ -330,6 +331,25 @@ def test_projections_of_many_entries_have_their_digits() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-8)
     assert np.count_nonzero(found) == np.count_nonzero(expected)
     assert float(ball.violation(SMALL)) == pytest.approx(np.linalg.norm(SMALL - expected), rel=1e-6)
+
+
+def test_a_dozen_newton_steps_find_a_threshold_and_six_a_multiplier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the docstrings say: with no more of them, every case above, and a metric of eleven decades, has its digits."""
+    monkeypatch.setattr(_simplex, "_MOST_STEPS", 13)
+    project = jax.jit(lambda z, total: _simplex.onto_simplex(z, jnp.ones(()), total, (0,)))
+    for name, (z, total) in ONTO.items():
+        expected = onto_simplex(z.astype(np.float64), total)
+        np.testing.assert_allclose(project(z, total), expected, atol=2e-7 * expected.max(), err_msg=name)
+    step = np.exp(3 * np.random.default_rng(1).normal(size=SIZE)).astype(np.float32)
+
+    def shrunk(most: int) -> Array:
+        monkeypatch.setattr(max_norm, "_MOST_STEPS", most)
+        return np.asarray(
+            jax.jit(lambda z: max_norm._shrink(z, step, jnp.float32(0.5), jnp.array([True]), (0,)))(SMALL)
+        )
+
+    np.testing.assert_array_equal(shrunk(6), shrunk(60))
+    assert (shrunk(1) != shrunk(60)).any()
 
 
 def test_small_entries_of_the_log_sum_keep_their_digits() -> None:

@@ -60,7 +60,9 @@ def found_for(case: Case, z: np.ndarray, step: float | np.ndarray) -> np.ndarray
 
 @functools.cache
 def _on_the_grid(index: int) -> np.ndarray:
-    return PROX_CASES[index].scalar(GRID)  # type: ignore[misc]
+    scalar = PROX_CASES[index].scalar
+    assert scalar is not None
+    return scalar(GRID)
 
 
 @functools.cache

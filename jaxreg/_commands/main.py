@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxreg import __version__
+from jaxreg._commands import STOPPED
 from jaxreg._commands.checkpoints import convert, inspect
 from jaxreg._commands.cli import UserError
 from jaxreg._commands.demo import command as demo
@@ -17,7 +18,6 @@ from jaxreg._core.text import printable
 # A command is a module with NAME, SUMMARY, DESCRIPTION, EPILOG, `add_options(parser)` and `run(args) -> exit code`.
 # It imports the packages of an extra in `run` only, so that `--help` needs nothing but jaxreg.
 COMMANDS = (demo, path, inspect, convert)
-STOPPED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

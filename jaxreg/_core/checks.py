@@ -141,7 +141,7 @@ def number(call: str, value: Any, *, above: float | None) -> Any:
         "a real, finite, non-negative number" if above is None else f"a real, finite number{bound.format(above=above)}"
     )
     if isinstance(value, jax.core.Tracer):
-        return real(f"{call}` must be {rule}", value)
+        return real(f"`{call}` must be {rule}", value)
     if isinstance(value, (np.ndarray, jax.Array)):
         return _array(call, value, rule, above)
     if is_variable(value):
@@ -194,7 +194,7 @@ def _number_instead(call: str, value: Any) -> str:
 
 
 def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
-    real(f"{call}` must be {rule}", value, strictly=True)
+    real(f"`{call}` must be {rule}", value, strictly=True)
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         return value
     numbers_ = np.asarray(value, dtype=np.float64)
@@ -204,16 +204,16 @@ def _array(call: str, value: Any, rule: str, above: float | None) -> Any:
 
 
 def real(rule: str, value: Any, strictly: bool = False) -> Any:
-    """Return an array that is not complex; `strictly`: that holds real numbers and not, say, bools."""
+    """Return an array that is not complex, and, `strictly`, of numbers; `rule` is how the error begins."""
     dtype = value.dtype
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            f"`{rule}, got an array of dtype {dtype}. `optax.inject_hyperparams` holds numbers in the dtype of the "
+            f"{rule}, got an array of dtype {dtype}. `optax.inject_hyperparams` holds numbers in the dtype of the "
             "parameters: write `optax.inject_hyperparams(factory, hyperparam_dtype=jnp.float32)`. Elsewhere take "
             "`jnp.real(value)`."
         )
     if strictly and not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(f"`{rule}, got an array of dtype {dtype}.")
+        raise TypeError(f"{rule}, got an array of dtype {dtype}.")
     return value
 
 
@@ -269,7 +269,7 @@ def step(call: str, value: Any, shape: tuple[int, ...]) -> Any:
             raise ValueError(
                 f"`{call}` takes a scalar step or one of the shape {shape} of `z`, got shape {value.shape}."
             )
-        real(f"{call}` takes a real step", value, strictly=not isinstance(value, jax.core.Tracer))
+        real(f"`{call}` takes a real step", value, strictly=not isinstance(value, jax.core.Tracer))
         if isinstance(value, jax.core.Tracer):
             return value
         if isinstance(value, jax.Array) and not value.is_fully_addressable:

@@ -32,7 +32,7 @@ def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:
     """Give `result` the sharding of `x` also on Auto axes, which types do not carry; nan where `x` is nan.
 
     An operation that takes both arrays entry by entry is what hands an Auto sharding on. Needed by the Auto cases of
-    `test_sharding.py::test_sharded_as_on_one_device` for singular values and sorts.
+    `test_sharding.py::test_sharded_as_on_one_device` for singular values.
     """
     return jnp.where(jnp.isnan(x), x, result)
 
@@ -59,12 +59,14 @@ def unshared(operands: T) -> T:
 
 
 def only_after(value: jax.Array | None, arrays: T) -> T:
-    """Make `arrays` depend on `value`: XLA computes it before it reads them.
+    """Make `arrays` depend on `value` on a CPU: XLA computes it before it reads them.
 
     The leaves of a tree take turns in one memory (`proximal`), and a sum over donated parameters needs no copy of them
     (`add_regularization(track=True)`), because it comes before they are overwritten. Needed by the case `tracked` of
     `test_cost.py::test_a_step_of_adam_has_no_more_temporaries_and_reads_the_weights_at_most_so_often`, and by
     `test_cost.py::test_the_group_lasso_in_the_metric_of_adam_keeps_three_arrays_of_one_leaf_at_a_time`.
+    On a TPU and a GPU it does nothing: the maximum would be an all-reduce for each leaf that is divided, which
+    `tests/accelerators/limits.py` would see.
     """
     if value is None:
         return arrays

@@ -117,8 +117,7 @@ weighted_sum.defjvp(_weighted_sum_jvp, symbolic_zeros=True)
 
 
 def _written_out(tangent: Any) -> Any:
-    aval: Any = tangent.aval if isinstance(tangent, SymbolicZero) else None
-    return tangent if aval is None else np.zeros(aval.shape, aval.dtype)
+    return np.zeros(tangent.shape, tangent.dtype) if isinstance(tangent, SymbolicZero) else tangent
 
 
 def _weighted(weights: jax.Array | None, value: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec, majorizer, numerics, sums
+from jaxreg._core import checks, codec, majorizer, multiples, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
@@ -238,9 +238,9 @@ class Scaled(Regularizer, promoted=False):
 
     def rounded_value(self, x: jax.Array, held: jax.Array) -> jax.Array:
         # With the factor 0 no gradient goes back through P: where that of P is infinite, 0·∞ would be nan.
-        factors, penalty = sums.unrolled(self, numerics.real_dtype(x))
+        factors, penalty = multiples.unrolled(self, numerics.real_dtype(x))
         x = jnp.where(jnp.min(factors) == 0, jax.lax.stop_gradient(x), x)
-        return sums.times(factors, penalty.rounded_value(x, held))
+        return multiples.times(factors, penalty.rounded_value(x, held))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         u = numerics.threshold(jnp.asarray(step), self.factor)

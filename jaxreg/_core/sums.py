@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jaxreg._core.compiler import factored_sum, is_large, unshared
-from jaxreg._core.numerics import multiple, real_dtype, real_product
+from jaxreg._core.numerics import real_dtype, real_product
 
 
 def scaled_l1(c: Any, x: jax.Array) -> jax.Array:
@@ -94,17 +94,3 @@ def no_exact_form(terms: Iterable[str], *, has_box: bool) -> str:
         "are not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give "
         f"the remaining one to `jaxreg.proximal`.{lower}"
     )
-
-
-def unrolled(reg: Any, dtype: Any) -> tuple[jax.Array, Any]:
-    """The factors of multiples of multiples, the inner first, and the penalty inside."""
-    factors, penalty = [reg.factor], reg.penalty
-    while isinstance(penalty, type(reg)):
-        factors.append(penalty.factor)
-        penalty = penalty.penalty
-    return jnp.stack([jnp.asarray(factor, dtype) for factor in reversed(factors)]), penalty
-
-
-def times(factors: jax.Array, value: jax.Array) -> jax.Array:
-    """The value times one factor after the other, which the compiler takes as one loop."""
-    return jax.lax.scan(lambda value, c: (multiple(c, value), None), value, factors, unroll=8)[0]

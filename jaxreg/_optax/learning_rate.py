@@ -25,7 +25,7 @@ def learning_rate_at(learning_rate: Any, momentum: Any) -> Callable[[jax.Array, 
             eta = _injected_learning_rate(inner_state)
         else:
             eta = learning_rate(count) if callable(learning_rate) else learning_rate
-            checks.real("proximal(learning_rate=...)` takes a real step", jnp.asarray(eta))
+            checks.real("`proximal(learning_rate=...)` takes a real step", jnp.asarray(eta))
         for plateau in plateaus(inner_state):
             eta *= plateau.scale
         return eta / (1 - momentum)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxreg._core import numerics
 
-_MOST_STEPS = 100  # a guard only: a million entries take about eight
+_MOST_STEPS = 100  # a guard only: a million entries take seven to twelve
 
 Axes = tuple[int, ...]
 

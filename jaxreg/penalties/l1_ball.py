@@ -22,9 +22,9 @@ class L1Ball(constraint.Constraint):
         prox(z, τ)_i = sign(z_i) · max(|z_i| − θ·τ_i, 0)                                          (a diagonal metric)
 
     Over the whole array, or over every group of entries along `axis`; any shape; |·| is the modulus for complex x. θ is
-    found by Newton's method, in about eight reads of the array. At the kinks, |z_i| = θ, the derivative of the prox is
-    0; on the boundary of the ball it is that of the inside. `violation` is the Euclidean distance to the ball, not the
-    excess of the sum. Of a group that is sharded, each read costs an all-reduce of two sums.
+    found by Newton's method, about ten steps, each a read of the array. At the kinks, |z_i| = θ, the derivative of the
+    prox is 0; on the boundary of the ball it is that of the inside. `violation` is the Euclidean distance to the ball,
+    not the excess of the sum. Of a group that is sharded, each read costs an all-reduce of two sums.
 
     Args:
         radius: leaf; real, finite, non-negative.

@@ -21,9 +21,9 @@ class Simplex(constraint.Constraint):
         prox(z, τ)_i = max(z_i − θ·τ_i, 0)                                                          (a diagonal metric)
 
     Unlike softmax it gives exact zeros. Real; `axis=None` takes the whole array, of any shape, as one vector (which is
-    what `optax.projections.projection_simplex` does). θ is found by Newton's method, in about eight reads of the array.
-    At the kinks, z_i = θ, the derivative of the prox is 0. `violation` is the Euclidean distance to the set. A group
-    without entries stays empty. Of a group that is sharded, each read costs an all-reduce of two sums.
+    what `optax.projections.projection_simplex` does). θ is found by Newton's method, about ten steps, each a read of
+    the array. At the kinks, z_i = θ, the derivative of the prox is 0. `violation` is the Euclidean distance to the set.
+    A group without entries stays empty. Of a group that is sharded, each read costs an all-reduce of two sums.
 
     Args:
         total: leaf; real, finite, non-negative.

@@ -79,3 +79,26 @@ def test_a_step_with_an_elementwise_penalty_costs_what_the_plain_one_does(
     assert result["temporaries"] <= 20 * SMALL, result
     divided = TARGETS[target].count > 1
     assert result["collectives"] == (SENT.get(work, {}) if divided else {}), result
+
+
+# On a TPU groups are read once for their value; the rest is held where it stands.
+GROUPS = {"value": 1.15, "gradient": 2.25, "prox": 2.2}
+OF_GROUPS = [repr(jaxreg.Group(jaxreg.L1(0.3), axis=axis)) for axis in (0, 1)]
+STEPS_OF_GROUPS = {"proximal(adam), groups that are whole": 1.45, "proximal_adam, groups that are whole": 1.8}
+
+
+@pytest.mark.parametrize("program", GROUPS)
+@pytest.mark.parametrize("work", OF_GROUPS)
+def test_groups_on_a_tpu(compilers: Compilers, work: str, program: str) -> None:
+    result = compilers.compile("penalties", work, program, "v5e")
+    assert result["ratio"] <= GROUPS[program], result
+    assert result["temporaries"] <= 20 * SMALL, result
+
+
+@pytest.mark.parametrize("work", STEPS_OF_GROUPS)
+def test_a_step_with_groups_that_are_whole(compilers: Compilers, work: str) -> None:
+    """It sends nothing: leaves do not wait for each other there."""
+    for target in ("v5e", "v5p:8x8x16"):
+        result = compilers.compile("steps", work, "step", target)
+        assert result["collectives"] == {}, result
+        assert target != "v5e" or result["ratio"] <= STEPS_OF_GROUPS[work], result
