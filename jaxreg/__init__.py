@@ -69,7 +69,7 @@ _LAZY = {
     "coefficient_max": "jaxreg._strength.coefficient_max",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
-    "proximal_adam": "jaxreg._optax.proximal",
+    "proximal_adam": "jaxreg._optax.proximal_adam",
     "rmsprop_metric": "jaxreg._optax.metrics",
     "shrink": "jaxreg._shrink.shrink",
     "sparsity": "jaxreg._reports.sparsity",
@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from jaxreg._optax.metrics import rmsprop_metric as rmsprop_metric
     from jaxreg._optax.proximal import ProximalState as ProximalState
     from jaxreg._optax.proximal import proximal as proximal
-    from jaxreg._optax.proximal import proximal_adam as proximal_adam
+    from jaxreg._optax.proximal_adam import proximal_adam as proximal_adam
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink

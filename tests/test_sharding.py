@@ -176,6 +176,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "add_regularization": lambda: optax.chain(jaxreg.add_regularization(RULES, track=True), optax.adam(0.1)),
     "proximal": lambda: jaxreg.proximal(optax.adam(0.1), RULES, 0.1),
     "proximal_adam": lambda: jaxreg.proximal_adam(0.1, METRIC_RULES),
+    "moments by group": lambda: jaxreg.proximal_adam(0.1, METRIC_RULES, moments="group"),
     "inner steps": lambda: jaxreg.proximal_adam(0.1, RULES, inner_steps=2),
     "anchored": lambda: jaxreg.proximal(optax.sgd(0.1), RULES.anchored(tree(2)), 0.1),
 }

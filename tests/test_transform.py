@@ -223,6 +223,7 @@ FACTORIES: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "proximal, adam": lambda: jaxreg.proximal(optax.adam(0.1), RULES, optax.linear_schedule(0.1, 0.0, 100)),
     "adam's metric": lambda: jaxreg.proximal_adam(0.1, REG),
     "adam's metric, groups": lambda: jaxreg.proximal_adam(0.1, GROUPS),
+    "adam's metric, moments by group": lambda: jaxreg.proximal_adam(0.1, GROUPS, moments="group"),
     "cautious": lambda: optax.chain(
         optax.scale_by_adam(),
         jaxreg.add_regularization(lambda step: (step + 1) * REG, cautious=True),

@@ -10,18 +10,22 @@ the last step,
     d_i = r + cτ_i,  S_k = Σ |z_i|²/d_i^k,  T = Σ τ_i·|z_i|²/d_i³:    a = S_2^{3/2}/S_3,  σ = T/S_3,  S_2 = r·S_3 + c·T
 
 so that two sums do, and a third one, Σ|z_i|²/τ_i² ≤ ρ′(0)², tells whether w_g = 0 is stationary.
+
+Where the metric has one τ for each group (`group_moments.py`), the proximal operator of ρ at the norm is all.
 """
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxreg._core import compiler, euclidean, numerics, weights
+from jaxreg._core import checks, compiler, euclidean, numerics, weights
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -40,19 +44,35 @@ def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
     return jax.jit(prox)
 
 
+@functools.cache
+def compiled_by_group() -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(regularizer, z, z again, τ, norms, η) -> the same, where every group has one step."""
+
+    def prox(reg: Regularizer, z: jax.Array, same: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> Any:
+        return cast(Grouped, grouped(reg, z)).prox_by_group(z, same, step, r, eta)
+
+    return jax.jit(prox)
+
+
 class Grouped(NamedTuple):
     """A penalty in which groups stand beside terms of entries."""
 
     entries: Parts  # without the groups
     groups: Groups
 
+    def shape(self, p: jax.Array) -> tuple[Any, ...]:
+        """The shape of the norms."""
+        return tuple(1 if axis in self.groups.axes else n for axis, n in enumerate(p.shape))
+
+    def group_size(self, p: jax.Array) -> Any:
+        return math.prod(p.shape[axis] for axis in self.groups.axes) or 1
+
     def norms(self, p: jax.Array) -> jax.Array:
         return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.axes)
 
     def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
         """The norms that the state keeps; those of p where it is the state of another penalty."""
-        shape = tuple(1 if axis in self.groups.axes else n for axis, n in enumerate(p.shape))
-        return kept if getattr(kept, "shape", None) == shape else self.norms(p)
+        return kept if getattr(kept, "shape", None) == self.shape(p) else self.norms(p)
 
     def slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
@@ -60,6 +80,15 @@ class Grouped(NamedTuple):
         l1, l2 = (0 if c is None else jnp.asarray(c, a.dtype) for c in (self.entries.l1, self.entries.l2))
         ratio = jnp.where(r > 0, self._slope(r) / jnp.where(r > 0, r, 1), 0)
         return jnp.where(a == 0, 0, l1 + a * (2 * l2 + ratio))
+
+    def mean_slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
+        """The root mean square of `slope` over each group; without L1 it follows from the norms alone."""
+        l2 = self.entries.l2
+        if self.entries.l1 is None and np.ndim(l2) == 0:
+            total = jnp.where(r > 0, (0 if l2 is None else 2 * jnp.asarray(l2, r.dtype) * r) + self._slope(r), 0)
+        else:
+            total = euclidean.norms(self.slope(p, r), self.groups.axes)
+        return total / numerics.root_of(self.group_size(p), r.dtype)
 
     def prox(self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the point after the step and the norms of its groups, given those before it.
@@ -77,6 +106,35 @@ class Grouped(NamedTuple):
             return secular_prox(z, tau, c, self.groups.axes)
 
         return compiler.by_device(exact, self.one_step, z, tau, r, eta)
+
+    def prox_by_group(
+        self, z: jax.Array, same: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same for one step a group, in the shape of the norms: exact, for every profile.
+
+        Args:
+            z: the point.
+            same: z again, for the norms, as `group_moments.alone` makes it.
+            step: τ.
+            r: the norms before the step.
+            eta: the learning rate.
+        """
+        if np.ndim(self.entries.l2) > 0:  # it makes the steps differ
+            return self.prox(z, step, r, eta)
+        (z, tau), (same, _) = (self.entries.before_the_rest(x, step) for x in (z, same))
+        size = numerics.root_of(self.group_size(z), tau.dtype)
+        a = compiler.by_device(
+            self._norms_near, lambda x, _: euclidean.norms(x, self.groups.axes), same, r + eta * size
+        )
+        a = jnp.minimum(a, jnp.finfo(a.dtype).max / 8)
+        new = self.groups.penalty.prox(a, self.groups.weight * tau)
+        return z * jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a), new
+
+    def _norms_near(self, x: jax.Array, unit: jax.Array) -> jax.Array:
+        """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
+        unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
+        y = x * (1 / unit)
+        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.groups.axes, keepdims=True))
 
     def one_step(self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         most = 2.0 ** (jnp.finfo(tau.dtype).maxexp * 3 // 4)
@@ -150,6 +208,17 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts
         groups = dataclasses.replace(groups, penalty=L1(0.0 if inside.l1 is None else inside.l1))
     return Grouped(dataclasses.replace(parts, rest=()), groups)
+
+
+def refuse_others(form: Grouped | None, reg: Regularizer, p: jax.Array, step_shape: tuple[Any, ...]) -> None:
+    """Raise where the second moments are those of groups that the penalty does not have."""
+    if step_shape != p.shape and (form is None or form.shape(p) != step_shape):
+        raise ValueError(
+            '`proximal_adam(moments="group")`: a penalty must keep the groups that it had in `init`. In the state a '
+            f"leaf of shape {p.shape} has second moments of the shape {step_shape}, and now it has the penalty "
+            f"{checks.short(reg)}. Let a schedule change numbers alone, `lambda step: ramp(step) * reg`, or make a new "
+            "state by `tx.init(params)`."
+        )
 
 
 def norms(params: Any, reg: TreePenalty) -> Any:

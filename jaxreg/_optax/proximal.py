@@ -13,9 +13,10 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
 from jaxreg._optax import groups, half_precision
+from jaxreg._optax.group_moments import alone
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, Uniform, adam_metric, as_metric
+from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._rules.paths import is_hidden, is_inexact
@@ -122,10 +123,10 @@ def proximal(
         *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
     """
     reg_at = regularizer_at("proximal", reg)
-    return _proximal(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps)
+    return wrapped(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps)
 
 
-def _proximal(
+def wrapped(
     inner: optax.GradientTransformation,
     reg_at: Callable[[jax.Array], TreePenalty],
     learning_rate: Any,
@@ -135,8 +136,9 @@ def _proximal(
     inner_steps: int | None,
     *,
     told: bool = False,
+    by_group: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """`proximal`; `told`: the metric is known to be that of the optimizer."""
+    """`proximal`; `told`: the metric is known to be that of the optimizer; `by_group`: it is `group_adam`."""
     step_at = learning_rate_at(learning_rate, momentum)
     leaf_prox = _leaf_prox(inner_steps)
     step_sizes = _step_sizes(metric, max_step)
@@ -154,92 +156,48 @@ def _proximal(
         return ProximalState(state, count, half_precision.residuals(params, reg), norms)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
+        gradients = updates
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
-        metric_leaves = metric.leaves(inner_state, params, treedef)
-        kept = (state.residual, state.norms) if jax.tree.leaves(params) else (None, None)  # they stand for none
-        residuals, norms = ([None] * len(rows) if tree is None else treedef.flatten_up_to(tree) for tree in kept)
+        none, empty = [None] * len(rows), not jax.tree.leaves(params)
+        metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
+        kept = (None, None) if empty else (state.residual, state.norms)  # they stand for none
+        residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
+        again = treedef.flatten_up_to(alone(inner, gradients, state.inner, params)) if by_group else none
         new, before = [], None
-        for (leaf_update, param, regularizer), metric_leaf, residual, r in zip(
-            rows, metric_leaves, residuals, norms, strict=True
+        for (leaf_update, param, regularizer), metric_leaf, residual, r, same in zip(
+            rows, metric_leaves, residuals, norms, again, strict=True
         ):
             if regularizer is None or is_hidden(metric_leaf):
                 new.append((leaf_update, residual, r))
                 continue
             p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
-            if regularizer.reach is not Reach.ENTRY:
+            form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+            if by_group:
+                groups.refuse_others(form, regularizer, p, jnp.shape(metric_leaf))
+            step_a_group = form is not None and jnp.shape(metric_leaf) == form.shape(p) != p.shape
+            if regularizer.reach is not Reach.ENTRY and not step_a_group:
                 p, metric_leaf = only_after(before, (p, metric_leaf))
             z = p + jnp.asarray(leaf_update, p.dtype)
-            form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-            last = None if form is None else form.last_norms(r, p)
+            last: Any = None if form is None else form.last_norms(r, p)
             step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
-            if form is None or step.ndim == 0:
+            if step_a_group:
+                same = z if same is None else p + jnp.asarray(same, p.dtype)
+                w, now = groups.compiled_by_group()(regularizer, z, same, step, only_after(before, last), eta)
+            elif form is None or step.ndim == 0:
                 w = leaf_prox(regularizer, p, z, step)
                 now = r if form is None else form.norms(w)
             else:
                 w, now = groups.compiled()(regularizer, z, step, last, eta)
             before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
-            now = None if r is None else now  # what the state keeps has one structure
-            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), now))
+            keep = None if r is None else now  # what the state keeps has one structure
+            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
         left = [old if tree is None else now for old, tree, now in zip(state[2:], kept, left, strict=True)]
         return updates, ProximalState(inner_state, optax.safe_increment(state.count), *left)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def proximal_adam(
-    learning_rate: Any,
-    reg: RegOrSchedule,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
-    max_step: Any = None,
-    *,
-    inner_steps: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Minimize loss + R by Adam, with exact zeros: `optax.adam` and the proximal step in its own metric.
-
-        m, v, m̂, v̂ as in `optax.adam`, of the gradient of the loss alone;   τ_i = η/(√(v̂_i + eps_root) + eps)
-        w ← argmin_w { R(w) + ½ Σ_i (w_i − z_i)²/τ_i },   z = w − τ·m̂
-
-    The penalty must not also be in the loss; gradients of it would enter m and v. The same as
-    `proximal(optax.adam(...), reg, learning_rate, adam_metric(...))`, where everything is explained; other chains with
-    Adam inside are written so.
-
-    Args:
-        learning_rate: η, a number, a schedule of the step count, or a traced value.
-        reg: a regularizer, a `TreeRegularizer`, or a function of the step count that returns one of them.
-        b1: as in `optax.adam`; likewise `b2`, `eps` and `eps_root`.
-        max_step: the largest τ_i; `None` bounds the pull of the penalty on a coordinate by 4·η instead.
-        inner_steps: for penalties without a closed form in this metric, the number of inner steps.
-
-    Raises:
-        As `proximal`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, jaxreg, optax
-        >>> def loss(w):
-        ...     return jnp.sum((w - jnp.array([3.0, 0.5])) ** 2)
-        >>> tx = jaxreg.proximal_adam(optax.exponential_decay(0.1, 100, 0.5), jaxreg.L1(2.0))
-        >>> w = jnp.ones(2)
-        >>> state = tx.init(w)
-        >>> for _ in range(1000):
-        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
-        ...     w = optax.apply_updates(w, updates)
-        >>> w.round(3)                                                        # 3 − 2/2, and 0 because 2·0.5 < 2
-        Array([2., 0.], dtype=float32)
-
-    References:
-        Yun, Lozano and Yang, *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS
-        2021.
-    """
-    adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    metric = adam_metric(b2, eps, eps_root)
-    reg_at = regularizer_at("proximal_adam", reg)
-    return _proximal(adam, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, told=True)
 
 
 def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -279,11 +237,11 @@ def _step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
             if form is not None:
-                return form.slope(p, r)
+                return form.slope(p, r) if jnp.shape(leaf) == p.shape else form.mean_slope(p, r)
             return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)
-        if tau.shape not in ((), p.shape):
+        if tau.shape not in ((), p.shape) and (form is None or tau.shape != r.shape):
             raise ValueError(
                 f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "
                 f"got {tau.shape}."

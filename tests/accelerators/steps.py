@@ -65,6 +65,11 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
         "proximal(adam), groups that are divided": (jaxreg.proximal(adam, divided, RATE), adam),
         "proximal_adam, groups that are whole": (jaxreg.proximal_adam(RATE, whole), adam),
         "proximal_adam, groups that are divided": (jaxreg.proximal_adam(RATE, divided), adam),
+        "proximal_adam, moments by group, whole": (jaxreg.proximal_adam(RATE, whole, moments="group"), adam),
+        "proximal_adam, moments by group, divided": (
+            jaxreg.proximal_adam(RATE, divided, moments="group"),
+            adam,
+        ),
         "SGD, L1L2": (optax.chain(jaxreg.add_regularization(net), sgd), sgd),
         "proximal(sgd), L1": (jaxreg.proximal(sgd, l1, RATE), sgd),
         "proximal(sgd), groups that are divided": (jaxreg.proximal(sgd, divided, RATE), sgd),

@@ -27,6 +27,7 @@ WORK = {
     "tracked": ("Adam, L1L2 coupled, penalty tracked", None),
     "proximal L1": ("proximal_adam, L1", Limit("≤", 1.05)),
     "proximal group": ("proximal_adam, group lasso", Limit("≤", 1.25)),
+    "proximal group moments": ("proximal_adam, group lasso, moments by group", Limit("≤", 1.15)),
 }
 
 

@@ -20,4 +20,5 @@ def transformations() -> dict[str, optax.GradientTransformation]:
         "tracked": optax.chain(jaxreg.add_regularization(NET, track=True), optax.adam(RATE)),
         "proximal L1": jaxreg.proximal_adam(RATE, jaxreg.L1(L1)),
         "proximal group": jaxreg.proximal_adam(RATE, GROUPS),
+        "proximal group moments": jaxreg.proximal_adam(RATE, GROUPS, moments="group"),
     }
