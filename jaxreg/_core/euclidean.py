@@ -1,71 +1,71 @@
 """Euclidean norms of groups and directions, right at both ends of the floating range and in one read of the memory."""
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
+from jaxreg._core.partition import Partition, most, spread, total
 
-Axes = tuple[int, ...]
 
-
-def norms(x: jax.Array, axes: Axes) -> jax.Array:
-    """‖x‖₂ over `axes`, kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
-    return _norms(axes, x)
+def norms(x: jax.Array, groups: Partition) -> jax.Array:
+    """‖x_g‖₂, along axes kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
+    return _norms(groups, x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _norms(axes: Axes, x: jax.Array) -> jax.Array:
-    scale, square = _squares(axes, x)
+def _norms(groups: Partition, x: jax.Array) -> jax.Array:
+    scale, square = _squares(groups, x)
     return jnp.sqrt(square) / scale
 
 
 @_norms.defjvp
-def _norms_jvp(axes: Axes, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _norms_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    return norms(x, axes), jnp.sum(numerics.real_product(directions(x, axes), dx), axis=axes, keepdims=True)
+    return norms(x, groups), total(numerics.real_product(directions(x, groups), dx), groups)
 
 
-def directions(x: jax.Array, axes: Axes) -> jax.Array:
-    """x/‖x‖₂ over `axes`, and 0 with derivative 0 at 0."""
-    scale, square = _squares(axes, x)
-    y = x * jnp.where(square == 0, 0, scale)
+def directions(x: jax.Array, groups: Partition) -> jax.Array:
+    """x_g/‖x_g‖₂, and 0 with derivative 0 at 0 and for entries in no group."""
+    scale, square = _squares(groups, x)
+    y = x * spread(jnp.where(square == 0, 0, scale), groups)
     if not jnp.iscomplexobj(x):  # beside inf, all else counts nothing
-        y = jnp.where(square == jnp.inf, jnp.where(jnp.isinf(x), jnp.sign(x), 0), y)
+        infinite = spread(square == jnp.inf, groups)
+        y = jnp.where(infinite, jnp.where(jnp.isinf(x), jnp.sign(x), 0), y)
         square = jnp.where(square == jnp.inf, 1, square)
-    return y * jax.lax.rsqrt(jnp.where(square > 0, square, 1))
+    return y * spread(jax.lax.rsqrt(jnp.where(square > 0, square, 1)), groups)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _squares(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _squares(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A power of two s for every group, held constant, and Σ(s·|x_i|)², which neither overflows nor vanishes."""
-    return compiler.by_device(functools.partial(two_sums, axes), functools.partial(three_sums, axes), x)
+    return compiler.by_device(functools.partial(two_sums, groups), functools.partial(three_sums, groups), x)
 
 
 @_squares.defjvp
-def _squares_jvp(axes: Axes, primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _squares_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (x,), (dx,) = primals, tangents
-    scale, square = _squares(axes, x)
-    change = jnp.sum(numerics.real_product(x * scale, 2 * scale * dx), axis=axes, keepdims=True)
+    scale, square = _squares(groups, x)
+    of_entries = spread(scale, groups)
+    change = total(numerics.real_product(x * of_entries, 2 * of_entries * dx), groups)
     return (scale, square), (jnp.zeros_like(scale), change)
 
 
-def two_sums(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def two_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum of squares tells the scale: it is wrong only where it is very large or very small. Two reads."""
-    size = numerics.number_of(math.prod(x.shape[axis] for axis in axes) or 1)
+    size = numerics.number_of(most(x, groups))
     info = jnp.finfo(x.dtype)
     least = size * (float(info.tiny) / float(info.eps))  # above it, what is flushed to 0 is below the rounding
     _, _, up, down = _range(x)
-    square = _sum(axes, numerics.real_product(x, x))
+    square = total(numerics.real_product(x, x), groups)
     scale = jnp.where(square < least, up, jnp.where(square > 1 / least, down, jnp.ones_like(square)))
-    y = x * scale
-    return scale, _sum(axes, numerics.real_product(y, y))
+    y = x * spread(scale, groups)
+    return scale, total(numerics.real_product(y, y), groups)
 
 
-def three_sums(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def three_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The squares of large, usual and small entries, each with a scale of its own. One read.
 
     Blue, *A portable Fortran program to find the Euclidean norm of a vector*, ACM TOMS, 1978.
@@ -73,13 +73,13 @@ def three_sums(axes: Axes, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     low, high, up, down = _range(x)
     parts = (jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else (x,)
 
-    def total(scale: Any, inside: Any) -> jax.Array:
-        squares = [jnp.where(inside(jnp.abs(part)), (part * scale) ** 2, 0) for part in parts]
-        return _sum(axes, functools.reduce(jnp.add, squares))
+    def squares(scale: Any, inside: Any) -> jax.Array:
+        terms = [jnp.where(inside(jnp.abs(part)), (part * scale) ** 2, 0) for part in parts]
+        return total(functools.reduce(jnp.add, terms), groups)
 
-    large = total(down, lambda a: a > high)
-    small = total(up, lambda a: a < low)
-    usual = total(1, lambda a: ~((a > high) | (a < low)))  # nan too
+    large = squares(down, lambda a: a > high)
+    small = squares(up, lambda a: a < low)
+    usual = squares(1, lambda a: ~((a > high) | (a < low)))  # nan too
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
     return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down
@@ -93,7 +93,3 @@ def _range(x: jax.Array) -> tuple[float, float, float, float]:
     exponent = jnp.finfo(x.dtype).maxexp
     bound, scale = 3 * exponent // 8, 5 * exponent // 8
     return 2.0**-bound, 2.0**bound, 2.0**scale, 2.0**-scale
-
-
-def _sum(axes: Axes, x: jax.Array) -> jax.Array:
-    return jnp.sum(x, axis=axes, keepdims=True)

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import euclidean, numerics
+from jaxreg._core.partition import Partition, spread, total
 
 Profile = Callable[[Any, jax.Array], jax.Array]
-Axes = tuple[int, ...]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -37,22 +37,23 @@ def resized(f: Profile, params: Any, x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def directed_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Array:
+def directed_groups(f: Profile, groups: Partition, params: Any, x: jax.Array) -> jax.Array:
     """f(‖x_g‖)·x_g/‖x_g‖, for slopes."""
-    return f(params, euclidean.norms(x, axes)) * euclidean.directions(x, axes)
+    return spread(f(params, euclidean.norms(x, groups)), groups) * euclidean.directions(x, groups)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def resized_groups(f: Profile, axes: Axes, params: Any, x: jax.Array) -> jax.Array:
+def resized_groups(f: Profile, groups: Partition, params: Any, x: jax.Array) -> jax.Array:
     """The same by a ratio, so that a group whose norm stays comes back bit for bit: for shrinkage."""
-    norms = _finite_norms(x, axes)
+    norms = _finite_norms(x, groups)
     positive = norms > 0
-    return x * jnp.where(positive, f(params, norms) / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
+    ratio = jnp.where(positive, f(params, norms) / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
+    return x * spread(ratio, groups, beside=1)
 
 
-def _finite_norms(x: jax.Array, axes: Axes) -> jax.Array:
+def _finite_norms(x: jax.Array, groups: Partition) -> jax.Array:
     """‖x_g‖; an infinite norm of finite entries has the same ratios as this one, whose reciprocal is not subnormal."""
-    norms = euclidean.norms(x, axes)
+    norms = euclidean.norms(x, groups)
     return jnp.minimum(norms, jnp.finfo(norms.dtype).max / 8)
 
 
@@ -67,13 +68,13 @@ def _of_entries(f: Profile, primals: Any, tangents: Any) -> jax.Array:
     return ratio * dx + phase * (change + (slope - ratio) * numerics.real_product(phase, dx))
 
 
-def _of_groups(f: Profile, axes: Axes, primals: Any, tangents: Any) -> jax.Array:
+def _of_groups(f: Profile, groups: Partition, primals: Any, tangents: Any, beside: float) -> jax.Array:
     (params, x), (dparams, dx) = primals, tangents
-    r, unit = _finite_norms(x, axes), euclidean.directions(x, axes)
+    r, unit = _finite_norms(x, groups), euclidean.directions(x, groups)
     value, change, slope = _parts(f, params, dparams, r)
     ratio = _ratio(value, slope, r)
-    dr = jnp.sum(numerics.real_product(unit, dx), axis=axes, keepdims=True)
-    return ratio * dx + unit * (change + (slope - ratio) * dr)
+    dr = total(numerics.real_product(unit, dx), groups)
+    return spread(ratio, groups, beside) * dx + unit * spread(change + (slope - ratio) * dr, groups)
 
 
 def _parts(f: Profile, params: Any, dparams: Any, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,8 +91,14 @@ def _ratio(value: jax.Array, slope: jax.Array, r: jax.Array) -> jax.Array:
 directed.defjvp(lambda f, primals, tangents: (directed(f, *primals), _of_entries(f, primals, tangents)))
 resized.defjvp(lambda f, primals, tangents: (resized(f, *primals), _of_entries(f, primals, tangents)))
 directed_groups.defjvp(
-    lambda f, axes, primals, tangents: (directed_groups(f, axes, *primals), _of_groups(f, axes, primals, tangents))
+    lambda f, groups, primals, tangents: (
+        directed_groups(f, groups, *primals),
+        _of_groups(f, groups, primals, tangents, 0),
+    )
 )
 resized_groups.defjvp(
-    lambda f, axes, primals, tangents: (resized_groups(f, axes, *primals), _of_groups(f, axes, primals, tangents))
+    lambda f, groups, primals, tangents: (
+        resized_groups(f, groups, *primals),
+        _of_groups(f, groups, primals, tangents, 1),
+    )
 )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec, majorizer, multiples, numerics, sums
+from jaxreg._core import checks, codec, majorizer, multiples, nested, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
@@ -87,7 +87,7 @@ class Regularizer(Operators, Form, Struct, abc.ABC):
 
     def get_config(self) -> dict[str, Any]:
         """Return the fields as plain numbers, strings and lists, fit for JSON."""
-        return {field.name: codec.encode(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {name: codec.encode(getattr(self, name)) for name in self._shown()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -148,6 +148,8 @@ class Sum(Regularizer, promoted=False):
                                           `MaxNorm` and `L1Ball`
         L2, NonNegative + P               the sign, then P: for an elementwise P
         L2, NonNegative, Box + P          the sign, P, then the box: for a convex elementwise P
+        Group + Group                     any number with nested groups, from the finer to the coarser: all but the
+                                          coarsest of L1 (tree-structured norms), with a scalar step
 
     Args:
         terms: the penalties (children of the pytree).
@@ -188,10 +190,13 @@ class Sum(Regularizer, promoted=False):
         return sum((term.rounded_value(x, held) for term in self.terms), start=jnp.zeros((), numerics.real_dtype(x)))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        parts = self.parts()
-        if parts.have_prox:
-            return parts.prox(jnp.asarray(z), jnp.asarray(step))
-        raise NotImplementedError(sums.no_exact_form(map(_written, self.terms), has_box=bool(parts.intervals)))
+        parts, z, step = self.parts(), jnp.asarray(z), jnp.asarray(step)
+        terms = parts.rest if parts.have_prox else None if step.ndim else nested.in_order(parts, z)
+        if terms is not None:
+            return dataclasses.replace(parts, rest=tuple(terms)).prox(z, step)
+        has_groups = len([term for term in parts.rest if term.by_groups(z)]) > 1
+        names, has_box = map(_written, self.terms), bool(parts.intervals)
+        raise NotImplementedError(sums.no_exact_form(names, has_box=has_box, has_groups=has_groups))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         parts = self.parts()
@@ -257,8 +262,8 @@ class Scaled(Regularizer, promoted=False):
         rho = self.penalty.scalar()
         return None if rho is None else ScalarSum(((self.factor, rho),))
 
-    def groups(self, x: Any) -> Groups | None:
-        inside = self.penalty.groups(x)
+    def by_groups(self, x: Any) -> Groups | None:
+        inside = self.penalty.by_groups(x)
         if inside is None:
             return None
         return dataclasses.replace(inside, weight=numerics.multiple(self.factor, jnp.asarray(inside.weight)))

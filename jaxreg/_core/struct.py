@@ -17,12 +17,13 @@ from jaxreg._core import checks
 T = TypeVar("T")
 
 
-def static(default: Any = dataclasses.MISSING, *, choices: tuple[Hashable, ...] = ()) -> Any:
+def static(default: Any = dataclasses.MISSING, *, choices: tuple[Hashable, ...] = (), shown: bool = True) -> Any:
     """Declare a mode, axis or order: part of the tree structure, so a new value compiles again.
 
     Args:
         default: the field's default; lists become tuples so that the value hashes.
         choices: if given, the only values that the constructor accepts.
+        shown: False leaves it out of repr and config while it has its default.
 
     Example:
         >>> import jax, jaxreg
@@ -35,7 +36,9 @@ def static(default: Any = dataclasses.MISSING, *, choices: tuple[Hashable, ...] 
         >>> jax.tree.leaves(Power(0.5, order=3))
         [0.5]
     """
-    return dataclasses.field(default=checks.as_tuple(default), metadata={"static": True, "choices": choices})
+    return dataclasses.field(
+        default=checks.as_tuple(default), metadata={"static": True, "choices": choices, "shown": shown}
+    )
 
 
 def coefficient(default: Any = dataclasses.MISSING, *, above: float | None = None) -> Any:
@@ -107,9 +110,13 @@ class Struct:
         leaves = tuple(_hashable(self, name, getattr(self, name)) for name in self._leaf_names)
         return hash((type(self), tuple(getattr(self, name) for name in self._static_names), leaves))
 
-    def __repr__(self) -> str:
+    def _shown(self) -> list[str]:
+        """The fields of repr and config: all but those that are told to be left out at their default."""
         fields = dataclasses.fields(self)
-        inside = ", ".join(f"{field.name}={named(getattr(self, field.name))}" for field in fields)
+        return [f.name for f in fields if f.metadata.get("shown", True) or getattr(self, f.name) != f.default]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={named(getattr(self, name))}" for name in self._shown())
         return f"{type(self).__name__}({inside})"
 
 

@@ -1,9 +1,9 @@
 """What a penalty says about its form: four questions. Sums, structures, optimizers and reports ask no others.
 
-parts()     the terms that merge in closed form with those of other penalties, and the rest
-scalar()    ρ if R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; otherwise None
-groups(x)   ρ, the weights and the axes if R(w) = Σ ω_g·ρ(‖w_g‖) over groups of entries; otherwise None
-reach       which entries the proximal operator looks at together
+parts()       the terms that merge in closed form with those of other penalties, and the rest
+scalar()      ρ if R(w) = Σ ρ(|w_i|), so that it can act on norms and singular values; otherwise None
+by_groups(x)  ρ, the weights and the groups if R(w) = Σ ω_g·ρ(‖w_g‖) over groups of entries; otherwise None
+reach         which entries the proximal operator looks at together
 """
 
 import abc
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import checks, numerics, weights
+from jaxreg._core.partition import Partition
 from jaxreg._core.struct import Struct
 
 
@@ -37,12 +38,12 @@ class OfNorms(abc.ABC):
     penalty: Any
 
     @abc.abstractmethod
-    def group_axes(self, ndim: int) -> tuple[int, ...]:
-        """The axes of an array that form one group, counted from 0."""
+    def partition(self, ndim: int) -> Partition:
+        """The groups of the entries of an array."""
 
     @abc.abstractmethod
     def value_of(self, penalty: Any, x: jax.Array) -> jax.Array:
-        """R(x) with `penalty` in place of its own; it acts entry by entry on norms whose axes have length 1."""
+        """R(x) with `penalty` in place of its own; it acts entry by entry on the norms."""
 
     @abc.abstractmethod
     def prox_of(self, penalty: Any, z: jax.Array, step: jax.Array) -> jax.Array:
@@ -192,11 +193,11 @@ class ScalarSum(Struct, Scalar):
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """R(w) = Σ_g ω_g·ρ(‖w_g‖), g the groups of all entries that differ in the axes alone."""
+    """R(w) = Σ_g ω_g·ρ(‖w_g‖) over groups of entries."""
 
     penalty: Any  # of entries: ρ
-    weight: Any  # ω: a number, or an array in the shape of the norms, whose axes have length 1; ∞ excludes
-    axes: tuple[int, ...]
+    weight: Any  # ω: a number, or an array in the shape of the norms; ∞ excludes
+    partition: Partition
 
 
 class Form:
@@ -215,7 +216,7 @@ class Form:
         """Return ρ if R(w) = Σ ρ(|w_i|), None if it is of another form."""
         return None
 
-    def groups(self, x: Any) -> Groups | None:
+    def by_groups(self, x: Any) -> Groups | None:
         """Return the form for arrays like `x`, of which shape and dtype count, if R(w) = Σ_g ω_g·ρ(‖w_g‖)."""
         del x
         return None

@@ -86,11 +86,15 @@ def _times_square(c: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(in_range, c * real_product(x, x), real_product(c * x, x))
 
 
-def no_exact_form(terms: Iterable[str], *, has_box: bool) -> str:
+def no_exact_form(terms: Iterable[str], *, has_box: bool, has_groups: bool) -> str:
     """The message for a sum whose proximal operator is none of the known ones."""
+    groups = (
+        " A sum of groups is exact where they are nested, all but the coarsest are `Group(L1(...))`, and the step is a "
+        "number (`metric=None`)."
+    )
     lower = " If the `Box` is `Box(lower=0.0)`, write `NonNegative()`." if has_box else ""
     return (
         f"`({' + '.join(terms)}).prox` has no exact form: the proximal operators of the terms, one after the other, "
         "are not that of their sum. Put all terms but one into the loss or into `jaxreg.add_regularization`, and give "
-        f"the remaining one to `jaxreg.proximal`.{lower}"
+        f"the remaining one to `jaxreg.proximal`.{groups if has_groups else ''}{lower}"
     )

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import checks, compiler, euclidean, numerics, weights
+from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -62,13 +63,13 @@ class Grouped(NamedTuple):
 
     def shape(self, p: jax.Array) -> tuple[Any, ...]:
         """The shape of the norms."""
-        return tuple(1 if axis in self.groups.axes else n for axis, n in enumerate(p.shape))
+        return tuple(1 if axis in self.groups.partition else n for axis, n in enumerate(p.shape))
 
     def group_size(self, p: jax.Array) -> Any:
-        return math.prod(p.shape[axis] for axis in self.groups.axes) or 1
+        return math.prod(p.shape[axis] for axis in self.groups.partition) or 1
 
     def norms(self, p: jax.Array) -> jax.Array:
-        return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.axes)
+        return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.partition)
 
     def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
         """The norms that the state keeps; those of p where it is the state of another penalty."""
@@ -87,7 +88,7 @@ class Grouped(NamedTuple):
         if self.entries.l1 is None and np.ndim(l2) == 0:
             total = jnp.where(r > 0, (0 if l2 is None else 2 * jnp.asarray(l2, r.dtype) * r) + self._slope(r), 0)
         else:
-            total = euclidean.norms(self.slope(p, r), self.groups.axes)
+            total = euclidean.norms(self.slope(p, r), self.groups.partition)
         return total / numerics.root_of(self.group_size(p), r.dtype)
 
     def prox(self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -103,7 +104,7 @@ class Grouped(NamedTuple):
         c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, tau.dtype)
 
         def exact(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return secular_prox(z, tau, c, self.groups.axes)
+            return secular_prox(z, tau, c, self.groups.partition)
 
         return compiler.by_device(exact, self.one_step, z, tau, r, eta)
 
@@ -124,7 +125,7 @@ class Grouped(NamedTuple):
         (z, tau), (same, _) = (self.entries.before_the_rest(x, step) for x in (z, same))
         size = numerics.root_of(self.group_size(z), tau.dtype)
         a = compiler.by_device(
-            self._norms_near, lambda x, _: euclidean.norms(x, self.groups.axes), same, r + eta * size
+            self._norms_near, lambda x, _: euclidean.norms(x, self.groups.partition), same, r + eta * size
         )
         a = jnp.minimum(a, jnp.finfo(a.dtype).max / 8)
         new = self.groups.penalty.prox(a, self.groups.weight * tau)
@@ -134,7 +135,7 @@ class Grouped(NamedTuple):
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
         y = x * (1 / unit)
-        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.groups.axes, keepdims=True))
+        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.groups.partition, keepdims=True))
 
     def one_step(self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
         most = 2.0 ** (jnp.finfo(tau.dtype).maxexp * 3 // 4)
@@ -182,7 +183,7 @@ class Grouped(NamedTuple):
         steps = jnp.maximum(1, (x * share - r * inverse) * jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0))  # as d_i
         pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
         terms = cubes * inverse, cubes * steps, pull**2
-        third, weighted, pull = (jnp.sum(term, self.groups.axes, keepdims=True) for term in terms)
+        third, weighted, pull = (jnp.sum(term, self.groups.partition, keepdims=True) for term in terms)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
@@ -195,8 +196,8 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     parts = Parts() if reg is None else reg.parts()
     if not parts.have_prox or parts.intervals or len(parts.rest) != 1:
         return None
-    groups = parts.rest[0].groups(param)
-    if groups is None:
+    groups = parts.rest[0].by_groups(param)
+    if groups is None or isinstance(groups.partition, Labels):
         return None
     weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
     if weight.ndim:

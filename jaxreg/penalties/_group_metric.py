@@ -7,23 +7,26 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
+from jaxreg._core.partition import Partition, largest, spread, total
 
 _MOST_STEPS = 60  # a guard only: steps that spread over 16 decades take four
 
 
-def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> tuple[jax.Array, jax.Array]:
     """argmin_w c·Σ_g ‖w_g‖ + ½ Σ_i (w_i − z_i)²/τ_i, and its ‖w_g‖.
 
     w_i = z_i·r/(r + cτ_i) with r = ‖w_g‖, the root of ‖v(r)‖ = 1, v_i = z_i/(r + cτ_i), or 0 if ‖v(0)‖ ≤ 1.
+    c broadcasts against z and is the same in all of a group, 0 in none.
     """
     tau = jnp.where((c == 0) & jnp.isinf(tau), 0, tau)
-    r = _roots(axes, z, tau, c)
-    w = z * (r / _above(r, tau, c))
+    r = _roots(groups, z, tau, c)
+    of_entries = spread(r, groups, beside=1)
+    w = z * (of_entries / _above(of_entries, tau, c))
     return numerics.exact(jnp.where(c == 0, z, w), w), r
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _roots(axes: tuple[int, ...], z: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
+def _roots(groups: Partition, z: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
     """Newton's method on h(r) = 1/‖v(r)‖ = 1, until it has converged in all groups.
 
     h is increasing and concave (a power mean of order −2 of the r + cτ_i), so that a step from either side ends at or
@@ -33,43 +36,44 @@ def _roots(axes: tuple[int, ...], z: jax.Array, tau: jax.Array, c: jax.Array) ->
     tolerance = 0.25 * jnp.sqrt(jnp.finfo(tau.dtype).eps)
 
     def newton(r: jax.Array) -> jax.Array:
-        v = z / _above(r, tau, c)
-        square = _group_sums(numerics.real_product(v, v), axes)
+        v = z / _above(spread(r, groups, beside=1), tau, c)
+        square = total(numerics.real_product(v, v), groups)
         one, *again = compiler.unshared((jnp.ones_like(r), r, c))
-        inverse = one / _above(again[0], tau, again[1])
+        inverse = spread(one, groups) / _above(spread(again[0], groups, beside=1), tau, again[1])
         v = z * inverse
-        curvature = _group_sums(numerics.real_product(v, v) * inverse, axes)
+        curvature = total(numerics.real_product(v, v) * inverse, groups)
         return jnp.maximum(0, r + (jnp.sqrt(square) - 1) * (square / jnp.where(curvature > 0, curvature, 1)))
 
     def goes_on(state: Any) -> jax.Array:
         r, before, steps = state
         return jnp.any(jnp.abs(r - before) > tolerance * r) & (steps < _MOST_STEPS)
 
-    start = _start(z, tau, c, axes)
+    start = _start(z, tau, c, groups)
     first = newton(start), start, 1
     return jax.lax.while_loop(goes_on, lambda state: (newton(state[0]), state[0], state[2] + 1), first)[0]
 
 
 @_roots.defjvp
-def _roots_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _roots_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     """The total differential of Σ v_i² = 1; 0 where r = 0."""
     (z, tau, c), (dz, dtau, dc) = primals, tangents
-    r = _roots(axes, z, tau, c)
+    r = _roots(groups, z, tau, c)
     positive = r > 0
-    above = jnp.where(positive, _above(r, tau, c), 1)
+    of_entries = spread(jnp.where(positive, r, 0), groups)
+    above = jnp.where(of_entries > 0, _above(of_entries, tau, c), 1)
     v = z / above
     square = numerics.real_product(v, v) / above
-    change = _group_sums(numerics.real_product(v / above, dz) - square * (c * dtau + tau * dc), axes)
-    return r, jnp.where(positive, change / jnp.where(positive, _group_sums(square, axes), 1), 0)
+    change = total(numerics.real_product(v / above, dz) - square * (c * dtau + tau * dc), groups)
+    return r, jnp.where(positive, change / jnp.where(positive, total(square, groups), 1), 0)
 
 
-def _start(z: jax.Array, tau: jax.Array, c: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _start(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> jax.Array:
     """The larger of two bounds from below: max_i |z_i| − cτ_i, where no |v_i| exceeds 1, and the tangent of h at ∞."""
     c_tau = compiler.unshared(c) * tau
     beyond = jnp.abs(z) - c_tau if jnp.iscomplexobj(z) else jnp.maximum(z - c_tau, -z - c_tau)
-    square = _group_sums(numerics.real_product(z, z), axes)
-    tangent = jnp.sqrt(square) - c * _group_sums(numerics.real_product(z, z * tau), axes) / square
-    least = jnp.max(beyond, axis=axes, keepdims=True, initial=0)
+    square = total(numerics.real_product(z, z), groups)
+    tangent = jnp.sqrt(square) - total(numerics.real_product(z, z * c_tau), groups) / square
+    least = largest(jnp.maximum(beyond, 0), groups)
     return jnp.maximum(least, jnp.where(jnp.isfinite(tangent), tangent, 0))
 
 
@@ -77,7 +81,3 @@ def _above(r: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
     """r + cτ, kept above 0. Where r = cτ = 0, z is 0 too, so the floor changes nothing."""
     r, c = compiler.unshared((r, c))
     return jnp.maximum(r, jnp.finfo(tau.dtype).tiny) + c * tau
-
-
-def _group_sums(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(x, axis=axes, keepdims=True)

@@ -1,7 +1,6 @@
 """Group: a penalty of the Euclidean norms of groups."""
 
 import functools
-import math
 from typing import Any, ClassVar, final
 
 import jax
@@ -9,13 +8,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import euclidean, numerics, radial
+from jaxreg._core.partition import Labels, Partition, roots_of_sizes, spread
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, OfNorms, Parts, Reach, without_l2
 from jaxreg._core.weights import without_excluded
-from jaxreg.penalties import _axes
+from jaxreg.penalties import _axes, _labels
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties._profile import as_elementwise
+from jaxreg.penalties.weighted import Weighted
 
 
 @final
@@ -38,10 +39,13 @@ class Group(Regularizer, OfNorms):
             means the whole array. In stacked layers (`nn.scan`, `vmap`) an axis more stands in front: write
             `Stacked(Group(...))`, and the axes are those of one layer.
         weight: static; "none" (ω = 1) or "sqrt_size" (ω = √(entries in a group), the custom of statistics).
+        groups: static; instead of `axis` an integer array of the shape of `x`, or one that broadcasts against it: the
+            entries with one label are a group, of any size; −1 is in no group and stays free. Norms, and weights of
+            `Weighted`, are arrays (groups,). The program holds the labels, and sums by them cost several reads.
 
     Raises:
         TypeError: `penalty` is not elementwise, or an argument has the wrong type.
-        ValueError: the axes do not fit the array.
+        ValueError: the axes or labels do not fit the array, or a label is negative and not −1.
         NotImplementedError: `prox` with an array step and a profile for which no exact form is known.
 
     Example:
@@ -53,6 +57,9 @@ class Group(Regularizer, OfNorms):
         >>> reg.prox(kernel)
         Array([[2.4, 0. ],
                [3.2, 0. ]], dtype=float32)
+        >>> factors = jaxreg.Group(jaxreg.L1(1.0), groups=[0, 0, 1, -1])     # two levels, one number, an intercept
+        >>> factors.prox(jnp.array([3.0, 4.0, 0.5, 0.5]))
+        Array([2.4, 3.2, 0. , 0.5], dtype=float32)
 
     References:
         Yuan and Lin, *Model selection and estimation in regression with grouped variables*, JRSS B, 2006. Wen et al.,
@@ -64,8 +71,11 @@ class Group(Regularizer, OfNorms):
     penalty: Regularizer
     axis: int | tuple[int, ...] | None = static(0)
     weight: str = static("none", choices=("none", "sqrt_size"))
+    groups: Any = static(None, shown=False)
 
     def __post_init__(self) -> None:
+        if self.groups is not None:
+            object.__setattr__(self, "groups", _labels.checked(self.groups, self.axis))
         super().__post_init__()
         object.__setattr__(self, "penalty", as_elementwise("Group", self.penalty))
         _axes.check_axis("Group", self.axis)
@@ -77,45 +87,49 @@ class Group(Regularizer, OfNorms):
         return self.prox_of(self.penalty, jnp.asarray(z), jnp.asarray(step))
 
     def norms(self, x: ArrayLike) -> jax.Array:
-        """Return ‖x_g‖₂ of every group, in the shape of `x` with the group's axes of length 1."""
+        """Return ‖x_g‖₂ of every group: in the shape of `x` with the group's axes of length 1, by labels (groups,)."""
         x = jnp.asarray(x)
-        return euclidean.norms(x, self.group_axes(x.ndim))
+        return euclidean.norms(x, self.partition(x.ndim))
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
-        """Return ω, the weight of a group."""
-        groups = self.groups(jnp.asarray(x))
-        return jnp.asarray(groups.weight)
+        """Return ω, the weight of a group: a number, by labels of groups of different sizes an array (groups,)."""
+        x = jnp.asarray(x)
+        if self.weight == "none":
+            return jnp.ones((), numerics.real_dtype(x))
+        return roots_of_sizes(x, self.partition(x.ndim))
 
-    def groups(self, x: Any) -> Groups:
-        axes = self.group_axes(x.ndim)
-        size = math.prod(x.shape[axis] for axis in axes) if self.weight == "sqrt_size" else 1
-        return Groups(self.penalty, numerics.root_of(size, numerics.real_dtype(x)), axes)
+    def by_groups(self, x: Any) -> Groups:
+        return Groups(self.penalty, self.size_weight(x), self.partition(x.ndim))
 
-    def group_axes(self, ndim: int) -> tuple[int, ...]:
-        return _axes.axes_of("Group", self.axis, ndim)
+    def partition(self, ndim: int) -> Partition:
+        return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups)
 
     def value_of(self, penalty: Regularizer, x: jax.Array) -> jax.Array:
-        return self.size_weight(x) * _sum(self.group_axes(x.ndim), penalty, x)
+        weight = self.size_weight(x)
+        if weight.ndim:
+            weights = penalty.weights if isinstance(penalty, Weighted) else 1.0
+            inside = penalty.penalty if isinstance(penalty, Weighted) else penalty
+            return _sum(self.partition(x.ndim), Weighted(inside, weights * weight), x)
+        return weight * _sum(self.partition(x.ndim), penalty, x)
 
     def prox_of(self, penalty: Regularizer, z: jax.Array, step: jax.Array) -> jax.Array:
-        weighted = step * self.size_weight(z)
-        axes = self.group_axes(z.ndim)
-        if weighted.ndim:
-            return self._metric_prox(penalty.parts(), z, weighted, axes)
-        return radial.resized_groups(_shrunk, axes, (penalty, weighted), z)
+        groups, weight = self.partition(z.ndim), self.size_weight(z)
+        if step.ndim:
+            return self._metric_prox(penalty.parts(), z, step * spread(weight, groups), groups)
+        return radial.resized_groups(_shrunk, groups, (penalty, step * weight), z)
 
-    def _metric_prox(self, parts: Parts, z: jax.Array, step: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    def _metric_prox(self, parts: Parts, z: jax.Array, step: jax.Array, groups: Partition) -> jax.Array:
         if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
                 "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every "
                 "metric, inside `Anchored` with `inner_steps`."
             )
-        l1, l2 = parts.l1, parts.l2
+        l1, l2, excluded = (None if c is None else spread(c, groups) for c in (parts.l1, parts.l2, parts.excluded))
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
-        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), axes)[0]
-        return w if parts.excluded is None else without_excluded(parts.excluded, w)
+        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), groups)[0]
+        return w if excluded is None else without_excluded(excluded, w)
 
 
 def _shrunk(params: tuple[Regularizer, jax.Array], norms: jax.Array) -> jax.Array:
@@ -128,15 +142,15 @@ def _slope(penalty: Regularizer, norms: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum(axes: tuple[int, ...], penalty: Regularizer, x: jax.Array) -> jax.Array:
+def _sum(groups: Partition, penalty: Regularizer, x: jax.Array) -> jax.Array:
     """Σ_g ρ(‖x_g‖)."""
-    return penalty(euclidean.norms(x, axes))
+    return penalty(euclidean.norms(x, groups))
 
 
 @_sum.defjvp
-def _sum_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _sum_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (penalty, x), (dpenalty, dx) = primals, tangents
-    norms = euclidean.norms(x, axes)
+    norms = euclidean.norms(x, groups)
     value, tangent = jax.jvp(lambda p: p(norms), (penalty,), (dpenalty,))
-    gradient = radial.directed_groups(_slope, axes, penalty, x)
+    gradient = radial.directed_groups(_slope, groups, penalty, x)
     return value, tangent + jnp.sum(numerics.real_product(gradient, dx))

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, compiler, numerics
 from jaxreg._core.constraint import Constraint
 from jaxreg._core.entry import TREES
+from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, Parts, Reach, Scalar
@@ -123,17 +124,17 @@ class Matrix(Regularizer, promoted=False):
     def scalar(self) -> Scalar | None:
         return self.penalty.scalar()
 
-    def groups(self, x: Any) -> Groups | None:
+    def by_groups(self, x: Any) -> Groups | None:
         order, outputs = self._order(x.ndim)
         sides = order[: x.ndim - len(outputs)], outputs
         matrix = jax.ShapeDtypeStruct([math.prod(x.shape[axis] for axis in side) for side in sides], x.dtype)
-        inside = self.penalty.groups(matrix)
-        if inside is None:
+        inside = self.penalty.by_groups(matrix)
+        if inside is None or isinstance(inside.partition, Labels):
             return None
-        axes = tuple(i for axis in inside.axes for i in sides[axis])
+        axes = tuple(i for axis in inside.partition for i in sides[axis])
         of_norms = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
         weight = self._array(inside.weight, of_norms) if np.ndim(inside.weight) else inside.weight
-        return dataclasses.replace(inside, weight=weight, axes=axes)
+        return dataclasses.replace(inside, weight=weight, partition=axes)
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         def approximate(reg: Matrix, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:

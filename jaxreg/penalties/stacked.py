@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, numerics
+from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, Parts, Reach
@@ -81,15 +82,15 @@ class Stacked(Regularizer, promoted=False):
         rest = tuple(term if term.scalar() is not None else Stacked(term, self.axes) for term in inside.rest)
         return dataclasses.replace(inside, intervals=intervals, rest=rest)
 
-    def groups(self, x: Any) -> Groups | None:
+    def by_groups(self, x: Any) -> Groups | None:
         stack = _axes.axes_of("Stacked", self.axes, x.ndim, "axes")
         kept = [axis for axis in range(x.ndim) if axis not in stack]
         layer = jax.ShapeDtypeStruct([x.shape[axis] for axis in kept], x.dtype)
-        inside = self.penalty.groups(layer)
-        if inside is None:
+        inside = self.penalty.by_groups(layer)
+        if inside is None or isinstance(inside.partition, Labels):
             return None
         weight = jnp.expand_dims(inside.weight, stack) if np.ndim(inside.weight) else inside.weight
-        return dataclasses.replace(inside, weight=weight, axes=tuple(kept[axis] for axis in inside.axes))
+        return dataclasses.replace(inside, weight=weight, partition=tuple(kept[axis] for axis in inside.partition))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         (points, stack), (targets, _) = self.layers(p), self.layers(z)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec, numerics
+from jaxreg._core import checks, codec, numerics, partition
 from jaxreg._core import weights as weighting
 from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.regularizer import Regularizer, as_regularizer
@@ -99,8 +99,8 @@ class Weighted(Regularizer):
         l1, l2 = (None if c is None else finite * c for c in (inside.l1, inside.l2))
         return Parts(l1, l2, excluded=excluded)
 
-    def groups(self, x: Any) -> Groups | None:
-        inside = self.penalty.groups(x)
+    def by_groups(self, x: Any) -> Groups | None:
+        inside = self.penalty.by_groups(x)
         if inside is None:
             return None
         weights = jnp.asarray(self.of_norms(x).weights)
@@ -124,12 +124,13 @@ class Weighted(Regularizer):
         """Return the penalty of the norms of the groups of `x`, with weights in the shape of `Group.norms`."""
         group = cast(OfNorms, self.penalty)
         weights = jnp.asarray(self.weights, numerics.real_dtype(x))
-        axes = group.group_axes(x.ndim)
-        if 0 < weights.ndim == x.ndim:
-            weights = weighting.broadcast(weights, tuple(1 if i in axes else n for i, n in enumerate(x.shape)), _NORMS)
+        groups = group.partition(x.ndim)
+        shape = partition.shape(x.shape, groups)
+        if isinstance(groups, partition.Labels) or 0 < weights.ndim == x.ndim:
+            weights = weighting.broadcast(weights, shape, _NORMS)
         elif weights.ndim:
-            left = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-            weights = jnp.expand_dims(weighting.broadcast(weights, left, _NORMS), axes)
+            left = tuple(n for i, n in enumerate(x.shape) if i not in groups)
+            weights = jnp.expand_dims(weighting.broadcast(weights, left, _NORMS), groups)
         return Weighted(group.penalty, weights)
 
 

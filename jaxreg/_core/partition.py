@@ -1,0 +1,113 @@
+"""Groups of the entries of an array: those along some axes, or those with one label."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreg._core import numerics
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """Groups by number. The labels broadcast against the array; an entry with the label −1 is in no group."""
+
+    numbers: Any  # nested tuples of ints, which hash
+
+    @functools.cached_property
+    def array(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return np.asarray(self.numbers, np.int32)
+
+    @functools.cached_property
+    def count(self) -> int:
+        return int(self.array.max(initial=-1)) + 1
+
+    def inner(self, x: jax.Array) -> tuple[int, ...]:
+        """The axes along which the labels of an array like x do not change."""
+        array = self.array
+        if array.ndim > x.ndim or any(n not in (1, m) for n, m in zip(array.shape[::-1], x.shape[::-1], strict=False)):
+            raise ValueError(
+                f"`Group(groups=labels)` takes an array of the shape of its labels, {array.shape}, or one against "
+                f"which they broadcast, got the shape {x.shape}."
+            )
+        lead = x.ndim - array.ndim
+        return tuple(range(lead)) + tuple(lead + i for i, n in enumerate(array.shape) if n != x.shape[lead + i])
+
+    def collected(self, x: jax.Array, along_axes: Any, along_labels: Any) -> jax.Array:
+        """One number a group by an associative operation, of entries along axes first."""
+        flat = along_axes(x, axis=self.inner(x)).reshape(self.array.size)
+        labels = np.where(self.array < 0, self.count, self.array).reshape(-1)  # one group more, which is left out
+        ordered = bool((np.diff(labels) >= 0).all())
+        return along_labels(flat, labels, self.count + 1, indices_are_sorted=ordered)[: self.count]
+
+
+Partition = tuple[int, ...] | Labels
+
+
+def total(x: jax.Array, groups: Partition) -> jax.Array:
+    """Σ x over each group: along axes in the rank of x, by labels an array (groups,)."""
+    if isinstance(groups, Labels):
+        return groups.collected(x, jnp.sum, jax.ops.segment_sum)
+    return jnp.sum(x, axis=groups, keepdims=True)
+
+
+def largest(x: jax.Array, groups: Partition) -> jax.Array:
+    """The maximum of x ≥ 0 over each group, and 0 where it has no entries."""
+    if isinstance(groups, Labels):
+        most = groups.collected(x, functools.partial(jnp.max, initial=0), jax.ops.segment_max)
+        return jnp.maximum(most, 0)
+    return jnp.max(x, axis=groups, keepdims=True, initial=0)
+
+
+def spread(numbers: Any, groups: Partition, beside: float = 0) -> Any:
+    """What broadcasts against the array and has the number of its group for each entry, `beside` in no group."""
+    if not isinstance(groups, Labels):
+        return numbers
+    if jnp.ndim(numbers) == 0:
+        return jnp.where(groups.array < 0, beside, numbers)
+    padded = jnp.concatenate([numbers, jnp.full((1,), beside, numbers.dtype)])
+    return padded[np.where(groups.array < 0, groups.count, groups.array)]
+
+
+def shape(of: tuple[Any, ...], groups: Partition) -> tuple[Any, ...]:
+    """The shape of the numbers of the groups of an array of the shape `of`."""
+    if isinstance(groups, Labels):
+        return (groups.count,)
+    return tuple(1 if axis in groups else n for axis, n in enumerate(of))
+
+
+def roots_of_sizes(x: Any, groups: Partition) -> jax.Array:
+    """√(entries in a group): a number, or by labels an array (groups,)."""
+    dtype = numerics.real_dtype(x)
+    if isinstance(groups, Labels):
+        each = math.prod(x.shape[axis] for axis in groups.inner(x))
+        of_labels = np.bincount(groups.array[groups.array >= 0], minlength=groups.count)
+        return jnp.asarray(np.sqrt(each * of_labels), dtype)
+    return numerics.root_of(math.prod(x.shape[axis] for axis in groups), dtype)
+
+
+def most(x: Any, groups: Partition) -> Any:
+    """The entries of the largest group, at least 1."""
+    if isinstance(groups, Labels):
+        return x.size or 1
+    return math.prod(x.shape[axis] for axis in groups) or 1
+
+
+def refines(fine: Partition, coarse: Partition, of: tuple[int, ...]) -> bool:
+    """Whether each group of `fine` lies in one group of `coarse`, or outside all of them; arrays of the shape `of`."""
+    if not isinstance(fine, Labels) and not isinstance(coarse, Labels):
+        return {*fine} <= {*coarse}
+    inside, around = (np.broadcast_to(_numbers(groups, of), of).reshape(-1) for groups in (fine, coarse))
+    pairs = np.unique(np.stack([inside, around])[:, inside >= 0], axis=1)
+    return len(np.unique(pairs[0])) == pairs.shape[1]
+
+
+def _numbers(groups: Partition, of: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    if isinstance(groups, Labels):
+        return groups.array
+    outer = shape(of, groups)
+    return np.arange(math.prod(outer)).reshape(outer)
