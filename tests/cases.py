@@ -216,14 +216,6 @@ def _swapped(w: Array) -> Array:
     return w.reshape(w.shape[0], -1).T
 
 
-def _labeled_unit(w: Array) -> Array:
-    """w over the norm of its group, of the columns 0 and 3 or of the column 1; 0 in no group."""
-    unit = np.zeros_like(w)
-    for columns in ([0, 3], [1]):
-        unit[..., columns] = _unit(w[..., columns], None)
-    return unit
-
-
 SPECTRA = {"shapes": ((3, 4), (4, 3), (5, 5), (2, 1), (1, 3)), "kinks": (np.zeros((3, 4)), np.eye(3), np.eye(4, 3))}
 GROUPS = {"shapes": ((3, 4), (4, 1), (1, 5)), "kinks": (np.zeros((3, 4)), np.array([[0.0, 1.0], [0.0, 2.0]]))}
 
@@ -241,11 +233,10 @@ STRUCTURES = (
         **GROUPS,
     ),
     Case(
-        jaxreg.Group(jaxreg.L1(0.3), groups=(1, 0, -1, 1)),
-        value=lambda w: 0.3 * (np.sqrt((w[..., [0, 3]] ** 2).sum()) + np.sqrt((w[..., 1] ** 2).sum())),
-        subgradient=lambda w: 0.3 * _labeled_unit(w),
-        shapes=((3, 4), (4,), (2, 1, 4)),
-        kinks=(np.zeros((3, 4)), np.array([[0.0, 1.0, 2.0, 0.0], [0.0, 2.0, 0.0, 0.0]])),
+        jaxreg.Group(jaxreg.L1(0.3), groups=(0,)),  # as all labels, of a shape that broadcasts against every other
+        value=lambda w: 0.3 * float(_norms(w, None)),
+        subgradient=lambda w: 0.3 * _unit(w, None),
+        **GROUPS,
     ),
     Case(
         jaxreg.L1(0.1) + 2 * jaxreg.Group(jaxreg.MCP(0.5, 2.0), axis=None),

@@ -17,10 +17,13 @@ class Labels:
     """Groups by number. The labels broadcast against the array; an entry with the label −1 is in no group."""
 
     numbers: Any  # nested tuples of ints, which hash
+    ndim: int  # of the array
 
     @functools.cached_property
     def array(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return np.asarray(self.numbers, np.int32)
+        """The labels in the rank of the array, if that is not smaller."""
+        array = np.asarray(self.numbers, np.int32)
+        return array.reshape((1,) * (self.ndim - array.ndim) + array.shape)
 
     @functools.cached_property
     def count(self) -> int:
@@ -34,8 +37,7 @@ class Labels:
                 f"`Group(groups=labels)` takes an array of the shape of its labels, {array.shape}, or one against "
                 f"which they broadcast, got the shape {x.shape}."
             )
-        lead = x.ndim - array.ndim
-        return tuple(range(lead)) + tuple(lead + i for i, n in enumerate(array.shape) if n != x.shape[lead + i])
+        return tuple(i for i, n in enumerate(array.shape) if n != x.shape[i])
 
     def collected(self, x: jax.Array, along_axes: Any, along_labels: Any) -> jax.Array:
         """One number a group by an associative operation, of entries along axes first."""

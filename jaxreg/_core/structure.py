@@ -33,7 +33,7 @@ class Indicator:
 
 
 class OfNorms(abc.ABC):
-    """A penalty Σ_g ρ(‖w_g‖) that can do the same with another penalty of the norms, such as one with weights."""
+    """A penalty Σ_g ρ(‖w_g‖) that can have weights of the groups."""
 
     penalty: Any
 
@@ -42,12 +42,12 @@ class OfNorms(abc.ABC):
         """The groups of the entries of an array."""
 
     @abc.abstractmethod
-    def value_of(self, penalty: Any, x: jax.Array) -> jax.Array:
-        """R(x) with `penalty` in place of its own; it acts entry by entry on the norms."""
+    def value_of(self, weights: jax.Array | None, x: jax.Array) -> jax.Array:
+        """Σ_g weights_g·ρ(‖x_g‖), the weights in the shape of the norms."""
 
     @abc.abstractmethod
-    def prox_of(self, penalty: Any, z: jax.Array, step: jax.Array) -> jax.Array:
-        """The proximal operator of `value_of(penalty, ·)`."""
+    def prox_of(self, weights: jax.Array | None, z: jax.Array, step: jax.Array) -> jax.Array:
+        """The proximal operator of `value_of(weights, ·)`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +147,13 @@ class Parts:
         intervals, rest = (tuple(factor * term for term in terms) for terms in (self.intervals, self.rest))
         l1, l2, nonnegative, excluded = (None if c is None else factor * c for c in numbers)
         return Parts(l1, l2, nonnegative, excluded, intervals, rest)
+
+
+def weighted(parts: Parts, weights_: jax.Array) -> Parts:
+    """The parts Σ l1·|w_i| + Σ l2·|w_i|² with a weight for each entry, ∞ for what is excluded."""
+    finite, excluded = weights.split(weights_)
+    l1, l2 = (None if c is None else finite * c for c in (parts.l1, parts.l2))
+    return Parts(l1, l2, excluded=excluded)
 
 
 def without_l2(z: jax.Array, step: jax.Array, l2: Any) -> tuple[jax.Array, jax.Array]:

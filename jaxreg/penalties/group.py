@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import euclidean, numerics, radial
+from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.partition import Labels, Partition, roots_of_sizes, spread
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
-from jaxreg._core.structure import Groups, OfNorms, Parts, Reach, without_l2
+from jaxreg._core.structure import Groups, OfNorms, Reach, weighted, without_l2
 from jaxreg._core.weights import without_excluded
 from jaxreg.penalties import _axes, _labels
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties._profile import as_elementwise
-from jaxreg.penalties.weighted import Weighted
 
 
 @final
@@ -81,10 +81,10 @@ class Group(Regularizer, OfNorms):
         _axes.check_axis("Group", self.axis)
 
     def __call__(self, x: ArrayLike) -> jax.Array:
-        return self.value_of(self.penalty, jnp.asarray(x))
+        return self.value_of(None, jnp.asarray(x))
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        return self.prox_of(self.penalty, jnp.asarray(z), jnp.asarray(step))
+        return self.prox_of(None, jnp.asarray(z), jnp.asarray(step))
 
     def norms(self, x: ArrayLike) -> jax.Array:
         """Return ‖x_g‖₂ of every group: in the shape of `x` with the group's axes of length 1, by labels (groups,)."""
@@ -102,29 +102,29 @@ class Group(Regularizer, OfNorms):
         return Groups(self.penalty, self.size_weight(x), self.partition(x.ndim))
 
     def partition(self, ndim: int) -> Partition:
-        return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups)
+        return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups, ndim)
 
-    def value_of(self, penalty: Regularizer, x: jax.Array) -> jax.Array:
-        weight = self.size_weight(x)
-        if weight.ndim:
-            weights = penalty.weights if isinstance(penalty, Weighted) else 1.0
-            inside = penalty.penalty if isinstance(penalty, Weighted) else penalty
-            return _sum(self.partition(x.ndim), Weighted(inside, weights * weight), x)
-        return weight * _sum(self.partition(x.ndim), penalty, x)
+    def value_of(self, weights: jax.Array | None, x: jax.Array) -> jax.Array:
+        groups, omega = self.partition(x.ndim), self.size_weight(x)
+        if omega.ndim:
+            return _sum(groups, (self.penalty, omega if weights is None else weights * omega), x)
+        return omega * _sum(groups, (self.penalty, weights), x)
 
-    def prox_of(self, penalty: Regularizer, z: jax.Array, step: jax.Array) -> jax.Array:
-        groups, weight = self.partition(z.ndim), self.size_weight(z)
+    def prox_of(self, weights: jax.Array | None, z: jax.Array, step: jax.Array) -> jax.Array:
+        groups, omega = self.partition(z.ndim), self.size_weight(z)
         if step.ndim:
-            return self._metric_prox(penalty.parts(), z, step * spread(weight, groups), groups)
-        return radial.resized_groups(_shrunk, groups, (penalty, step * weight), z)
+            return self._metric_prox(weights, z, step * spread(omega, groups), groups)
+        return radial.resized_groups(_shrunk, groups, (self.penalty, weights, step * omega), z)
 
-    def _metric_prox(self, parts: Parts, z: jax.Array, step: jax.Array, groups: Partition) -> jax.Array:
+    def _metric_prox(self, weights: jax.Array | None, z: jax.Array, step: jax.Array, groups: Partition) -> jax.Array:
+        parts = self.penalty.parts()
         if not parts.is_elastic:
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
                 "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every "
                 "metric, inside `Anchored` with `inner_steps`."
             )
+        parts = parts if weights is None else weighted(parts, weights)
         l1, l2, excluded = (None if c is None else spread(c, groups) for c in (parts.l1, parts.l2, parts.excluded))
         if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
             z, step = without_l2(z, step, l2)
@@ -132,25 +132,34 @@ class Group(Regularizer, OfNorms):
         return w if excluded is None else without_excluded(excluded, w)
 
 
-def _shrunk(params: tuple[Regularizer, jax.Array], norms: jax.Array) -> jax.Array:
-    penalty, step = params
-    return penalty.prox(norms, step)
+# A penalty of norms, and weights of the groups or None.
+Inside = tuple[Regularizer, jax.Array | None]
 
 
-def _slope(penalty: Regularizer, norms: jax.Array) -> jax.Array:
-    return jax.grad(penalty)(norms)
+def _of_norms(inside: Inside, norms: jax.Array) -> jax.Array:
+    penalty, weights = inside
+    return penalty(norms) if weights is None else weighted_value(penalty, weights, norms)
+
+
+def _slope(inside: Inside, norms: jax.Array) -> jax.Array:
+    return jax.grad(_of_norms, argnums=1)(inside, norms)
+
+
+def _shrunk(params: tuple[Regularizer, jax.Array | None, jax.Array], norms: jax.Array) -> jax.Array:
+    penalty, weights, step = params
+    return penalty.prox(norms, step) if weights is None else weighted_prox(penalty, weights, norms, step)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum(groups: Partition, penalty: Regularizer, x: jax.Array) -> jax.Array:
+def _sum(groups: Partition, inside: Inside, x: jax.Array) -> jax.Array:
     """Σ_g ρ(‖x_g‖)."""
-    return penalty(euclidean.norms(x, groups))
+    return _of_norms(inside, euclidean.norms(x, groups))
 
 
 @_sum.defjvp
 def _sum_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (penalty, x), (dpenalty, dx) = primals, tangents
+    (inside, x), (dinside, dx) = primals, tangents
     norms = euclidean.norms(x, groups)
-    value, tangent = jax.jvp(lambda p: p(norms), (penalty,), (dpenalty,))
-    gradient = radial.directed_groups(_slope, groups, penalty, x)
+    value, tangent = jax.jvp(lambda inside: _of_norms(inside, norms), (inside,), (dinside,))
+    gradient = radial.directed_groups(_slope, groups, inside, x)
     return value, tangent + jnp.sum(numerics.real_product(gradient, dx))

@@ -13,7 +13,7 @@ from jaxreg._core import checks, codec, numerics, partition
 from jaxreg._core import weights as weighting
 from jaxreg._core.elementwise import weighted_prox, weighted_value
 from jaxreg._core.regularizer import Regularizer, as_regularizer
-from jaxreg._core.structure import Groups, OfNorms, Parts, Reach
+from jaxreg._core.structure import Groups, OfNorms, Parts, Reach, weighted
 
 _NORMS = "norms of the groups"
 
@@ -95,15 +95,13 @@ class Weighted(Regularizer):
         inside = self.penalty.parts()
         if not inside.is_elastic:
             return Parts(rest=(self,))
-        finite, excluded = weighting.split(numerics.promote(self.weights))
-        l1, l2 = (None if c is None else finite * c for c in (inside.l1, inside.l2))
-        return Parts(l1, l2, excluded=excluded)
+        return weighted(inside, numerics.promote(self.weights))
 
     def by_groups(self, x: Any) -> Groups | None:
         inside = self.penalty.by_groups(x)
         if inside is None:
             return None
-        weights = jnp.asarray(self.of_norms(x).weights)
+        weights = self.of_norms(x)
         return dataclasses.replace(inside, weight=weights * jnp.asarray(inside.weight, weights.dtype))
 
     def get_config(self) -> dict[str, Any]:
@@ -120,18 +118,17 @@ class Weighted(Regularizer):
         """Return the weights of the entries of `x`, a number or an array of its shape."""
         return weighting.broadcast(jnp.asarray(self.weights, numerics.real_dtype(x)), x.shape)
 
-    def of_norms(self, x: Any) -> "Weighted":
-        """Return the penalty of the norms of the groups of `x`, with weights in the shape of `Group.norms`."""
-        group = cast(OfNorms, self.penalty)
+    def of_norms(self, x: Any) -> jax.Array:
+        """Return the weights of the norms of the groups of `x`, a number or an array in their shape."""
         weights = jnp.asarray(self.weights, numerics.real_dtype(x))
-        groups = group.partition(x.ndim)
+        groups = cast(OfNorms, self.penalty).partition(x.ndim)
         shape = partition.shape(x.shape, groups)
         if isinstance(groups, partition.Labels) or 0 < weights.ndim == x.ndim:
             weights = weighting.broadcast(weights, shape, _NORMS)
         elif weights.ndim:
             left = tuple(n for i, n in enumerate(x.shape) if i not in groups)
             weights = jnp.expand_dims(weighting.broadcast(weights, left, _NORMS), groups)
-        return Weighted(group.penalty, weights)
+        return weights
 
 
 def _checked(weights: Any) -> Any:
