@@ -84,6 +84,23 @@ def _variance(h: np.ndarray, mask: np.ndarray) -> float:
     return np.mean(terms)
 
 
+KEY, DIRECTIONS = jax.random.key(3), 5
+
+
+def _unit_vectors(features: int) -> np.ndarray:
+    a = np.asarray(jax.random.normal(KEY, (DIRECTIONS, features), np.float32), np.float64)
+    return a / np.linalg.norm(a, axis=1, keepdims=True)
+
+
+def _sigreg(h: np.ndarray, mask: np.ndarray) -> float:
+    rows, t = np.array(_rows(h, mask)), np.linspace(-5, 5, 17)
+    values = []
+    for a in _unit_vectors(h.shape[-1]):
+        phi = np.mean([np.exp(1j * t * (row @ a)) for row in rows], axis=0)
+        values.append(len(rows) * np.trapezoid(abs(phi - np.exp(-(t**2) / 2)) ** 2 * np.exp(-(t**2) / 2), t))
+    return np.mean(values)
+
+
 @dataclasses.dataclass
 class Case:
     """A function of (h, mask, axis_name), its formula, and whether h is in (0, 1)."""
@@ -121,6 +138,7 @@ CASES = [
     Case(activity.decorrelation, _decorrelation, statistic=True),
     Case(activity.covariance, _covariance, statistic=True),
     Case(lambda h, mask=None, name=None: activity.variance(h, TARGET, EPS, mask, name), _variance, statistic=True),
+    Case(lambda h, mask=None, name=None: activity.sigreg(h, KEY, DIRECTIONS, mask, name), _sigreg, statistic=True),
 ]
 BY_NAME = {str(case): case for case in CASES}
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -524,6 +542,25 @@ def test_entropy_is_least_at_the_uniform_distribution_and_zero_at_certainty(k: i
     assert BY_NAME["entropy"].both(nudged)[1][0] > 0  # descent lowers the largest logit
 
 
+def test_sigreg_is_the_closed_form_of_epps_and_pulley() -> None:
+    """∫|φ − e^(−t²/2)|²e^(−t²/2)dt = √2π·(mean e^(−(s_j−s_k)²/2) − √2·mean e^(−s_j²/4) + 1/√3), s = ⟨a, x_n⟩."""
+    with jax.enable_x64(True):
+        x, values = np.random.default_rng(0).normal(size=(40, 3)), []
+        for a in _unit_vectors(3):
+            s = x @ a
+            pairs = np.exp(-((s[:, None] - s) ** 2) / 2).mean()
+            values.append(np.sqrt(2 * np.pi) * (pairs - np.sqrt(2) * np.exp(-(s**2) / 4).mean() + 1 / np.sqrt(3)))
+        assert float(activity.sigreg(x, KEY, DIRECTIONS)) == pytest.approx(40 * np.mean(values), rel=1e-5)
+
+
+def test_sigreg_holds_neither_all_projections_nor_all_knots() -> None:
+    """Value and gradient of 2048 members, 4096 directions: a few arrays of N·d and one of d·K; N·K would be 32 MB."""
+    n, d, k = 2048, 16, 4096
+    function = jax.jit(jax.value_and_grad(lambda x: activity.sigreg(x, KEY, k)))
+    memory = function.lower(jax.ShapeDtypeStruct((n, d), jnp.float32)).compile().memory_analysis()
+    assert memory.temp_size_in_bytes <= 4 * (8 * n * d + 24 * d * k)
+
+
 @pytest.mark.parametrize("name", ["entropy", "z_loss"])
 def test_logits_of_minus_infinity_rule_classes_out(name: str) -> None:
     function = BY_NAME[name].function
@@ -609,6 +646,9 @@ MESSAGES = [
     (lambda: activity.penalty("l1", H, batch_axis=3), ValueError, ["`penalty(batch_axis=...)`", "has 3, got 3"]),
     (lambda: activity.penalty("l1", H, batch_axis=True), TypeError, ["must be an integer, got True"]),
     (lambda: activity.penalty("l3", H), ValueError, ["l3"]),
+    (lambda: activity.sigreg(H, 0), TypeError, ["`sigreg(key=...)`", "got 0", "`jax.random.key(number)`"]),
+    (lambda: activity.sigreg(H, KEY, 2.0), TypeError, ["`sigreg(directions=...)` must be an int, got 2.0"]),
+    (lambda: activity.sigreg(H, KEY, 0), ValueError, ["must be positive, got 0."]),
     (lambda: activity.penalty(lambda x: x, H), ValueError, ["must return a scalar, got shape (4, 3, 2)"]),
 ]
 

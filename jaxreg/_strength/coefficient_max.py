@@ -83,7 +83,9 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
         case Weighted():
             if isinstance(penalty.penalty, Group):
                 group = penalty.penalty
-                return _divided(_top(Weighted(group.penalty, penalty.of_norms(g)), group.norms(g)), group.size_weight(g))
+                return _divided(
+                    _top(Weighted(group.penalty, penalty.of_norms(g)), group.norms(g)), group.size_weight(g)
+                )
             return _top(penalty.penalty, _divided(g, penalty.of_entries(g)))
         case Anchored():
             return _anchored_top(penalty, g)

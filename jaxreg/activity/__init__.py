@@ -35,4 +35,5 @@ from jaxreg.activity._distribution import z_loss as z_loss
 from jaxreg.activity._size import activation_l2 as activation_l2
 from jaxreg.activity._size import penalty as penalty
 from jaxreg.activity._size import temporal_l2 as temporal_l2
+from jaxreg.activity._sketch import sigreg as sigreg
 from jaxreg.activity._whole import WholeOutput as WholeOutput
