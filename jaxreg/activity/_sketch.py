@@ -33,7 +33,8 @@ def sigreg(
     `jax.random.normal(key, (K, features))` in float32 over their norms. The integral is the trapezoidal rule with 17
     knots from −5 to 5, as in the paper; members that are more than π/0.625 ≈ 5 apart along a direction look nearer to
     it than they are. N is the number of members along all axes but the last. Smooth; the gradient with respect to a
-    member does not vanish with N. Take a new key for each step, `jax.random.fold_in(key, step)`, the same on all devices.
+    member does not vanish with N. Take a new key for each step, `jax.random.fold_in(key, step)`, the same on every
+    device.
 
     Cost: N·d·K products; it holds N·d numbers more than its arguments and K directions, also for the gradient.
 
