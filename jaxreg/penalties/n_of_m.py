@@ -29,8 +29,8 @@ class NofM(constraint.Constraint):
     0 elsewhere, and 0 in `n`. `violation` is the root of the sum of squares of what has to go. Sums with L1, L2 and
     NonNegative are exact.
 
-    Each entry is compared with those up to m − 1 places away: one read and one write of the memory, no sort. An axis
-    that is sharded sends m − 1 entries across each edge.
+    Each entry is compared with those up to m − 1 places away: one read and one write of the memory, no sort. Along an
+    axis that is sharded, m·(m − 1)/2 entries go each way across an edge.
 
     Args:
         n: leaf; a whole number, non-negative and at most m. It may follow a schedule without compiling again.

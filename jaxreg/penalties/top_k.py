@@ -1,5 +1,6 @@
 """TopK: a given share, or number, of the entries of every group is not zero."""
 
+import math
 from typing import Any, ClassVar, final
 
 import jax
@@ -82,27 +83,24 @@ class TopK(constraint.Constraint):
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
         axes = _axes.axes_of("TopK", self.axis, z.ndim)
-        share = jax.lax.stop_gradient(jnp.asarray(self.share))
-        stay = _largest.are_largest(_largest.order(z, step), _count(share, z, axes), axes)
-        return _largest.only(stay, z, share)
+        stay = _largest.are_largest(_largest.order(z, step), self.count(z), axes)
+        return _largest.only(stay, z, jnp.asarray(self.share))
 
-
-def _count(share: jax.Array, z: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """How many entries of a group may stay."""
-    size: Any = 1
-    for axis in axes:
-        size = size * z.shape[axis]
-    if isinstance(size, int) and size >= 2**32:
-        raise ValueError(
-            f"`TopK` counts in groups of less than 2³² entries, got {size}. Take smaller ones, "
-            "`TopK(share, axis=...)`, or treat each layer of a stack by itself, `Stacked(TopK(share), axes=...)`."
-        )
-    if jnp.issubdtype(share.dtype, jnp.integer):
-        return jnp.maximum(share, 0).astype(jnp.uint32)
-    share = numerics.promote(share)
-    product = share * jnp.asarray(numerics.number_of(size), share.dtype)
-    rounding = 2 * float(jnp.finfo(share.dtype).eps) * product
-    return jnp.ceil(jnp.clip(product - rounding, 0, float(2**32 - 256))).astype(jnp.uint32)
+    def count(self, x: ArrayLike) -> jax.Array:
+        """Return how many entries of each group of `x` may be other than 0; it may be more than there are."""
+        x, share = jnp.asarray(x), jax.lax.stop_gradient(jnp.asarray(self.share))
+        size = math.prod(x.shape[axis] for axis in _axes.axes_of("TopK", self.axis, x.ndim))
+        if isinstance(size, int) and size >= 2**32:
+            raise ValueError(
+                f"`TopK` counts in groups of less than 2³² entries, got {size}. Take smaller ones, "
+                "`TopK(share, axis=...)`, or treat each layer of a stack by itself, `Stacked(TopK(share), axes=...)`."
+            )
+        if jnp.issubdtype(share.dtype, jnp.integer):
+            return jnp.maximum(share, 0).astype(jnp.uint32)
+        share = numerics.promote(share)
+        product = share * jnp.asarray(numerics.number_of(size), share.dtype)
+        rounding = 2 * float(jnp.finfo(share.dtype).eps) * product
+        return jnp.ceil(jnp.clip(product - rounding, 0, float(2**32 - 256))).astype(jnp.uint32)
 
 
 def _checked(value: Any) -> Any:
