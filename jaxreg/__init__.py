@@ -38,14 +38,17 @@ from jaxreg.penalties import LogSum as LogSum
 from jaxreg.penalties import Lq as Lq
 from jaxreg.penalties import Matrix as Matrix
 from jaxreg.penalties import MaxNorm as MaxNorm
+from jaxreg.penalties import NofM as NofM
 from jaxreg.penalties import NonNegative as NonNegative
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer
+from jaxreg.penalties import Rank as Rank
 from jaxreg.penalties import Simplex as Simplex
 from jaxreg.penalties import SoftOrthogonal as SoftOrthogonal
 from jaxreg.penalties import Spectral as Spectral
 from jaxreg.penalties import SpectralBall as SpectralBall
 from jaxreg.penalties import SpectralNorm as SpectralNorm
 from jaxreg.penalties import Stacked as Stacked
+from jaxreg.penalties import TopK as TopK
 from jaxreg.penalties import UnitNorm as UnitNorm
 from jaxreg.penalties import Weighted as Weighted
 

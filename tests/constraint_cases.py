@@ -55,6 +55,29 @@ def spectral(z: Array, radius: float) -> Array:
     return (u * np.minimum(s, radius)[..., None, :]) @ vh
 
 
+def low_rank(z: Array, k: int) -> Array:
+    u, s, vh = np.linalg.svd(z, full_matrices=False)
+    return (u[..., :k] * s[..., None, :k]) @ vh[..., :k, :]
+
+
+def largest(z: Array, k: float, step: Array | float = 1.0) -> Array:
+    """The k largest z²/step of a vector stay, rounded up; the first of equal ones."""
+    stay = np.argsort(-(z**2) / step, kind="stable")[: int(np.ceil(k))]
+    return np.where(np.isin(np.arange(z.size), stay), z, 0.0)
+
+
+def blockwise(z: Array, n: int, m: int, step: Array | float = 1.0) -> Array:
+    """`largest` of every m along axis 0."""
+    step = np.broadcast_to(step, z.shape)
+    blocks = [(z[i : i + m], step[i : i + m]) for i in range(0, len(z), m)]
+    columns = [[largest(b[c], n, s[c]) for c in columns_of(b)] for b, s in blocks]
+    return np.concatenate([np.stack(c, -1).reshape(b.shape) for c, (b, _) in zip(columns, blocks, strict=True)])
+
+
+def columns_of(z: Array) -> list[tuple[slice | int, ...]]:
+    return [(slice(None), *place) for place in np.ndindex(z.shape[1:])]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What the properties need to know of a constraint."""
@@ -87,6 +110,13 @@ CASES = (
         point=np.eye(3, 4),
         has_interior=False,
     ),
+    Case(
+        jaxreg.UnitNorm(0, 2.5),
+        groups(lambda z: 2.5 * z / np.linalg.norm(z), 0),
+        convex=False,
+        point=2.5 * np.eye(4)[:3] + 2.5 * np.eye(3, 4, 3),
+        has_interior=False,
+    ),
     Case(jaxreg.L1Ball(1.5), groups(lambda z: l1_ball(z, 1.5), None), lambda z, s: l1_ball(z, 1.5, s)),
     Case(jaxreg.L1Ball(1.5, axis=(1,)), groups(lambda z: l1_ball(z, 1.5), 1), shapes=(*RANK2, (2, 3, 2))),
     Case(
@@ -103,6 +133,35 @@ CASES = (
         has_interior=False,
     ),
     Case(jaxreg.SpectralBall(1.5), lambda z: spectral(z, 1.5), shapes=RANK2),
+    Case(
+        jaxreg.Rank(1),
+        lambda z: low_rank(z, 1),
+        convex=False,
+        shapes=RANK2,
+        point=np.diag([1.0, 0.0, 0.0, 0.0])[:3],
+        has_interior=False,
+    ),
+    Case(
+        jaxreg.TopK(0.3, axis=1),
+        groups(lambda z: largest(z, 0.3 * z.size), 1),
+        convex=False,
+        shapes=(*RANK2, (2, 3, 2)),
+        has_interior=False,
+    ),
+    Case(
+        jaxreg.TopK(0.3),
+        groups(lambda z: largest(z, 0.3 * z.size), None),
+        lambda z, s: largest(z, 0.3 * z.size, s),
+        convex=False,
+        has_interior=False,
+    ),
+    Case(
+        jaxreg.NofM(1, 2),
+        lambda z: blockwise(z, 1, 2),
+        lambda z, s: blockwise(z, 1, 2, s),
+        convex=False,
+        has_interior=False,
+    ),
 )
 INSTANCES = {type(case.constraint): case.constraint for case in CASES}  # one of each class, the last
 STRUCTURES = {jax.tree.structure(case.constraint): case.constraint for case in CASES}

@@ -44,6 +44,7 @@ ELSEWHERE = {
     "UnitNorm": "Keras, optax (one group)",
     "L1Ball": "optax, jaxopt, pyproximal",
     "Simplex": "optax, jaxopt, pyproximal",
+    "TopK": "pyproximal",
 }
 INSTANCES: dict[type[jaxreg.Regularizer], jaxreg.Regularizer] = {
     **{type(case.regularizer): case.regularizer for case in reversed(ALL_CASES)},

@@ -140,6 +140,7 @@ GATHERS = (
     (jaxreg.Spectral(jaxreg.L1(0.3)), 2),
     (jaxreg.SpectralNorm(0.3), 2),
     (jaxreg.SpectralBall(1.0), 2),
+    (jaxreg.Rank(3), 2),
     (jaxreg.SoftOrthogonal(0.3), 2),
 )
 
@@ -156,7 +157,7 @@ def test_what_gathers_says_so_and_gathers_no_more(reg: Any, times: int, mesh: ja
 @pytest.mark.parametrize("axis", [None, 0], ids=["whole", "columns"])
 def test_projections_by_a_threshold_reduce_numbers_of_groups(axis: int | None, mesh: jax.sharding.Mesh) -> None:
     x = jax.device_put(jnp.ones((M, N)), NamedSharding(mesh, P("data", "model")))
-    for reg in (jaxreg.Simplex(axis=axis), jaxreg.L1Ball(3.0, axis=axis)):
+    for reg in (jaxreg.Simplex(axis=axis), jaxreg.L1Ball(3.0, axis=axis), jaxreg.TopK(0.3, axis=axis)):
         found = collectives(lambda x, reg=reg: reg.prox(x, 0.1), x)
         assert {name for name, _ in found} == {"all-reduce"}
         assert {size for _, sizes in found for size in sizes} <= {1, N // 4}
@@ -181,6 +182,16 @@ def test_layers_of_a_stack_stay_where_they_are(mesh: jax.sharding.Mesh) -> None:
         assert [name for name, _ in found] == ["all-reduce"] * len(found)
         assert all(set(sizes) == {1} for _, sizes in found)
     assert collectives(lambda x: spectral.prox(x, 0.1), x) == []
+
+
+def test_blocks_exchange_what_is_at_the_edges(mesh: jax.sharding.Mesh) -> None:
+    """m − 1 rows up and as many down, in one shift for each distance."""
+    x = jax.device_put(jnp.ones((M, N)), NamedSharding(mesh, P("data", "model")))
+    found = collectives(lambda x: jaxreg.NofM(2, 4).prox(x), x)
+    assert {name for name, _ in found} == {"collective-permute"}
+    assert sum(sum(sizes) for _, sizes in found) <= 2 * (1 + 2 + 3) * N // 4
+    whole = jax.device_put(jnp.ones((M, N)), NamedSharding(mesh, P(None, "model")))
+    assert collectives(lambda x: jaxreg.NofM(2, 4).prox(x), whole) == []
 
 
 def test_differences_exchange_one_row(mesh: jax.sharding.Mesh) -> None:

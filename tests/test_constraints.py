@@ -189,8 +189,10 @@ def test_diagonal_metric(case: Case) -> None:
                 p = np.asarray(look_in_a_metric(case.constraint, z, s)[0])
                 np.testing.assert_allclose(p, case.metric(z, s), rtol=1e-9, atol=1e-10)
                 assert look_in_a_metric(case.constraint, p, s)[2] == 0
-                for u in others:  # the variational inequality in the metric
-                    assert ((z - p) / s) @ (u - p) <= 1e-9 * (1 + np.abs((z - p) / s).max())
+                for u in others:
+                    assert np.sum((z - p) ** 2 / s) <= np.sum((z - u) ** 2 / s) * (1 + 1e-9)  # the nearest point
+                    if case.convex:  # the variational inequality in the metric
+                        assert ((z - p) / s) @ (u - p) <= 1e-9 * (1 + np.abs((z - p) / s).max())
 
 
 @each_metric

@@ -145,6 +145,17 @@ def test_large_spectra_on_a_tpu_are_products_of_matrices(function: Any) -> None:
     assert [decomposed(256, "tpu"), decomposed(255, "tpu"), decomposed(256, "cpu")] == [False, True, True]
 
 
+@pytest.mark.parametrize("reg", [jaxreg.TopK(0.3), jaxreg.TopK(3, axis=0), jaxreg.NofM(2, 4)], ids=repr)
+def test_what_stays_is_found_without_a_sort(reg: jaxreg.Regularizer) -> None:
+    x = jax.ShapeDtypeStruct((64, 48), jnp.float32)
+    lowered = jax.jit(lambda x: reg.prox(x)).trace(x)
+    for platform in ("cpu", "tpu", "cuda"):
+        text = lowered.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.sort" not in text and "top_k" not in text
+    if isinstance(reg, jaxreg.NofM):  # one read and one write
+        assert programs.temporaries(programs.compile_(lambda x: reg.prox(x), jnp.ones((64, 48)))) == 0
+
+
 # ------------------------------------------------------------------------------------------- traces and compilations
 
 

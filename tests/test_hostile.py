@@ -51,6 +51,7 @@ LIMITS: dict[type, float] = {
     jaxreg.Spectral: 1e36,
     jaxreg.SpectralNorm: 1e36,
     jaxreg.SpectralBall: 1e36,
+    jaxreg.Rank: 1e36,
     jaxreg.Difference: 1e37,
     jaxreg.LogSum: 1e37,  # |x|/eps overflows; a way around it costs a second pass over the weights
     jaxreg.Function: 1e37,
@@ -199,6 +200,7 @@ MATRICES = (
     jaxreg.OrthogonalRegularizer(0.3),
     jaxreg.SoftOrthogonal(0.3),
     jaxreg.SpectralBall(0.1),
+    jaxreg.Rank(1),
 )
 
 

@@ -163,6 +163,9 @@ SETS = (
     jaxreg.Simplex(1.0),
     jaxreg.UnitNorm(axis=1),
     jaxreg.SpectralBall(0.7),
+    jaxreg.Rank(1),
+    jaxreg.TopK(2),
+    jaxreg.NofM(1, 2),
     2 * jaxreg.Box(lower=1e-6),
     jaxreg.Stacked(jaxreg.Box(lower=1e-6), 0),
 )

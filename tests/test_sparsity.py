@@ -62,6 +62,56 @@ def test_a_convolution_counts_over_the_window():
     assert found.share == np.mean(kernel == 0)
 
 
+def attention(layers=(), heads=4, size=2, features=8):
+    ones = np.ones(layers, np.float32)
+    into, out = (features, heads, size), (heads, size, features)
+    kernels = {name: np.multiply.outer(ones, np.ones(into)) for name in ("query", "key", "value")}
+    kernels["out"] = np.multiply.outer(ones, np.ones(out))
+    return {name: {"kernel": kernel, "bias": np.zeros((*layers, heads, size))} for name, kernel in kernels.items()}
+
+
+def test_heads_of_attention():
+    """Query, key and value write to heads·size units, which out reads."""
+    params = attention()
+    params["out"]["kernel"][1] = 0  # one head
+    params["query"]["kernel"][:, 2:] = 0  # two heads
+    params["key"]["kernel"][:, 0, 1] = 0  # half of one
+    params["value"]["kernel"][5] = 0  # a feature
+    for tree, at in ((params, ""), ({"block": {"attn": params}}, "block/attn/")):
+        s = jaxreg.sparsity(tree)
+        of = {name: fields(s[f"{at}{name}/kernel"])[2:] + (s[f"{at}{name}/kernel"].dead_heads,) for name in params}
+        assert of == {
+            "out": (8, 2, 8, 0, 1),
+            "query": (8, 0, 8, 4, 2),
+            "key": (8, 0, 8, 1, 0),
+            "value": (8, 1, 8, 0, 0),
+        }
+        assert s[f"{at}query/bias"].inputs == 0 and (s.total.heads, s.total.dead_heads) == (16, 3)
+        assert str(s).splitlines()[0].endswith("dead heads") and str(s).endswith("3 of 16")
+    stack = attention((3,))
+    stack["out"]["kernel"][0, 1] = stack["out"]["kernel"][2, 3] = 0
+    assert jaxreg.sparsity(stack)["out/kernel"].heads == 12 and jaxreg.sparsity(stack).total.dead_heads == 2
+
+
+def test_what_only_looks_like_attention_has_no_heads():
+    """A convolution in one dimension that is called `out`; kernels of attention that are matrices already."""
+    conv = {"out": {"kernel": np.zeros((3, 4, 5), np.float32)}, "query": {"kernel": np.zeros((4, 5), np.float32)}}
+    flat = {name: {"kernel": np.zeros((4, 4), np.float32)} for name in ("query", "key", "value", "out")}
+    for params in (conv, flat):
+        assert jaxreg.sparsity(params).total.heads == 0 and "heads" not in str(jaxreg.sparsity(params))
+    assert fields(jaxreg.sparsity(conv)["out/kernel"])[2:] == (4, 4, 5, 5)
+
+
+@pytest.mark.parametrize("api", ["linen", "nnx"])
+def test_the_attention_of_flax_has_its_heads(api):
+    if api == "linen":
+        layer = nn.MultiHeadDotProductAttention(num_heads=4)
+        params = layer.init(jax.random.key(0), jnp.ones((1, 3, 8)))
+    else:
+        params = nnx.MultiHeadAttention(4, 8, decode=False, rngs=nnx.Rngs(0))
+    assert jaxreg.sparsity(params).total.heads == 16
+
+
 def test_the_total_is_the_sum_and_tied_leaves_count_once():
     shared = jnp.zeros((2, 3))
     s = jaxreg.sparsity(

@@ -168,6 +168,40 @@ def test_an_empty_tree():
     assert "0 leaves" in str(jaxreg.summary(jaxreg.TreeRegularizer({}), {}))
 
 
+def test_sets_say_how_much_of_a_leaf_is_within():
+    """Counted by hand; a rank with the rounding of the dtype that holds the matrix."""
+    rng = np.random.default_rng(0)
+    low = rng.normal(size=(6, 3)) @ rng.normal(size=(3, 5))
+    blocks = np.float32([[1, 0, 1, 0, 1], [1, 1, 0, 0, 1], [np.nan, 0, 0, 0, 0]])
+    params = {
+        "blocks": blocks,  # the short last column is a block too
+        "rows": blocks,
+        "low": np.float32(low),
+        "conv": np.float32(low).reshape(2, 3, 5),
+        "stack": np.float32([np.eye(2), np.ones((2, 2)), np.zeros((2, 2))]),
+        "half": jnp.asarray(low, jnp.bfloat16),
+        "bad": np.full((2, 2), np.inf, np.float32),
+        "free": blocks,
+    }
+    rules = {
+        "blocks": 2.0 * jaxreg.NofM(1, 2, axis=1) + jaxreg.L2(0.1),
+        "rows": jaxreg.TopK(0.4, axis=-1),
+        "conv": jaxreg.Matrix(jaxreg.Rank(2)),
+        "stack": jaxreg.Stacked(jaxreg.Rank(1)),
+        "free": jaxreg.L1(0.1),
+        "**": jaxreg.Rank(2),
+    }
+    summary = jaxreg.summary(jaxreg.TreeRegularizer(rules), params)
+    found = {path: (leaf.conforming, leaf.blocks, leaf.rank) for path, leaf in by_path(summary).items()}
+    assert found == {
+        "blocks": (8, 9, None), "rows": (1, 3, None), "low": (None, None, 3), "conv": (None, None, 3),
+        "stack": (None, None, 2), "half": (None, None, 3), "bad": (None,) * 3, "free": (None,) * 3,
+    }  # fmt: skip
+    text = " ".join(str(summary).split())
+    assert "penalty nan, 8 of 9 blocks conform" in text and "1 of 3 blocks conform" in text
+    assert "3 leaves, penalty inf, rank 3" in text or "3 leaves, penalty nan, rank 3" in text
+
+
 def transformer(layers):
     """10 leaves a layer, and names as long as they are in life."""
     ones = np.ones

@@ -14,7 +14,7 @@ from jaxreg._core.structure import Indicator
 
 SCALAR_STEP = (
     "Give a scalar step: the Euclidean projection, which for a constraint does not depend on the step; or use a "
-    "constraint that has one: NonNegative, Box, MaxNorm, L1Ball, Simplex."
+    "constraint that has one: NonNegative, Box, MaxNorm, L1Ball, Simplex, TopK, NofM."
 )
 _ROUNDING = 16  # units in the last place of ‖x‖₂ that a projection may be off after it was rounded to the dtype of x
 

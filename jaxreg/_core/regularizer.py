@@ -145,7 +145,7 @@ class Sum(Regularizer, promoted=False):
         L2 + P                            for every P with a proximal operator: that of P at z/s with the step τ/s,
                                           s = 1 + 2·τ·l2
         L1, L2, NonNegative + P           the sign, the soft threshold, then P: for `Group` (the sparse group lasso),
-                                          `MaxNorm` and `L1Ball`
+                                          `MaxNorm`, `L1Ball`, `TopK` and `NofM`
         L2, NonNegative + P               the sign, then P: for an elementwise P
         L2, NonNegative, Box + P          the sign, P, then the box: for a convex elementwise P
         Group + Group                     any number with nested groups, from the finer to the coarser: all but the

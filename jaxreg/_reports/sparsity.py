@@ -22,6 +22,8 @@ class Zeros:
     dead_inputs: int = 0
     outputs: int = 0
     dead_outputs: int = 0
+    heads: int = 0
+    dead_heads: int = 0
 
     @property
     def share(self) -> float:
@@ -53,7 +55,10 @@ class Sparsity(Report, Mapping[str, Zeros]):
         found = list(self.values())
         kinds = [(path, (zeros.size, zeros.inputs, zeros.outputs)) for path, zeros in self.items()]
         rows = [(path, *_cells(sum((found[i] for i in alike), Zeros(0, 0)))) for path, alike in merged(kinds)]
-        return Table(header, rows, (leaves(len(self)), *_cells(self.total)))
+        shown = len(header) + bool(self.total.heads)
+        cells = (*rows, (leaves(len(self)), *_cells(self.total)))
+        *rows, total = (row[:shown] for row in cells)
+        return Table((*header, "dead heads")[:shown], rows, total)
 
     def _notes(self) -> list[str]:
         return []
@@ -62,7 +67,11 @@ class Sparsity(Report, Mapping[str, Zeros]):
 def _cells(zeros: Zeros) -> tuple[str, ...]:
     dead = [
         f"{dead} of {units}" if units else "-"
-        for dead, units in ((zeros.dead_inputs, zeros.inputs), (zeros.dead_outputs, zeros.outputs))
+        for dead, units in (
+            (zeros.dead_inputs, zeros.inputs),
+            (zeros.dead_outputs, zeros.outputs),
+            (zeros.dead_heads, zeros.heads),
+        )
     ]
     return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *dead
 
@@ -76,8 +85,10 @@ def sparsity(params: Any) -> Sparsity:
 
     The convention is that of Flax and Keras: the last axis of a kernel is its outputs, the one before it its inputs, so
     (inputs, outputs) for a dense kernel, (height, width, inputs, outputs) for a convolution, (tokens, features) for an
-    embedding, where a dead input is a row of zeros. A leaf of one axis has entries only. Each leaf is reported by
-    itself: a dead output unit of a kernel whose bias is not 0 still gives that constant.
+    embedding, where a dead input is a row of zeros. A leaf of one axis has entries only. Kernels of Flax's attention,
+    `query`, `key` and `value` of (inputs, heads, size) and `out` of (heads, size, outputs) side by side, have
+    heads·size outputs, or inputs, and heads: a dead one is all zero. In a stack of layers each layer has its own. Each
+    leaf is reported by itself: a dead output unit of a kernel whose bias is not 0 still gives that constant.
 
     The arrays are read on the host, without compiling anything; sharded ones are gathered leaf by leaf.
 
@@ -85,9 +96,9 @@ def sparsity(params: Any) -> Sparsity:
         params: any tree of arrays. Integers, bools and keys are left out; tied leaves count once, at their first path.
 
     Returns:
-        a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`, and
-        their sum as `total`. It prints as a table; with more than 40 leaves, those whose paths differ only in
-        numbers share a row.
+        a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`,
+        `heads`, `dead_heads`, and their sum as `total`. It prints as a table; with more than 40 leaves, those whose
+        paths differ only in numbers share a row.
 
     Raises:
         TypeError: a leaf is traced or a placeholder; there is nothing to count.
@@ -107,14 +118,16 @@ def sparsity(params: Any) -> Sparsity:
         2 leaves              9      7  77.8%       1 of 2        1 of 3
     """
     found: dict[str, Zeros] = {}
-    for path, leaf in untied(params):
-        zeros = count_zeros("sparsity", path, leaf)
+    parameters = untied(params)
+    ranks = {path: np.ndim(leaf) for path, leaf in parameters}
+    for path, leaf in parameters:
+        zeros = count_zeros("sparsity", path, leaf, _part_of_attention(path, ranks))
         found[path] = found[path] + zeros if path in found else zeros
     return Sparsity(found)
 
 
-def count_zeros(call: str, path: str, leaf: Any) -> Zeros:
-    """Count in one leaf, for `jaxreg.<call>`."""
+def count_zeros(call: str, path: str, leaf: Any, part: str = "") -> Zeros:
+    """Count in one leaf, for `jaxreg.<call>`; `part` is that of attention which it is."""
     if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)):
         raise TypeError(
             f"`jaxreg.{call}` counts in arrays that have values, got {short(leaf)} at {short(path)}; call it outside "
@@ -122,11 +135,35 @@ def count_zeros(call: str, path: str, leaf: Any) -> Zeros:
         )
     is_zero = np.asarray(leaf) == 0
     zeros = int(np.count_nonzero(is_zero))
-    if is_zero.ndim < 2:
+    if is_zero.ndim < 2 or part == "bias":
         return Zeros(is_zero.size, zeros)
+    heads = dead_heads = 0
+    if part:
+        is_zero, of_heads = _with_heads(is_zero, first=part == "out")
+        heads, dead_heads = of_heads.size, int(np.count_nonzero(of_heads))
     *_, inputs, outputs = is_zero.shape
     if not zeros or not is_zero.size:
-        return Zeros(is_zero.size, zeros, inputs, 0, outputs, 0)
+        return Zeros(is_zero.size, zeros, inputs, 0, outputs, 0, heads, 0)
     matrix = is_zero.all(axis=tuple(range(is_zero.ndim - 2)))
     dead_inputs, dead_outputs = (int(np.count_nonzero(matrix.all(axis=axis))) for axis in (1, 0))
-    return Zeros(is_zero.size, zeros, inputs, dead_inputs, outputs, dead_outputs)
+    return Zeros(is_zero.size, zeros, inputs, dead_inputs, outputs, dead_outputs, heads, dead_heads)
+
+
+_INTO_HEADS = ("query", "key", "value")
+
+
+def _part_of_attention(path: str, ranks: Mapping[str, int]) -> str:
+    """`query`, `key`, `value`, `out` for a kernel of Flax's attention, `bias` for one with heads, "" for any other."""
+    *block, part, name = ("", *path.split("/"))
+    kernels = ["/".join((*block[1:], other, "kernel")) for other in (*_INTO_HEADS, "out")]
+    around = {ranks.get(kernel, 0) for kernel in kernels}
+    if not block or part not in (*_INTO_HEADS, "out") or len(around) != 1 or min(around) < 3:
+        return ""
+    return part if name == "kernel" else "bias" if name == "bias" and part != "out" else ""
+
+
+def _with_heads(is_zero: Any, first: bool) -> tuple[Any, Any]:
+    """The kernel with one axis for all units of the heads, and which heads of which layers are dead."""
+    *layers, a, b, c = is_zero.shape
+    kernel = is_zero.reshape(*layers, a * b, c) if first else is_zero.reshape(*layers, a, b * c)
+    return kernel, is_zero.all(axis=(-2, -1) if first else (-3, -1))

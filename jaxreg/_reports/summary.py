@@ -1,5 +1,6 @@
 """`summary`: what a regularizer does to a tree of parameters, leaf by leaf."""
 
+import dataclasses
 import functools
 import glob
 import math
@@ -14,6 +15,7 @@ import numpy as np
 from jaxreg._core import numerics
 from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._reports.conformity import conformity
 from jaxreg._reports.sparsity import count_zeros
 from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_inexact
@@ -28,8 +30,9 @@ def summary(reg: Any, params: Any) -> Summary:
     For each leaf: path, shape, dtype, the regularizer that the rules assign, its penalty R(leaf) and the share of it in
     the penalty of the tree, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's
     gradient. Below the totals the rules are listed, also those that match no leaf (`reg(params)` raises there), and the
-    leaves without a penalty, with the reason. In print, with more than 40 leaves, those whose paths differ only in
-    numbers (`layers_0`, `layers_1`) share a row.
+    leaves without a penalty, with the reason. For the sets `NofM`, `TopK` and `Rank` they say how many blocks or groups
+    conform, and the numerical rank, the largest of several. In print, with more than 40 leaves, those whose paths
+    differ only in numbers (`layers_0`, `layers_1`) share a row.
 
     Args:
         reg: a `TreeRegularizer`, or one regularizer for all floating leaves.
@@ -77,9 +80,10 @@ def summary(reg: Any, params: Any) -> Summary:
     zeros = [count_zeros("summary", path, leaf).zeros if is_inexact(leaf) else None for path, leaf, _, _ in found]
     measured = _measure([(path, regularizer, leaf) for path, leaf, _, regularizer in found])
     rows = [
-        Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason)
+        Leaf(path, np.shape(leaf), dtype_name(leaf), math.prod(np.shape(leaf)), regularizer, *numbers, n, reason,
+             *dataclasses.astuple(conformity(regularizer, leaf)))
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
-    ]
+    ]  # fmt: skip
     return Summary(_uses(tree._rules, idle, deciding, rows), tuple(rows))
 
 

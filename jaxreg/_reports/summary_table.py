@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.text import printable
+from jaxreg._reports.conformity import Conformity
 from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
 
 BY_RULE = "by the rule "
@@ -30,6 +31,9 @@ class Leaf:
     gradient_norm: float | None  # of the penalty
     zeros: int | None  # entries that are exactly 0; None for leaves that are not floating or complex
     left_out: str  # why it has no regularizer; "" if it has one
+    blocks: int | None = None  # of `NofM`, groups of `TopK`
+    conforming: int | None = None  # those of which no more entries than that are other than 0
+    rank: int | None = None  # with `Rank`: the numerical rank, the largest in a stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +101,20 @@ class Summary(Report):
         for leaf in self.leaves:
             if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and self.rules:
                 of.setdefault(leaf.left_out, []).append(leaf.path)
-        penalties = self._penalties()
-        notes = [_rule_note(rule, math.fsum(penalties[path] for path in set(rule.paths))) for rule in self.rules]
+        penalties, conformities = self._penalties(), self._conformities()
+        notes = []
+        for rule in self.rules:
+            paths = set(rule.paths)
+            penalty = math.fsum(penalties[path] for path in paths)
+            notes.append(_rule_note(rule, penalty, sum((conformities[path] for path in paths), Conformity())))
         notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
         return [line for note in notes for line in textwrap.wrap(printable(note), WIDTH, subsequent_indent="    ")]
+
+    def _conformities(self) -> dict[str, Conformity]:
+        of: dict[str, Conformity] = {}
+        for leaf in self.leaves:
+            of[leaf.path] = of.get(leaf.path, Conformity()) + Conformity(leaf.blocks, leaf.conforming, leaf.rank)
+        return of
 
     def _penalties(self) -> dict[str, float]:
         """The penalty of each path; different keys may be the same path: `a/b`, and `b` in `a`."""
@@ -159,7 +173,7 @@ def _number(x: float) -> str:
     return f"{x:.3g}"
 
 
-def _rule_note(rule: RuleUse, penalty: float) -> str:
+def _rule_note(rule: RuleUse, penalty: float, conformity: Conformity) -> str:
     name = f"rule {rule.pattern!r}, {rule.regularizer}"
     if not rule.matches:
         return f"{name}: NO LEAF MATCHES"
@@ -167,7 +181,7 @@ def _rule_note(rule: RuleUse, penalty: float) -> str:
         return f"{name}: decides over no leaf, rules before it do"
     if rule.regularizer == "None":
         return f"{name}, leaves out {leaves(len(rule.paths))}"
-    return f"{name}: {leaves(len(rule.paths))}, penalty {_number(penalty)}"
+    return f"{name}: {leaves(len(rule.paths))}, penalty {_number(penalty)}{conformity}"
 
 
 def _named(paths: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxreg._core import numerics
 from jaxreg._core.checks import real_only, short
+from jaxreg._core.constraint import Constraint
 from jaxreg._core.regularizer import Regularizer, Scaled, Sum
 from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import flatten_with_paths
@@ -93,6 +94,12 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
             others = [term for term in penalty.terms if not _leaves_the_top(term.parts())]
             if len(others) == 1:
                 return _top(others[0], _against(penalty.parts().nonnegative, g))
+        case Constraint():
+            raise NotImplementedError(
+                f"`coefficient_max` knows no coefficient of `{short(penalty)}`, which is a set. Give `jaxreg.path` a "
+                "function under which it shrinks as the coefficient grows, `lambda c: jaxreg.TopK(1 - c)`, and the "
+                "coefficients, here shares of zeros, such as `[0.5, 0.8, 0.9]`."
+            )
     raise NotImplementedError(
         "`coefficient_max` knows L1, L1L2, Group, Stacked and Matrix of these, their multiples, and one of them plus "
         f"L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."

@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from jaxreg._core import checks
+from jaxreg._core.constraint import Constraint
+from jaxreg._core.keras_slots import sets_in
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._rules.paths import flatten_with_paths
@@ -97,7 +99,8 @@ def path(
             better.
         regularizer: is multiplied by each coefficient, so write it with the coefficient 1; or a function
             `coefficient -> regularizer` such as `jaxreg.L1` or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a
-            `TreeRegularizer`.
+            `TreeRegularizer`. The largest coefficient is taken for the strongest penalty: of a set write a function
+            under which it shrinks, such as `lambda c: jaxreg.TopK(1 - c)`, where c is the share of zeros.
         coefficients: a sequence of n; or one number c, for 50 from c down to c/1000 in equal ratios, such as
             `jaxreg.coefficient_max(regularizer, grads_at_zero)` (`numpy.geomspace` makes other grids).
         keys: a tree whose leaves have a leading axis of length k: `jax.random.split(key, k)`, `jnp.arange(k)` for the
@@ -108,7 +111,8 @@ def path(
 
     Raises:
         TypeError: `train` does not return a triple, or `regularizer` or `coefficients` is of another type.
-        ValueError: a coefficient is negative or not finite, the loss or score is no scalar, or keys have no axis.
+        ValueError: a coefficient is negative or not finite, `regularizer` is a set or a class of sets, the loss or
+            score is no scalar, or keys have no axis.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg, numpy as np
@@ -156,6 +160,13 @@ def _grid(coefficients: Any) -> Floats:
 
 
 def _at(regularizer: Any) -> Callable[[jax.Array], Reg]:
+    is_class = isinstance(regularizer, type) and issubclass(regularizer, Constraint)
+    if is_class or (isinstance(regularizer, Regularizer) and sets_in(regularizer) == [regularizer]):
+        raise ValueError(
+            f"`path(regularizer=...)`: a set has no strength, its multiples are the same set, got "
+            f"{checks.short(regularizer)}. Give a function under which it shrinks as the coefficient grows, "
+            "`lambda c: jaxreg.TopK(1 - c)`, where c is the share of zeros."
+        )
     if isinstance(regularizer, (Regularizer, TreePenalty)):
         return lambda coefficient: coefficient * regularizer
     if not callable(regularizer):

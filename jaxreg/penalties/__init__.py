@@ -20,8 +20,10 @@ from jaxreg.penalties.lq import Lq as Lq
 from jaxreg.penalties.matrix import Matrix as Matrix
 from jaxreg.penalties.max_norm import MaxNorm as MaxNorm
 from jaxreg.penalties.mcp import MCP as MCP
+from jaxreg.penalties.n_of_m import NofM as NofM
 from jaxreg.penalties.non_negative import NonNegative as NonNegative
 from jaxreg.penalties.orthogonal_regularizer import OrthogonalRegularizer as OrthogonalRegularizer
+from jaxreg.penalties.rank import Rank as Rank
 from jaxreg.penalties.scad import SCAD as SCAD
 from jaxreg.penalties.simplex import Simplex as Simplex
 from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
@@ -29,6 +31,7 @@ from jaxreg.penalties.spectral import Spectral as Spectral
 from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
 from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
 from jaxreg.penalties.stacked import Stacked as Stacked
+from jaxreg.penalties.top_k import TopK as TopK
 from jaxreg.penalties.unit_norm import UnitNorm as UnitNorm
 from jaxreg.penalties.weighted import Weighted as Weighted
 
@@ -54,9 +57,12 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     Box,
     L1Ball,
     MaxNorm,
+    NofM,
     NonNegative,
+    Rank,
     Simplex,
     SpectralBall,
+    TopK,
     UnitNorm,
     Stacked,
     Matrix,

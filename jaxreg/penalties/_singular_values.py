@@ -32,7 +32,7 @@ def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return u, s, vh
 
 
-def _negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What the rounding of a decomposition makes of a zero singular value."""
     is_known = all(isinstance(n, int) for n in shape)
     longest = max(shape) if is_known else functools.reduce(jnp.maximum, map(numerics.number_of, shape))
@@ -71,7 +71,7 @@ def _spectral_map_jvp(
     v = _adjoint(vh)
     value, df = jax.jvp(lambda p: f(p, s), (params,), (dparams,))
     slope = jax.jvp(lambda t: f(params, t), (s,), (jnp.ones_like(s),))[1]
-    tiny = _negligible(s, x.shape)
+    tiny = negligible(s, x.shape)
 
     rows, columns = s[:, None], s[None, :]
     gap, total = rows - columns, rows + columns
@@ -113,12 +113,12 @@ def spectral_sum(
 def _spectral_sum_jvp(total: Any, slopes: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (params, x), (dparams, dx) = primals, tangents
     sigma = singular_values(x)
-    s = jnp.where(sigma <= _negligible(sigma, x.shape), 0, sigma)
+    s = jnp.where(sigma <= negligible(sigma, x.shape), 0, sigma)
     _, tangent = jax.jvp(lambda p: total(p, s), (params,), (dparams,))
     gradient = spectral_map(functools.partial(_not_negligible, slopes, x.shape), params, x)
     return total(params, sigma), tangent + jnp.sum(numerics.real_product(gradient, dx))
 
 
 def _not_negligible(slopes: Any, shape: tuple[int, ...], params: Any, s: jax.Array) -> jax.Array:
-    rounding = jax.lax.stop_gradient(jnp.where(s <= _negligible(s, shape), s, 0))
+    rounding = jax.lax.stop_gradient(jnp.where(s <= negligible(s, shape), s, 0))
     return slopes(params, s - rounding)  # at 0 the slope is 0, and its derivative the curvature there

@@ -44,8 +44,8 @@ class Matrix(Regularizer, promoted=False):
     √(height·width)·σ₁, because an entry of the input is in up to height·width patches.
 
     Args:
-        penalty: the regularizer of the matrix, such as `Spectral`, `SpectralNorm`, `SpectralBall`, `SoftOrthogonal`,
-            `OrthogonalRegularizer`, `Group`; its axes and arrays are those of the matrix.
+        penalty: the regularizer of the matrix, such as `Spectral`, `SpectralNorm`, `SpectralBall`, `Rank`,
+            `SoftOrthogonal`, `OrthogonalRegularizer`, `Group`; its axes and arrays are those of the matrix.
         outputs: static; an axis of the array or a tuple of axes; negative ones count from the end.
 
     Raises:

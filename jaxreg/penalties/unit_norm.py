@@ -1,4 +1,4 @@
-"""UnitNorm: the Euclidean norm of every group equal to one."""
+"""UnitNorm: the Euclidean norm of every group equal to a radius, by default one."""
 
 import math
 from typing import Any, final
@@ -8,30 +8,31 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, constraint, euclidean, numerics
-from jaxreg._core.struct import static
+from jaxreg._core.struct import coefficient, static
 from jaxreg.penalties import _axes
 
 
 @final
 class UnitNorm(constraint.Constraint):
-    """Keep the Euclidean norm of every group at one (the sphere).
+    """Keep the Euclidean norm of every group at a radius (the sphere), by default at one.
 
-        {w : ‖w_g‖₂ = 1 for every group g}
-        prox(z)_g = z_g / ‖z_g‖₂
+        {w : ‖w_g‖₂ = radius for every group g}
+        prox(z)_g = radius · z_g / ‖z_g‖₂
 
     A group is what the norm sums over: `axis=0` of a Dense kernel (inputs, outputs) is the incoming weights of every
     unit. The set is not convex. Every point of the sphere is nearest to a zero group of n entries; the prox takes the
-    one with the equal entries 1/√n, there with derivative 0. Any shape, also complex. `violation` is the root of
-    Σ_g (‖x_g‖₂ − 1)². There is no exact prox in a diagonal metric (a step of the shape of z).
+    one with the equal entries radius/√n, there with derivative 0 in z. Any shape, also complex. `violation` is the root
+    of Σ_g (‖x_g‖₂ − radius)². There is no exact prox in a diagonal metric (a step of the shape of z).
 
     The constraint `UnitNorm` of Keras, there with `axis=0`, with 1e-7 added to every norm, and 0 for a zero group.
 
     Args:
         axis: static; an int, a tuple of ints, or None for the whole array.
+        radius: leaf; real, finite, non-negative.
 
     Raises:
         TypeError: `axis` is not an int, a tuple of ints or None.
-        ValueError: the array has no such axis.
+        ValueError: the array has no such axis, or `radius` is negative or not a number.
         NotImplementedError: `prox` with a step of the shape of `z`.
 
     Example:
@@ -45,6 +46,7 @@ class UnitNorm(constraint.Constraint):
     """
 
     axis: Any = static()
+    radius: ArrayLike = coefficient(1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,5 +58,6 @@ class UnitNorm(constraint.Constraint):
         axes = _axes.axes_of("UnitNorm", self.axis, z.ndim)
         n = math.prod(z.shape[i] for i in axes)
         zero = euclidean.norms(z, axes) == 0
-        even = 1 / numerics.root_of(n if n != 0 else 1, numerics.real_dtype(z))
-        return jnp.where(zero, even, euclidean.directions(z, axes))
+        radius = jnp.asarray(self.radius, numerics.real_dtype(z))
+        even = 1 / numerics.root_of(n if n != 0 else 1, radius.dtype)
+        return radius * jnp.where(zero, even, euclidean.directions(z, axes))
