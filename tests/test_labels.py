@@ -231,6 +231,23 @@ def test_matrices_and_stacks_and_strengths() -> None:
     assert float(jaxreg.coefficient_max(Group(L1(1.0), groups=LABELS), jnp.asarray(X))) == pytest.approx(most)
 
 
+def test_the_summary_counts_groups_that_are_zero() -> None:
+    """Of labels and of axes, weighted and stacked; an entry in no group is in none."""
+    kernel = np.where(LABELS == 1, 0, np.where(LABELS == -1, 0, X))
+    group = Group(L1(0.4), groups=LABELS)
+    for reg, leaf, counts in (
+        (group, kernel, (4, 1)),
+        (2 * Weighted(group, np.ones(4)) + L1(0.1), kernel, (4, 1)),
+        (Stacked(Group(L1(0.4), axis=1)), np.stack([kernel, 0 * kernel]), (8, 4)),
+        (L1(0.1), kernel, (None, None)),
+    ):
+        summary = jaxreg.summary(reg, {"kernel": jnp.asarray(leaf)})
+        assert (summary.leaves[0].groups, summary.leaves[0].zero_groups) == counts
+        assert (f", {counts[1]} of {counts[0]} groups are zero" in " ".join(str(summary).split())) == (
+            counts[0] is not None
+        )
+
+
 def test_labels_are_static_and_saved_as_lists() -> None:
     given: tuple[Any, ...] = (LABELS, jnp.asarray(LABELS), LABELS.tolist(), LABELS.astype(np.int8))
     regs = [Group(L1(0.4), groups=labels) for labels in given]

@@ -1,4 +1,4 @@
-"""How far a leaf conforms to the set of its rule: blocks of N:M, groups of TopK, the numerical rank."""
+"""What a leaf has of what its rule asks for: blocks of N:M, groups of TopK, numerical rank, groups that are zero."""
 
 import dataclasses
 import math
@@ -8,30 +8,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreg._core import partition
 from jaxreg._core.regularizer import Regularizer, Scaled, Sum
-from jaxreg.penalties import Matrix, NofM, Rank, Stacked, TopK
+from jaxreg.penalties import Group, Matrix, NofM, Rank, Stacked, TopK, Weighted
 
-_COUNTED = (NofM, TopK, Rank)
+_COUNTED = (Group, NofM, TopK, Rank)
 
 
 @dataclasses.dataclass(frozen=True)
 class Conformity:
-    """The blocks or groups of which a set counts the entries, those within it, and the largest rank of the matrices."""
+    """Of a set the blocks that it counts in, those within it, the largest rank; of `Group` all, and those of zeros."""
 
     blocks: int | None = None
     conforming: int | None = None
     rank: int | None = None
+    groups: int | None = None
+    zero_groups: int | None = None
 
     def __add__(self, other: "Conformity") -> "Conformity":
         return Conformity(
             _together(sum, self.blocks, other.blocks),
             _together(sum, self.conforming, other.conforming),
             _together(max, self.rank, other.rank),
+            _together(sum, self.groups, other.groups),
+            _together(sum, self.zero_groups, other.zero_groups),
         )
 
     def __str__(self) -> str:
         blocks = "" if self.blocks is None else f", {self.conforming} of {self.blocks} blocks conform"
-        return blocks + ("" if self.rank is None else f", rank {self.rank}")
+        groups = "" if self.groups is None else f", {self.zero_groups} of {self.groups} groups are zero"
+        return blocks + groups + ("" if self.rank is None else f", rank {self.rank}")
 
 
 def _together(function: Any, *numbers: int | None) -> Any:
@@ -40,7 +46,7 @@ def _together(function: Any, *numbers: int | None) -> Any:
 
 
 def conformity(regularizer: Regularizer | None, leaf: Any) -> Conformity:
-    """Count on the host, for a set alone or in sums, multiples, `Matrix` and `Stacked`; nothing for other penalties."""
+    """Count for a set or groups, alone or in sums, multiples, `Matrix` and `Stacked`; nothing for other penalties."""
     inside = jax.tree.leaves(regularizer, is_leaf=lambda part: isinstance(part, _COUNTED))
     return _counted(regularizer, leaf) if any(isinstance(part, _COUNTED) for part in inside) else Conformity()
 
@@ -53,7 +59,11 @@ def _counted(regularizer: Regularizer | None, leaf: Any) -> Conformity:
             return _blocks(np.sum(np.asarray(leaf) != 0, axis=regularizer.axis), regularizer.count(leaf))
         case Rank():
             return Conformity(rank=_rank(np.asarray(leaf)))
-        case Scaled():
+        case Group():
+            marked = jnp.asarray(np.asarray(leaf) != 0, jnp.float32)
+            entries = np.asarray(partition.total(marked, regularizer.partition(marked.ndim)))
+            return Conformity(groups=entries.size, zero_groups=int(np.count_nonzero(entries == 0)))
+        case Scaled() | Weighted():
             return _counted(regularizer.penalty, leaf)
         case Sum():
             return sum((_counted(term, leaf) for term in regularizer.terms), Conformity())

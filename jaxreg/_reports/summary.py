@@ -31,8 +31,8 @@ def summary(reg: Any, params: Any) -> Summary:
     the penalty of the tree, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's
     gradient. Below the totals the rules are listed, also those that match no leaf (`reg(params)` raises there), and the
     leaves without a penalty, with the reason. For the sets `NofM`, `TopK` and `Rank` they say how many blocks or groups
-    conform, and the numerical rank, the largest of several. In print, with more than 40 leaves, those whose paths
-    differ only in numbers (`layers_0`, `layers_1`) share a row.
+    conform, and the numerical rank, the largest of several; for `Group` how many groups are zero. In print, with more
+    than 40 leaves, those whose paths differ only in numbers (`layers_0`, `layers_1`) share a row.
 
     Args:
         reg: a `TreeRegularizer`, or one regularizer for all floating leaves.

@@ -34,6 +34,8 @@ class Leaf:
     blocks: int | None = None  # of `NofM`, groups of `TopK`
     conforming: int | None = None  # those of which no more entries than that are other than 0
     rank: int | None = None  # with `Rank`: the numerical rank, the largest in a stack
+    groups: int | None = None  # of `Group`
+    zero_groups: int | None = None  # those whose entries are all exactly 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,8 @@ class Summary(Report):
     def _conformities(self) -> dict[str, Conformity]:
         of: dict[str, Conformity] = {}
         for leaf in self.leaves:
-            of[leaf.path] = of.get(leaf.path, Conformity()) + Conformity(leaf.blocks, leaf.conforming, leaf.rank)
+            found = Conformity(leaf.blocks, leaf.conforming, leaf.rank, leaf.groups, leaf.zero_groups)
+            of[leaf.path] = of.get(leaf.path, Conformity()) + found
         return of
 
     def _penalties(self) -> dict[str, float]:
