@@ -79,13 +79,10 @@ def test_heads_of_attention():
     params["value"]["kernel"][5] = 0  # a feature
     for tree, at in ((params, ""), ({"block": {"attn": params}}, "block/attn/")):
         s = jaxreg.sparsity(tree)
-        of = {name: fields(s[f"{at}{name}/kernel"])[2:] + (s[f"{at}{name}/kernel"].dead_heads,) for name in params}
-        assert of == {
-            "out": (8, 2, 8, 0, 1),
-            "query": (8, 0, 8, 4, 2),
-            "key": (8, 0, 8, 1, 0),
-            "value": (8, 1, 8, 0, 0),
-        }
+        found = {name: s[f"{at}{name}/kernel"] for name in params}
+        dead = {name: (zeros.dead_inputs, zeros.dead_outputs, zeros.dead_heads) for name, zeros in found.items()}
+        assert dead == {"out": (2, 0, 1), "query": (0, 4, 2), "key": (0, 1, 0), "value": (1, 0, 0)}
+        assert all((zeros.inputs, zeros.outputs, zeros.heads) == (8, 8, 4) for zeros in found.values())
         assert s[f"{at}query/bias"].inputs == 0 and (s.total.heads, s.total.dead_heads) == (16, 3)
         assert str(s).splitlines()[0].endswith("dead heads") and str(s).endswith("3 of 16")
     stack = attention((3,))

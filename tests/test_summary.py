@@ -175,13 +175,13 @@ def test_sets_say_how_much_of_a_leaf_is_within():
     blocks = np.float32([[1, 0, 1, 0, 1], [1, 1, 0, 0, 1], [np.nan, 0, 0, 0, 0]])
     params = {
         "blocks": blocks,  # the short last column is a block too
-        "rows": blocks,
+        "rows": blocks.copy(),
         "low": np.float32(low),
         "conv": np.float32(low).reshape(2, 3, 5),
         "stack": np.float32([np.eye(2), np.ones((2, 2)), np.zeros((2, 2))]),
         "half": jnp.asarray(low, jnp.bfloat16),
         "bad": np.full((2, 2), np.inf, np.float32),
-        "free": blocks,
+        "free": blocks.copy(),
     }
     rules = {
         "blocks": 2.0 * jaxreg.NofM(1, 2, axis=1) + jaxreg.L2(0.1),
