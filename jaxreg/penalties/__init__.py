@@ -20,10 +20,12 @@ from jaxreg.penalties.lq import Lq as Lq
 from jaxreg.penalties.matrix import Matrix as Matrix
 from jaxreg.penalties.max_norm import MaxNorm as MaxNorm
 from jaxreg.penalties.mcp import MCP as MCP
+from jaxreg.penalties.monotone import Monotone as Monotone
 from jaxreg.penalties.non_negative import NonNegative as NonNegative
 from jaxreg.penalties.orthogonal_regularizer import OrthogonalRegularizer as OrthogonalRegularizer
 from jaxreg.penalties.scad import SCAD as SCAD
 from jaxreg.penalties.simplex import Simplex as Simplex
+from jaxreg.penalties.slope import SLOPE as SLOPE
 from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
 from jaxreg.penalties.spectral import Spectral as Spectral
 from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
@@ -48,12 +50,14 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     SpectralNorm,
     SoftOrthogonal,
     HoyerSquare,
+    SLOPE,
     Difference,
     Anchored,
     Weighted,
     Box,
     L1Ball,
     MaxNorm,
+    Monotone,
     NonNegative,
     Simplex,
     SpectralBall,
