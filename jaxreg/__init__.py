@@ -27,6 +27,7 @@ from jaxreg.penalties import L1L2 as L1L2
 from jaxreg.penalties import L2 as L2
 from jaxreg.penalties import MCP as MCP
 from jaxreg.penalties import SCAD as SCAD
+from jaxreg.penalties import SLOPE as SLOPE
 from jaxreg.penalties import Anchored as Anchored
 from jaxreg.penalties import Box as Box
 from jaxreg.penalties import Difference as Difference
@@ -38,6 +39,7 @@ from jaxreg.penalties import LogSum as LogSum
 from jaxreg.penalties import Lq as Lq
 from jaxreg.penalties import Matrix as Matrix
 from jaxreg.penalties import MaxNorm as MaxNorm
+from jaxreg.penalties import Monotone as Monotone
 from jaxreg.penalties import NofM as NofM
 from jaxreg.penalties import NonNegative as NonNegative
 from jaxreg.penalties import OrthogonalRegularizer as OrthogonalRegularizer

@@ -20,12 +20,14 @@ from jaxreg.penalties.lq import Lq as Lq
 from jaxreg.penalties.matrix import Matrix as Matrix
 from jaxreg.penalties.max_norm import MaxNorm as MaxNorm
 from jaxreg.penalties.mcp import MCP as MCP
+from jaxreg.penalties.monotone import Monotone as Monotone
 from jaxreg.penalties.n_of_m import NofM as NofM
 from jaxreg.penalties.non_negative import NonNegative as NonNegative
 from jaxreg.penalties.orthogonal_regularizer import OrthogonalRegularizer as OrthogonalRegularizer
 from jaxreg.penalties.rank import Rank as Rank
 from jaxreg.penalties.scad import SCAD as SCAD
 from jaxreg.penalties.simplex import Simplex as Simplex
+from jaxreg.penalties.slope import SLOPE as SLOPE
 from jaxreg.penalties.soft_orthogonal import SoftOrthogonal as SoftOrthogonal
 from jaxreg.penalties.spectral import Spectral as Spectral
 from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
@@ -51,6 +53,7 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     SpectralNorm,
     SoftOrthogonal,
     HoyerSquare,
+    SLOPE,
     Difference,
     Anchored,
     Weighted,
@@ -58,6 +61,7 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     L1Ball,
     MaxNorm,
     NofM,
+    Monotone,
     NonNegative,
     Rank,
     Simplex,

@@ -24,3 +24,9 @@ def axes_of(owner: str, axis: Any, ndim: int, name: str = "axis") -> tuple[int, 
             f"{checks.short(axis)}."
         )
     return axes
+
+
+def check_one(owner: str, axis: Any) -> None:
+    """Raise unless `axis` is an int."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"`{owner}(axis=...)` must be an int, got {checks.short(axis)}.")

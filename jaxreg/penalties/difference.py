@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks
+from jaxreg._core import checks, compiler, weights
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg.penalties import _axes
+from jaxreg.penalties._chain import along_a_chain
 
 _LARGEST = 2.0**40  # stands for an infinite step, which has no product with 0
 
@@ -22,8 +23,11 @@ class Difference(Regularizer):
 
     `Difference(L1(c))` is the (anisotropic) total variation, with `L1(a)` added the fused lasso; `order=2` gives the
     trend filter; `Difference(L2(c))` smooths. An axis of length `order` or less has no differences and the value is 0.
-    Where a difference is 0 its subgradient is that of P, 0. There is no proximal operator in closed form;
-    for a convex elementwise P, `inner_steps` of `proximal` approximates it.
+    Where a difference is 0 its subgradient is that of P, 0. The proximal operator is exact for order 1 and L1, its
+    multiples and weights (`Weighted(L1(c), weights)`, one for each difference), with a scalar step or a step for each
+    entry: entries that become equal are blocks, whose value is the mean of z plus what their ends are drawn by. Work
+    and derivatives are those of `Monotone`, and a sharded axis is gathered. For any other convex elementwise P, and
+    higher orders, `inner_steps` of `proximal` approximates it.
 
     Args:
         penalty: any regularizer.
@@ -32,15 +36,19 @@ class Difference(Regularizer):
 
     Raises:
         TypeError, ValueError: `axis` or `order` is not such a number, or the axis does not fit the array.
+        NotImplementedError: `prox` of another penalty or order, or of complex numbers.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
         >>> reg = jaxreg.Difference(jaxreg.L1(1.0))
         >>> float(reg(jnp.array([0.0, 0.0, 3.0, 1.0])))
         5.0
+        >>> reg.prox(jnp.array([0.0, 1.0, 5.0, 4.0]))
+        Array([1., 1., 4., 4.], dtype=float32)
 
     References:
-        Tibshirani et al., *Sparsity and smoothness via the fused lasso*, JRSS B, 2005.
+        Tibshirani et al., *Sparsity and smoothness via the fused lasso*, JRSS B, 2005. Chambolle and Darbon, *On total
+        variation minimization and surface evolution using parametric maximum flows*, IJCV, 2009 (the prox).
     """
 
     penalty: Regularizer
@@ -50,8 +58,7 @@ class Difference(Regularizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "penalty", as_regularizer(self.penalty))
-        if isinstance(self.axis, bool) or not isinstance(self.axis, int):
-            raise TypeError(f"`Difference(axis=...)` must be an int, got {checks.short(self.axis)}.")
+        _axes.check_one("Difference", self.axis)
         if isinstance(self.order, bool) or not isinstance(self.order, int) or not 1 <= self.order <= 16:
             raise ValueError(f"`Difference(order=...)` must be an int from 1 to 16, got {checks.short(self.order)}.")
 
@@ -59,6 +66,23 @@ class Difference(Regularizer):
         x = jnp.asarray(x)
         (axis,) = _axes.axes_of("Difference", self.axis, x.ndim)
         return self.penalty(jnp.diff(x, n=min(self.order, x.shape[axis]), axis=axis))
+
+    def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
+        z, step = jnp.asarray(z), jnp.asarray(step)
+        (axis,) = _axes.axes_of("Difference", self.axis, z.ndim)
+        parts = self.penalty.parts()
+        if self.order > 1 or not parts.is_elastic or parts.l2 is not None or jnp.iscomplexobj(z):
+            raise NotImplementedError(
+                f"`Difference({type(self.penalty).__name__}, order={self.order}).prox` has a closed form for L1, its "
+                "multiples and weights, of order 1 and real numbers. For a convex elementwise penalty "
+                "`jaxreg.proximal(optimizer, reg, learning_rate, inner_steps=10)` approximates it; else put the "
+                "gradient into the loss or into `jaxreg.add_regularization`."
+            )
+        shape = (*z.shape[:axis], max(z.shape[axis] - 1, 0), *z.shape[axis + 1 :])
+        l1 = jnp.asarray(0.0 if parts.l1 is None else weights.broadcast(parts.l1, shape), z.dtype)
+        if parts.excluded is not None:
+            l1 = jnp.where(jnp.asarray(weights.broadcast(parts.excluded, shape)) > 0, jnp.inf, l1)
+        return compiler.placed_like(z, along_a_chain(z, step, l1, l1, axis))
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         """w = z − τDᵀy, y by `count` accelerated proximal gradient steps on the dual, a step size σ_j for each y_j.
