@@ -11,7 +11,7 @@ import pytest
 
 import jaxreg
 from jaxreg._core import compiler
-from jaxreg._optax import groups
+from jaxreg._optax import adam_groups, groups
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -138,10 +138,12 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         taken.append(getattr(elsewhere, "__name__", ""))
         return elsewhere(*operands)
 
-    groups.compiled.cache_clear()
+    for kind in (groups, adam_groups):
+        kind.compiled.cache_clear()
     monkeypatch.setattr(compiler, "by_device", by_device)
     yield taken
-    groups.compiled.cache_clear()
+    for kind in (groups, adam_groups):
+        kind.compiled.cache_clear()
 
 
 def test_one_newton_step_a_step_comes_to_rest_there_too(elsewhere: list[str]) -> None:

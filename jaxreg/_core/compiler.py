@@ -78,6 +78,17 @@ def only_after(value: jax.Array | None, arrays: T) -> T:
     return by_device(on_cpu, lambda value, arrays: arrays, value, arrays)
 
 
+def read_again(number: jax.Array, arrays: T) -> T:
+    """Make `arrays` depend on a number that is not negative, which no compiler knows of it; entry by entry.
+
+    What is made of the result is made anew, once the number is known, of what the memory has by then. Without this the
+    compilers for TPUs, GPUs and CPUs keep what the number was made of, in arrays of its size. Needed by
+    `test_group_moments.py::test_a_step_keeps_nothing_of_the_size_of_a_leaf` and by
+    `tests/accelerators/limits.py::test_a_step_with_groups_that_are_whole`.
+    """
+    return jax.tree.map(lambda x: jnp.where(number < -1, 0, x), arrays)
+
+
 def rounded(x: jax.Array, dtype: Any) -> jax.Array:
     """Round `x` to the values of `dtype`. XLA may drop a cast to it and back, and with it the rounding.
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreg._core import compiler, numerics
+from jaxreg._core import numerics
 from jaxreg._optax.groups import grouped
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._optax.metrics import Moments
@@ -74,22 +74,11 @@ def group_adam(
             divisor = metric.divisor(new, nu[i])
             minus_eta = scale.update(jnp.ones((), divisor.dtype), rate)[0]
             factor = minus_eta / (jnp.asarray(1 - b1**new.count, divisor.dtype) * divisor)
-            leaves[i] = (mu[i] * compiler.unshared(factor)).astype(mu[i].dtype)
+            leaves[i] = (mu[i] * factor).astype(mu[i].dtype)
         new = new._replace(mu=treedef.unflatten(mu), nu=treedef.unflatten(nu))
         return treedef.unflatten(leaves), (new, new_rate)
 
     return optax.GradientTransformation(init, update)
-
-
-def alone(inner: optax.GradientTransformation, updates: Any, state: Any, params: Any) -> Any:
-    """The updates of the transformation above, as the compiler sees them computed from another `count`.
-
-    For the norms of groups: what a norm and the point both come from would be kept in memory. The moments, which do not
-    depend on `count`, are computed once. Needed by
-    `test_group_moments.py::test_a_step_keeps_nothing_of_the_size_of_a_leaf`.
-    """
-    count = compiler.unshared(optax.tree.get_all_with_path(state, "count")[0][1])
-    return inner.update(updates, optax.tree.set(state, count=count), params)[0]
 
 
 def _mean_square(g: jax.Array, like: jax.Array) -> jax.Array:

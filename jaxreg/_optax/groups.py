@@ -11,7 +11,7 @@ the last step,
 
 so that two sums do, and a third one, Σ|z_i|²/τ_i² ≤ ρ′(0)², tells whether w_g = 0 is stationary.
 
-Where the metric has one τ for each group (`group_moments.py`), the proximal operator of ρ at the norm is all.
+Where the metric has one τ for each group (`adam_groups.py`), the proximal operator of ρ at the norm is all.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._core import checks, compiler, euclidean, numerics, weights
+from jaxreg._core import compiler, euclidean, numerics, weights
 from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
@@ -45,14 +45,7 @@ def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
     return jax.jit(prox)
 
 
-@functools.cache
-def compiled_by_group() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(regularizer, z, z again, τ, norms, η) -> the same, where every group has one step."""
-
-    def prox(reg: Regularizer, z: jax.Array, same: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> Any:
-        return cast(Grouped, grouped(reg, z)).prox_by_group(z, same, step, r, eta)
-
-    return jax.jit(prox)
+Again = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # norms -> (z, τ), made anew once these are known
 
 
 class Grouped(NamedTuple):
@@ -61,15 +54,19 @@ class Grouped(NamedTuple):
     entries: Parts  # without the groups
     groups: Groups
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return cast(tuple[int, ...], self.groups.partition)
+
     def shape(self, p: jax.Array) -> tuple[Any, ...]:
         """The shape of the norms."""
-        return tuple(1 if axis in self.groups.partition else n for axis, n in enumerate(p.shape))
+        return tuple(1 if axis in self.axes else n for axis, n in enumerate(p.shape))
 
     def group_size(self, p: jax.Array) -> Any:
-        return math.prod(p.shape[axis] for axis in self.groups.partition) or 1
+        return math.prod(p.shape[axis] for axis in self.axes) or 1
 
     def norms(self, p: jax.Array) -> jax.Array:
-        return jax.jit(euclidean.norms, static_argnums=1)(p, self.groups.partition)
+        return jax.jit(euclidean.norms, static_argnums=1)(p, self.axes)
 
     def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
         """The norms that the state keeps; those of p where it is the state of another penalty."""
@@ -88,10 +85,12 @@ class Grouped(NamedTuple):
         if self.entries.l1 is None and np.ndim(l2) == 0:
             total = jnp.where(r > 0, (0 if l2 is None else 2 * jnp.asarray(l2, r.dtype) * r) + self._slope(r), 0)
         else:
-            total = euclidean.norms(self.slope(p, r), self.groups.partition)
+            total = euclidean.norms(self.slope(p, r), self.axes)
         return total / numerics.root_of(self.group_size(p), r.dtype)
 
-    def prox(self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def prox(
+        self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array, again: Again | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Return the point after the step and the norms of its groups, given those before it.
 
         On a CPU several sums over an array cost more than the Newton steps that are left out, so that there the group
@@ -99,51 +98,54 @@ class Grouped(NamedTuple):
         """
         z, tau = self.entries.before_the_rest(z, step)
         eta = jnp.asarray(eta, tau.dtype)
+
+        def one_step(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.one_step(z, tau, r, eta, again)
+
         if not isinstance(self.groups.penalty, L1):
-            return self.one_step(z, tau, r, eta)
+            return one_step(z, tau, r, eta)
         c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, tau.dtype)
 
         def exact(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return secular_prox(z, tau, c, self.groups.partition)
+            if again is not None:  # what z and τ have in common would be kept in memory
+                _, tau = self.entries.before_the_rest(*again(r))
+            return secular_prox(z, tau, c, self.axes)
 
-        return compiler.by_device(exact, self.one_step, z, tau, r, eta)
+        return compiler.by_device(exact, one_step, z, tau, r, eta)
 
     def prox_by_group(
-        self, z: jax.Array, same: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array
+        self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array, again: Again
     ) -> tuple[jax.Array, jax.Array]:
-        """The same for one step a group, in the shape of the norms: exact, for every profile.
-
-        Args:
-            z: the point.
-            same: z again, for the norms, as `group_moments.alone` makes it.
-            step: τ.
-            r: the norms before the step.
-            eta: the learning rate.
-        """
+        """The same for one step a group, in the shape of the norms: exact, for every profile."""
         if np.ndim(self.entries.l2) > 0:  # it makes the steps differ
-            return self.prox(z, step, r, eta)
-        (z, tau), (same, _) = (self.entries.before_the_rest(x, step) for x in (z, same))
+            return self.prox(z, step, r, eta, again)
+        z, tau = self.entries.before_the_rest(z, step)
         size = numerics.root_of(self.group_size(z), tau.dtype)
-        a = compiler.by_device(
-            self._norms_near, lambda x, _: euclidean.norms(x, self.groups.partition), same, r + eta * size
-        )
-        a = jnp.minimum(a, jnp.finfo(a.dtype).max / 8)
+        a = jnp.minimum(self._norms_near(z, r + eta * size), jnp.finfo(tau.dtype).max / 8)
         new = self.groups.penalty.prox(a, self.groups.weight * tau)
+        z, _ = self.entries.before_the_rest(*again(new))
         return z * jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a), new
 
     def _norms_near(self, x: jax.Array, unit: jax.Array) -> jax.Array:
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
         y = x * (1 / unit)
-        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.groups.partition, keepdims=True))
+        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.axes, keepdims=True))
 
-    def one_step(self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
-        most = 2.0 ** (jnp.finfo(tau.dtype).maxexp * 3 // 4)
-        inverse = jnp.clip(1 / tau, 1 / most, most)  # its products are finite
-        new = self._next(*self._sums(z, inverse, r, eta), r)
-        rising = new * inverse
+    def one_step(
+        self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array, again: Again | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        new = self._next(*self._sums(z, self._inverse(tau), r, eta), r)
+        if again is not None:
+            z, tau = self.entries.before_the_rest(*again(new))
+        rising = new * self._inverse(tau)
         positive = ~(new <= 0)  # nan too
         return z * jnp.where(positive, rising / jnp.where(positive, rising + self._slope(new), 1), 0), new
+
+    def _inverse(self, tau: jax.Array) -> jax.Array:
+        """1/τ, cut so that its products are finite."""
+        most = 2.0 ** (jnp.finfo(tau.dtype).maxexp * 3 // 4)
+        return jnp.clip(1 / tau, 1 / most, most)
 
     def _next(self, a: jax.Array, sigma: jax.Array, pull: jax.Array, r: jax.Array) -> jax.Array:
         new = self.groups.penalty.prox(a, self.groups.weight * sigma)
@@ -183,7 +185,7 @@ class Grouped(NamedTuple):
         steps = jnp.maximum(1, (x * share - r * inverse) * jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0))  # as d_i
         pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
         terms = cubes * inverse, cubes * steps, pull**2
-        third, weighted, pull = (jnp.sum(term, self.groups.partition, keepdims=True) for term in terms)
+        third, weighted, pull = (jnp.sum(term, self.axes, keepdims=True) for term in terms)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
@@ -192,7 +194,7 @@ class Grouped(NamedTuple):
 
 
 def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
-    """The groups of a penalty beside terms of entries, or None if it is of another form."""
+    """The groups along axes of a penalty, beside terms of entries, or None if it is of another form."""
     parts = Parts() if reg is None else reg.parts()
     if not parts.have_prox or parts.intervals or len(parts.rest) != 1:
         return None
@@ -209,17 +211,6 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts
         groups = dataclasses.replace(groups, penalty=L1(0.0 if inside.l1 is None else inside.l1))
     return Grouped(dataclasses.replace(parts, rest=()), groups)
-
-
-def refuse_others(form: Grouped | None, reg: Regularizer, p: jax.Array, step_shape: tuple[Any, ...]) -> None:
-    """Raise where the second moments are those of groups that the penalty does not have."""
-    if step_shape != p.shape and (form is None or form.shape(p) != step_shape):
-        raise ValueError(
-            '`proximal_adam(moments="group")`: a penalty must keep the groups that it had in `init`. In the state a '
-            f"leaf of shape {p.shape} has second moments of the shape {step_shape}, and now it has the penalty "
-            f"{checks.short(reg)}. Let a schedule change numbers alone, `lambda step: ramp(step) * reg`, or make a new "
-            "state by `tx.init(params)`."
-        )
 
 
 def norms(params: Any, reg: TreePenalty) -> Any:

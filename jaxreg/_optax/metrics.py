@@ -19,7 +19,7 @@ from jaxreg._rules.paths import is_hidden
 # p = prox(z), so that z − p = τ·∂R/∂w(p) wherever p is not at a kink, and z − p is the optimizer's own step, of size
 # η·|g|/d ≤ η for a constant gradient g and its divisor d. So the pull is at most η, and an active bound would make it
 # 4η. (At z, which is η away from p, a slope that grows with w would say another thing.) Where p is 0 there is no bound.
-_PULL = 4.0
+PULL = 4.0
 
 
 class Metric(abc.ABC):
@@ -109,22 +109,22 @@ class Moments(Metric):
     def __call__(self, state: Any, params: Any) -> Any:
         """Return the tree of step sizes for a learning rate of 1."""
         del params
-        part = self._part(state)
+        part = self.part(state)
         return jax.tree.map(lambda moment: 1 / self._divisor(part, moment), self.moments(part))
 
     def leaves(self, state: Any, params: Any, treedef: Any) -> list[Any]:
         del params
-        part = self._part(state)
+        part = self.part(state)
         moments = _leaves_beside_params("second moments", treedef, self.moments(part))
         return [None if is_hidden(moment) else self._divisor(part, moment) for moment in moments]
 
     def step(self, eta: jax.Array, leaf: Any, slope: Callable[[], jax.Array] | None) -> jax.Array:
         divisor = jnp.asarray(leaf, eta.dtype)
         if slope is not None and self.bounds_gradient:
-            divisor = jnp.maximum(divisor, slope() / _PULL)  # τ ≤ 4η/slope, by one division
+            divisor = jnp.maximum(divisor, slope() / PULL)  # τ ≤ 4η/slope, by one division
         return eta / divisor
 
-    def _part(self, state: Any) -> Any:
+    def part(self, state: Any) -> Any:
         found = find_states(state, self.states)
         if len(found) != 1:
             name = self.states[0].__name__

@@ -12,8 +12,7 @@ from jaxreg._core.compiler import only_after
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
-from jaxreg._optax import groups, half_precision
-from jaxreg._optax.group_moments import alone
+from jaxreg._optax import adam_groups, groups, half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
@@ -134,13 +133,13 @@ def wrapped(
     momentum: Any,
     max_step: Any,
     inner_steps: int | None,
-    *,
-    told: bool = False,
-    by_group: bool = False,
+    adam: adam_groups.Adam | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`proximal`; `told`: the metric is known to be that of the optimizer; `by_group`: it is `group_adam`."""
+    """`proximal`; with `adam` the optimizer is known to be that, and `metric` to be its own."""
     step_at = learning_rate_at(learning_rate, momentum)
     leaf_prox = _leaf_prox(inner_steps)
+    if max_step is not None:
+        max_step = checks.step("proximal(max_step=...)", max_step, ())
     step_sizes = _step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
@@ -149,14 +148,13 @@ def wrapped(
         refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
         reg = reg_at(count)
-        if not (told or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
+        if not (adam or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
         norms = None if isinstance(metric, Uniform) else groups.norms(params, reg)
         return ProximalState(state, count, half_precision.residuals(params, reg), norms)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
-        gradients = updates
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
         rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
@@ -164,32 +162,33 @@ def wrapped(
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
         kept = (None, None) if empty else (state.residual, state.norms)  # they stand for none
         residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
-        again = treedef.flatten_up_to(alone(inner, gradients, state.inner, params)) if by_group else none
+        shapes = none if empty else adam_groups.shapes_of_moments(metric, state.inner, treedef)
+        moments: Any = none if empty or adam is None else adam.moments(inner_state, eta, treedef)
         new, before = [], None
-        for (leaf_update, param, regularizer), metric_leaf, residual, r, same in zip(
-            rows, metric_leaves, residuals, norms, again, strict=True
+        for (leaf_update, param, regularizer), metric_leaf, shape, residual, r, moment in zip(
+            rows, metric_leaves, shapes, residuals, norms, moments, strict=True
         ):
             if regularizer is None or is_hidden(metric_leaf):
                 new.append((leaf_update, residual, r))
                 continue
             p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
             form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-            if by_group:
-                groups.refuse_others(form, regularizer, p, jnp.shape(metric_leaf))
-            step_a_group = form is not None and jnp.shape(metric_leaf) == form.shape(p) != p.shape
-            if regularizer.reach is not Reach.ENTRY and not step_a_group:
-                p, metric_leaf = only_after(before, (p, metric_leaf))
-            z = p + jnp.asarray(leaf_update, p.dtype)
+            if shape is not None:
+                adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
             last: Any = None if form is None else form.last_norms(r, p)
-            step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
-            if step_a_group:
-                same = z if same is None else p + jnp.asarray(same, p.dtype)
-                w, now = groups.compiled_by_group()(regularizer, z, same, step, only_after(before, last), eta)
-            elif form is None or step.ndim == 0:
-                w = leaf_prox(regularizer, p, z, step)
-                now = r if form is None else form.norms(w)
+            if adam is not None and form is not None and p.ndim:
+                m, v, numbers = moment
+                w, now = adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
             else:
-                w, now = groups.compiled()(regularizer, z, step, last, eta)
+                if regularizer.reach is not Reach.ENTRY:
+                    p, metric_leaf = only_after(before, (p, metric_leaf))
+                z = p + jnp.asarray(leaf_update, p.dtype)
+                step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
+                if form is None or step.ndim == 0:
+                    w = leaf_prox(regularizer, p, z, step)
+                    now = r if form is None else form.norms(w)
+                else:
+                    w, now = groups.compiled()(regularizer, z, step, last, eta)
             before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
             keep = None if r is None else now  # what the state keeps has one structure
             new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
@@ -227,8 +226,6 @@ def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
 
 def _step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
     """Return (regularizer, its groups, parameter, norms of groups, η, leaf of the metric) -> τ."""
-    if max_step is not None:
-        max_step = checks.step("proximal(max_step=...)", max_step, ())
 
     def step_sizes(
         regularizer: Regularizer, form: groups.Grouped | None, p: jax.Array, r: Any, eta: Any, leaf: Any
@@ -237,11 +234,11 @@ def _step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
             if form is not None:
-                return form.slope(p, r) if jnp.shape(leaf) == p.shape else form.mean_slope(p, r)
+                return form.slope(p, r)
             return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, slope if max_step is None else None)
-        if tau.shape not in ((), p.shape) and (form is None or tau.shape != r.shape):
+        if tau.shape not in ((), p.shape):
             raise ValueError(
                 f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "
                 f"got {tau.shape}."

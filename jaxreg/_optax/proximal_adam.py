@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from jaxreg._core import checks
+from jaxreg._optax.adam_groups import Adam
 from jaxreg._optax.group_moments import group_adam
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at
 from jaxreg._optax.metrics import adam_metric
@@ -87,7 +88,8 @@ def proximal_adam(
     metric = adam_metric(b2, eps, eps_root)
     by_group = moments == "group"
     if by_group:
-        adam = group_adam(learning_rate, reg_at, metric, b1, b2, eps, eps_root)
+        inner = group_adam(learning_rate, reg_at, metric, b1, b2, eps, eps_root)
     else:
-        adam = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
-    return wrapped(adam, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, told=True, by_group=by_group)
+        inner = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    adam = Adam(metric, b1, b2, eps, eps_root, max_step, by_group)
+    return wrapped(inner, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, adam)

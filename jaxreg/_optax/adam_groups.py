@@ -1,0 +1,112 @@
+"""Groups in Adam's own metric: the point and the steps are made of the moments wherever they are used.
+
+    z = p − η·m̂/d,   d = √(v̂ + eps_root) + eps,   τ = η/d, or less where the pull of the penalty is bounded
+
+The norm of a group is a sum over z and τ, and the new point needs both again: made anew of m, v and p, which are read
+and written in any case, they take no memory. Where v has one number for each group (`group_moments.py`), so has τ.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from jaxreg._core import checks, compiler, numerics
+from jaxreg._core.regularizer import Regularizer
+from jaxreg._optax.groups import Grouped, grouped
+from jaxreg._optax.metrics import PULL, Metric, Moments
+from jaxreg._rules.paths import is_hidden
+
+
+class Numbers(NamedTuple):
+    """What a step of Adam is made of beside its moments."""
+
+    eta: Any
+    first: Any  # 1 − b1^count
+    second: Any  # 1 − b2^count
+    eps: Any
+    eps_root: Any
+    max_step: Any  # None for the bound on the pull
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """The optimizer inside `proximal_adam`: its metric and arguments, and whether it is `group_adam`."""
+
+    metric: Moments
+    b1: Any
+    b2: Any
+    eps: Any
+    eps_root: Any
+    max_step: Any
+    by_group: bool
+
+    def moments(self, state: Any, eta: Any, treedef: Any) -> list[tuple[Any, Any, Numbers]]:
+        """Return m and v of each leaf after the update, and the numbers."""
+        part = self.metric.part(state)
+        first, second = 1 - self.b1**part.count, 1 - self.b2**part.count
+        numbers = Numbers(eta, first, second, self.eps, self.eps_root, self.max_step)
+        return [(m, v, numbers) for m, v in zip(*map(treedef.flatten_up_to, (part.mu, part.nu)), strict=True)]
+
+
+def shapes_of_moments(metric: Metric, state: Any, treedef: Any) -> list[Any]:
+    """The shape of the second moments of each leaf, None where there are none."""
+    if not isinstance(metric, Moments):
+        return [None] * treedef.num_leaves
+    leaves = treedef.flatten_up_to(metric.moments(metric.part(state)))
+    return [None if is_hidden(leaf) else jnp.shape(leaf) for leaf in leaves]
+
+
+def refuse_other_moments(
+    adam: Adam | None, reg: Regularizer, form: Grouped | None, p: jax.Array, shape: tuple[Any, ...]
+) -> None:
+    """Raise if the second moments of a state, of this shape, are not what the parameter has now."""
+    by_group = adam is not None and adam.by_group
+    if shape == (form.shape(p) if by_group and form is not None else p.shape):
+        return
+    in_the_state = f"the state a leaf of shape {p.shape} has second moments of the shape {shape}"
+    if not by_group:
+        call = '`proximal_adam(moments="entry")`' if adam else "`proximal`"
+        raise ValueError(
+            f'{call}: in {in_the_state}, as `proximal_adam(moments="group")` makes them. Go on with that, or make a '
+            "new state by `tx.init(params)`."
+        )
+    as_entry = ', as `moments="entry"` makes them' if shape == p.shape else ""
+    raise ValueError(
+        '`proximal_adam(moments="group")`: a penalty must keep the groups that it had in `init`. In '
+        f"{in_the_state}{as_entry}, and now it has the penalty {checks.short(reg)}. Let a schedule change numbers "
+        "alone, `lambda step: ramp(step) * reg`, or make a new state by `tx.init(params)`."
+    )
+
+
+@functools.cache
+def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """(regularizer, p, norms, m, v, numbers) -> the point after the step and the norms of its groups, jitted."""
+    return jax.jit(_step)
+
+
+def _step(
+    reg: Regularizer, p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array, numbers: Numbers
+) -> tuple[jax.Array, jax.Array]:
+    form = cast(Grouped, grouped(reg, p))
+    dtype = numerics.real_dtype(p)
+    eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:5])
+
+    def point(m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) / second + eps_root) + eps
+        z = p - jnp.asarray(m, p.dtype) * (eta / (first * divisor))
+        if numbers.max_step is not None:
+            return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
+        slope = form.slope(p, r) if v.shape == p.shape else form.mean_slope(p, r)
+        return z, eta / jnp.maximum(divisor, slope / PULL)
+
+    def again(new: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if v.shape == p.shape:
+            return point(*compiler.read_again(new, (m, v)))
+        return point(m, compiler.read_again(new, v))
+
+    z, tau = point(m, v)
+    return (form.prox if v.shape == p.shape else form.prox_by_group)(z, tau, r, eta, again)
