@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import coefficient
-from jaxreg.penalties import _singular_values
+from jaxreg.penalties import _largest, _polar, _singular_values
 
 
 @final
@@ -50,15 +50,27 @@ class SpectralNorm(Regularizer):
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = checks.matrix("SpectralNorm", jnp.asarray(x))
         strength = jnp.asarray(self.strength, numerics.real_dtype(x))
-        return strength * _singular_values.spectral_sum(_largest, _share_of_largest, (), x) if x.size else 0 * strength
+        if x.size == 0:
+            return 0 * strength
+
+        def by_svd(x: jax.Array) -> jax.Array:
+            return _singular_values.spectral_sum(_largest_of, _singular_values.share_of_largest, (), x)
+
+        return strength * _polar.unless_large(by_svd, _largest.largest_singular_value, x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
         checks.scalar_step("SpectralNorm(...)", step, _singular_values.SCALAR_STEP)
         if z.size == 0:
             return z
-        bound = _clip_level(_singular_values.singular_values(z), numerics.threshold(step, self.strength))
-        return _singular_values.spectral_map(_below, bound, z)
+        excess = numerics.threshold(step, self.strength)
+        by_products = _singular_values.with_derivative_of(_clipped_by_svd, _largest.clipped)
+        return _polar.unless_large(lambda z: _clipped_by_svd(z, excess), lambda z: by_products(z, excess), z)
+
+
+def _clipped_by_svd(z: jax.Array, excess: jax.Array) -> jax.Array:
+    level = _clip_level(_singular_values.singular_values(z), excess)
+    return _singular_values.spectral_map(_below, level, z)
 
 
 def _below(bound: jax.Array, s: jax.Array) -> jax.Array:
@@ -66,16 +78,9 @@ def _below(bound: jax.Array, s: jax.Array) -> jax.Array:
     return jnp.where(s < bound, s, bound)
 
 
-def _largest(params: Any, s: jax.Array) -> jax.Array:
+def _largest_of(params: Any, s: jax.Array) -> jax.Array:
     del params
     return jnp.max(s)
-
-
-def _share_of_largest(params: Any, s: jax.Array) -> jax.Array:
-    del params
-    top = jnp.max(s)
-    ties = jax.lax.stop_gradient((s >= top * (1 - 8 * jnp.finfo(s.dtype).eps)) & (top > 0)).astype(s.dtype)
-    return ties / jnp.maximum(jnp.sum(ties), 1)
 
 
 def _clip_level(s: jax.Array, u: jax.Array) -> jax.Array:
