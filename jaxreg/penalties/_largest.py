@@ -50,7 +50,7 @@ def top(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     The powers P, P², P⁴, ... with trace 1 have the eigenvalues w_i = λ_i^N/Σ_j λ_j^N. Where Σw_i² is nearly 1, one more
     has a single one; else they go on until N is 1/ε: λ₁ is from Σw_iλ_i to (1 + log n/N)·Σw_iλ_i. The mean is taken at
-    N = 1/(32ε), so that eigenvalues that differ by rounding alone count alike.
+    N = 1/(64ε), so that eigenvalues that differ by rounding alone count alike.
     """
     info = jnp.finfo(p.dtype)
 
@@ -63,7 +63,7 @@ def top(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         power = matmul(power, power)
         purity = jnp.trace(power)  # Σw_i²
         power = power / _or_1(purity)
-        return power, jnp.where(count < info.nmant - 4, power, mean), purity, count + 1
+        return power, jnp.where(count < info.nmant - 5, power, mean), purity, count + 1
 
     start = p / _or_1(jnp.trace(p))
     power, mean, _, _ = jax.lax.while_loop(is_unfinished, square, (start, start, jnp.zeros((), p.dtype), jnp.int32(0)))

@@ -60,6 +60,11 @@ def polar_factor(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _polar_factor(x: jax.Array) -> jax.Array:
+    return iterated(x)[0]
+
+
+def iterated(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The polar factor of a matrix that is not wide, ‖I − YᵀY‖ before the last step, and how many there were."""
     steps = jnp.asarray(_STEPS, x.dtype)
 
     def is_unfinished(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -71,7 +76,7 @@ def _polar_factor(x: jax.Array) -> jax.Array:
         return *_step(y, steps[count], count == 0), count + 1
 
     start = (_scaled(x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
-    return jax.lax.while_loop(is_unfinished, step, start)[0]
+    return jax.lax.while_loop(is_unfinished, step, start)
 
 
 @_polar_factor.defjvp
