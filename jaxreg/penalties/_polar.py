@@ -29,7 +29,7 @@ _SAFETY = 1.01
 _NEWTON_SCHULZ = (1.875, -1.25, 0.375)  # the quintic one, for what is still below 1: of an error δ it leaves 5/2·δ³
 _STEPS = (*((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS), *(_NEWTON_SCHULZ,) * 9)
 _NEARLY = 5e-3  # of ‖I − YᵀY‖: one step more is exact in float32
-_LARGE = 256  # the smaller side from which matrix products beat a decomposition off the CPU
+_LARGE = 256  # the smaller side from which matrix products beat a decomposition
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -38,9 +38,12 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def unless_large(by_svd: Callable[[jax.Array], T], by_products: Callable[[jax.Array], T], x: jax.Array) -> T:
     """By products for large real matrices on a TPU or a GPU, where a decomposition is what is slow."""
-    if jnp.iscomplexobj(x) or not all(isinstance(n, int) and n >= _LARGE for n in x.shape):
-        return by_svd(x)
-    return compiler.by_device(by_svd, by_products, x)
+    return compiler.by_device(by_svd, by_products, x) if is_large(x) else by_svd(x)
+
+
+def is_large(x: jax.Array) -> bool:
+    """Whether a matrix is real and both sides are large; not if one is symbolic."""
+    return not jnp.iscomplexobj(x) and all(isinstance(n, int) and n >= _LARGE for n in x.shape)
 
 
 def _is_wide(x: jax.Array) -> bool:

@@ -21,8 +21,12 @@ class SpectralNorm(Regularizer):
         prox(Z, τ) = U min(Σ, θ) Vᴴ with Σ_i (σ_i − θ)₊ = τ·strength, and 0 if Σ_i σ_i ≤ τ·strength
 
     For an array of rank 2. Kernels of a higher rank: `Matrix(SpectralNorm(...), outputs)`; stacks of matrices:
-    `Stacked(SpectralNorm(...), axes)`. One decomposition a call. A sharded matrix is gathered: 4·m·n bytes on every
-    device for float32.
+    `Stacked(SpectralNorm(...), axes)`. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
+
+    Cost: one decomposition. For real matrices of 256 and more value and gradient take 10 to 26 products of the smaller
+    Gram matrix instead, with the accuracy of a decomposition. On a TPU and a GPU `prox` is made of about a hundred
+    products, most of them for the polar factor, with an error of a few 1e-6 of σ₁. The derivatives of gradient and
+    `prox` take a decomposition.
 
     Args:
         strength: leaf; real, finite, non-negative.
@@ -53,10 +57,10 @@ class SpectralNorm(Regularizer):
         if x.size == 0:
             return 0 * strength
 
-        def by_svd(x: jax.Array) -> jax.Array:
-            return _singular_values.spectral_sum(_largest_of, _singular_values.share_of_largest, (), x)
-
-        return strength * _polar.unless_large(by_svd, _largest.largest_singular_value, x)
+        if _polar.is_large(x):  # a dozen products, and so the faster one on a CPU too
+            return strength * _largest.largest_singular_value(x)
+        share = _singular_values.share_of_largest
+        return strength * _singular_values.spectral_sum(_largest_of, share, (), x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
