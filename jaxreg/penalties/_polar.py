@@ -151,7 +151,7 @@ def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         v, s, uh = svd(x.T)
         return uh.T, s, v.T
     factor, p = polar_decomposition(x)
-    s, v = jax.lax.platform_dependent(p, tpu=_eigh(EighImplementation.JACOBI), default=_eigh(None))
+    s, v = compiler.on_tpu(_eigh(EighImplementation.JACOBI), _eigh(None), p)
     s, v = jnp.maximum(s[::-1], 0), v[:, ::-1]
     return matmul(factor, v), s, v.T
 
