@@ -108,6 +108,15 @@ def by_device(on_cpu: Callable[..., T], elsewhere: Callable[..., T], *operands: 
     return jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
 
 
+def on_tpu(there: Callable[..., T], elsewhere: Callable[..., T], *operands: Any) -> T:
+    """Call one of two functions with the same result: `there` in programs that are lowered for a TPU.
+
+    Its compiler needs minutes for some decompositions. Held by
+    `test_products.py::test_large_matrices_are_not_decomposed_as_they_are`.
+    """
+    return jax.lax.platform_dependent(*operands, tpu=there, default=elsewhere)
+
+
 LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
 
 

@@ -1,13 +1,15 @@
 """The polar factor of a matrix and what follows from it, by matrix products alone."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.lax.linalg import EighImplementation
 
 from jaxreg._core import compiler, euclidean
-from jaxreg.penalties._singular_values import matmul
+
+T = TypeVar("T")
 
 # Amsel, Persson, Musco and Gower, *The Polar Express*, arXiv:2505.16932, Algorithm 1 (their safety factor is 1.01).
 _POLAR_EXPRESS = (
@@ -24,17 +26,24 @@ _POLAR_EXPRESS = (
 _SAFETY = 1.01
 
 
-_POLISH = ((1.875, -1.25, 0.375),) * 9  # the quintic Newton-Schulz step, for what is still below 1
-_LARGE = 256  # the smaller side from which matrix products beat a decomposition off the CPU
+_NEWTON_SCHULZ = (1.875, -1.25, 0.375)  # the quintic one, for what is still below 1: of an error δ it leaves 5/2·δ³
+_STEPS = (*((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS), *(_NEWTON_SCHULZ,) * 9)
+_NEARLY = 5e-3  # of ‖I − YᵀY‖: one step more is exact in float32
+_LARGE = 256  # the smaller side from which matrix products beat a decomposition
 
 
-def unless_large(
-    by_svd: Callable[[jax.Array], jax.Array], by_products: Callable[[jax.Array], jax.Array], x: jax.Array
-) -> jax.Array:
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def unless_large(by_svd: Callable[[jax.Array], T], by_products: Callable[[jax.Array], T], x: jax.Array) -> T:
     """By products for large real matrices on a TPU or a GPU, where a decomposition is what is slow."""
-    if jnp.iscomplexobj(x) or not all(isinstance(n, int) and n >= _LARGE for n in x.shape):
-        return by_svd(x)
-    return compiler.by_device(by_svd, by_products, x)
+    return compiler.by_device(by_svd, by_products, x) if is_large(x) else by_svd(x)
+
+
+def is_large(x: jax.Array) -> bool:
+    """Whether a matrix is real and both sides are large; not if one is symbolic."""
+    return not jnp.iscomplexobj(x) and all(isinstance(n, int) and n >= _LARGE for n in x.shape)
 
 
 def _is_wide(x: jax.Array) -> bool:
@@ -46,20 +55,61 @@ def _is_wide(x: jax.Array) -> bool:
 def polar_factor(x: jax.Array) -> jax.Array:
     """U Vᵀ by matrix products alone; the null space maps to 0.
 
-    Singular values below about 1e-6 of the Frobenius norm are mapped to less than 1.
+    Singular values below about 1e-6 of (Σσ⁴)^¼ are mapped to less than 1. There are as many steps as the matrix needs,
+    8 to 16; the derivative takes all of them.
     """
-    if _is_wide(x):
-        return polar_factor(x.T).T
-    frobenius = jax.lax.stop_gradient(euclidean.norms(x, (0, 1)))
-    y = x / jnp.where(frobenius == 0, 1, frobenius)
-    safe = tuple((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS)
+    return polar_factor(x.T).T if _is_wide(x) else _polar_factor(x)
 
-    def step(y: jax.Array, coefficients: jax.Array) -> tuple[jax.Array, None]:
-        a, b, c = coefficients
-        gram = matmul(y.T, y)
-        return a * y + matmul(y, b * gram + c * matmul(gram, gram)), None
 
-    return jax.lax.scan(step, y, jnp.asarray((*safe, *_POLISH), x.dtype))[0]
+@jax.custom_jvp
+def _polar_factor(x: jax.Array) -> jax.Array:
+    return iterated(x)[0]
+
+
+def iterated(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The polar factor of a matrix that is not wide, ‖I − YᵀY‖ before the last step, and how many there were."""
+    steps = jnp.asarray(_STEPS, x.dtype)
+
+    def is_unfinished(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        _, error, count = state
+        return (count < len(_STEPS)) & (error > _NEARLY)
+
+    def step(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        y, _, count = state
+        return *_step(y, steps[count], count == 0), count + 1
+
+    start = (_scaled(x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
+    return jax.lax.while_loop(is_unfinished, step, start)
+
+
+@_polar_factor.defjvp
+def _polar_factor_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Of a loop with a known number of steps, which has a transpose."""
+
+    def all_steps(x: jax.Array) -> jax.Array:
+        steps, is_first = jnp.asarray(_STEPS, x.dtype), jnp.arange(len(_STEPS)) == 0
+        return jax.lax.scan(lambda y, step: (_step(y, *step)[0], None), _scaled(x), (steps, is_first))[0]
+
+    return jax.jvp(all_steps, primals, tangents)
+
+
+def _scaled(x: jax.Array) -> jax.Array:
+    return x / _unless_zero(euclidean.norms(x, (0, 1)))
+
+
+def _unless_zero(size: jax.Array) -> jax.Array:
+    """A scale, which the polar factor does not depend on."""
+    return jax.lax.stop_gradient(jnp.where(size == 0, 1, size))
+
+
+def _step(y: jax.Array, coefficients: jax.Array, is_first: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """aY + bY(YᵀY) + cY(YᵀY)², and ‖I − YᵀY‖ before it. The first one finds σ₁ ≤ ‖YᵀY‖^½, smaller than ‖Y‖."""
+    gram = matmul(y.T, y)
+    bound = _unless_zero(jnp.where(is_first, jnp.linalg.norm(jax.lax.stop_gradient(gram)), 1))
+    y, gram = y * jax.lax.rsqrt(bound), gram / bound
+    error = jnp.linalg.norm(jax.lax.stop_gradient(jnp.eye(len(gram), dtype=y.dtype) - gram))
+    a, b, c = jnp.where(error > _NEARLY, coefficients, jnp.asarray(_NEWTON_SCHULZ, y.dtype))
+    return a * y + matmul(y, b * gram + c * matmul(gram, gram)), error
 
 
 @jax.custom_jvp
@@ -79,16 +129,48 @@ def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     """U max(Σ − t, 0) Vᵀ = ½·(X − tO)·(I + sign(P − tI)), O the polar factor and P = OᵀX symmetrized."""
     if _is_wide(x):
         return singular_value_threshold_polar(x.T, t).T
+    factor, p = polar_decomposition(x)
+    rest = x - t * factor
+    return (rest + matmul(rest, above(p, t))) / 2
+
+
+def polar_decomposition(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """O and P of X = OP, for a matrix that is not wide; P is symmetric with the eigenvalues σ."""
     factor = polar_factor(x)
     p = matmul(factor.T, x)
-    p = (p + p.T) / 2
-    sign = polar_factor(p - t * jnp.eye(len(p), dtype=p.dtype))
-    rest = x - t * factor
-    return (rest + matmul(rest, sign)) / 2
+    return factor, (p + p.T) / 2
+
+
+def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, σ and Vᵀ of X = O·P, P = VΣVᵀ and U = OV; a column of U is 0 where σ is.
+
+    A TPU's compiler needs minutes for `svd` and `eigh` of large matrices, and a few seconds for Jacobi's rotations; a
+    GPU decomposes a symmetric matrix much faster than another one.
+    """
+    if _is_wide(x):
+        v, s, uh = svd(x.T)
+        return uh.T, s, v.T
+    factor, p = polar_decomposition(x)
+    s, v = compiler.on_tpu(_eigh(EighImplementation.JACOBI), _eigh(None), p)
+    s, v = jnp.maximum(s[::-1], 0), v[:, ::-1]
+    return matmul(factor, v), s, v.T
+
+
+def _eigh(implementation: EighImplementation | None) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    def eigh(p: jax.Array) -> tuple[jax.Array, jax.Array]:
+        v, s = jax.lax.linalg.eigh(p, implementation=implementation)
+        return s, v
+
+    return eigh
+
+
+def above(p: jax.Array, t: jax.Array) -> jax.Array:
+    """sign(P − tI) of a symmetric P: 1 where an eigenvalue is above t, −1 where it is below."""
+    return polar_factor(p - t * jnp.eye(len(p), dtype=p.dtype))
 
 
 def clipped_polar(x: jax.Array, bound: jax.Array) -> jax.Array:
     """U min(Σ, bound) Vᵀ; x itself where nothing is above the bound but rounding."""
     excess = singular_value_threshold_polar(x, bound)
-    above = euclidean.norms(excess, (0, 1)) > max(x.shape) * jnp.finfo(x.dtype).eps * euclidean.norms(x, (0, 1))
-    return jnp.where(above, x - excess, x)
+    is_above = euclidean.norms(excess, (0, 1)) > max(x.shape) * jnp.finfo(x.dtype).eps * euclidean.norms(x, (0, 1))
+    return jnp.where(is_above, x - excess, x)

@@ -1,4 +1,4 @@
-"""Functions of singular values, with derivatives finite at repeated and zero ones; the polar factor by matmuls.
+"""Functions of singular values, with derivatives finite at repeated and zero ones.
 
 Derivatives never go through those of the singular vectors, which divide by the gaps between singular values: the map
 X = UΣVᵀ ↦ U f(Σ) Vᵀ is differentiated as an operator, by divided differences of f.
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
+from jaxreg.penalties import _polar
+from jaxreg.penalties._polar import matmul
 
 SCALAR_STEP = (
     "Singular values know none. Use one step for all entries (`metric=None`), or put the gradient in by "
@@ -19,17 +21,23 @@ SCALAR_STEP = (
 )
 
 
-def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
 def _adjoint(a: jax.Array) -> jax.Array:
     return jnp.conj(a).T
 
 
 def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-    return u, s, vh
+    def by_svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+        return u, s, vh
+
+    return _polar.unless_large(by_svd, _polar.svd, x)
+
+
+def _values(x: jax.Array) -> jax.Array:
+    def by_svd(x: jax.Array) -> jax.Array:
+        return jnp.linalg.svd(x, compute_uv=False)
+
+    return _polar.unless_large(by_svd, lambda x: _polar.svd(x)[1], x)
 
 
 def negligible(s: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -106,7 +114,7 @@ def spectral_sum(
     x: jax.Array,
 ) -> jax.Array:
     """total(params, σ), with the gradient U slopes(params, Σ) Vᴴ over the singular values that are not negligible."""
-    return total(params, jnp.linalg.svd(x, compute_uv=False))
+    return total(params, _values(x))
 
 
 @spectral_sum.defjvp
@@ -122,3 +130,22 @@ def _spectral_sum_jvp(total: Any, slopes: Any, primals: Any, tangents: Any) -> t
 def _not_negligible(slopes: Any, shape: tuple[int, ...], params: Any, s: jax.Array) -> jax.Array:
     rounding = jax.lax.stop_gradient(jnp.where(s <= negligible(s, shape), s, 0))
     return slopes(params, s - rounding)  # at 0 the slope is 0, and its derivative the curvature there
+
+
+def share_of_largest(params: Any, s: jax.Array) -> jax.Array:
+    """The slope of σ₁: the mean over the largest ones, for `spectral_map`."""
+    del params
+    top = jnp.max(s)
+    ties = jax.lax.stop_gradient((s >= top * (1 - 8 * jnp.finfo(s.dtype).eps)) & (top > 0)).astype(s.dtype)
+    return ties / jnp.maximum(jnp.sum(ties), 1)
+
+
+def with_derivative_of(exact: Callable[..., jax.Array], fast: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The function `fast`, and where it is differentiated `exact`, with the same values."""
+
+    @jax.custom_jvp
+    def function(*args: jax.Array) -> jax.Array:
+        return fast(*args)
+
+    function.defjvp(lambda primals, tangents: jax.jvp(exact, primals, tangents))
+    return function

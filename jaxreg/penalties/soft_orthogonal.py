@@ -25,7 +25,8 @@ class SoftOrthogonal(Regularizer):
     The Gram matrix of the smaller side is used: ‖WWᵀ − I‖² and ‖WᵀW − I‖² differ by the constant m − n, which is added,
     so the value is the one of the formula for either shape, and so is the gradient. Smooth everywhere. Not convex; the
     prox of a singular value 0 stays 0. Of a sharded (m, n) matrix in float32 every device gathers at most 4·m·n bytes;
-    where the longer side is sharded, an all-reduce of at most 4·min(m, n)² bytes sums the Gram matrix.
+    where the longer side is sharded, an all-reduce of at most 4·min(m, n)² bytes sums the Gram matrix. Only `prox`
+    takes a decomposition.
 
     For an array of rank 2. Kernels of a higher rank: `Matrix(SoftOrthogonal(...), outputs)`; stacks of matrices
     (`nn.scan`, `vmap`): `Stacked(SoftOrthogonal(...), axes)`.

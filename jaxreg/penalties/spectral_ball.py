@@ -22,7 +22,7 @@ class SpectralBall(constraint.Constraint):
     matrices: `Stacked(SpectralBall(...), axes)`. A matrix inside comes back bit for bit. The derivative of the prox is
     that of the map of matrices, finite also where singular values repeat or vanish (that of an SVD is nan there); at
     σ = radius it is that of the inside. `violation` is the root of Σ max(σ − radius, 0)². Cost: one SVD; for real
-    matrices of 256 and more on a TPU or a GPU about a hundred matrix products, with an error of a few 1e-6 of the
+    matrices of 256 and more on a TPU or a GPU 50 to 100 matrix products, with an error of a few 1e-6 of the
     largest singular value. There is no exact prox in a diagonal metric (a step of the shape of Z). A sharded matrix is
     gathered: 4·m·n bytes on every device for float32.
 

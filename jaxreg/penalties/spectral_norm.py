@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import coefficient
-from jaxreg.penalties import _singular_values
+from jaxreg.penalties import _largest_singular_value, _polar, _singular_values
 
 
 @final
@@ -21,8 +21,12 @@ class SpectralNorm(Regularizer):
         prox(Z, τ) = U min(Σ, θ) Vᴴ with Σ_i (σ_i − θ)₊ = τ·strength, and 0 if Σ_i σ_i ≤ τ·strength
 
     For an array of rank 2. Kernels of a higher rank: `Matrix(SpectralNorm(...), outputs)`; stacks of matrices:
-    `Stacked(SpectralNorm(...), axes)`. One decomposition a call. A sharded matrix is gathered: 4·m·n bytes on every
-    device for float32.
+    `Stacked(SpectralNorm(...), axes)`. A sharded matrix is gathered: 4·m·n bytes on every device for float32.
+
+    Cost: one decomposition. For real matrices of 256 and more value and gradient take 10 to 26 products of the smaller
+    Gram matrix instead, with the accuracy of a decomposition. On a TPU and a GPU `prox` is made of about a hundred
+    products, most of them for the polar factor, with an error of a few 1e-6 of σ₁. The derivatives of gradient and
+    `prox` take a decomposition.
 
     Args:
         strength: leaf; real, finite, non-negative.
@@ -50,15 +54,27 @@ class SpectralNorm(Regularizer):
     def __call__(self, x: ArrayLike) -> jax.Array:
         x = checks.matrix("SpectralNorm", jnp.asarray(x))
         strength = jnp.asarray(self.strength, numerics.real_dtype(x))
-        return strength * _singular_values.spectral_sum(_largest, _share_of_largest, (), x) if x.size else 0 * strength
+        if x.size == 0:
+            return 0 * strength
+
+        if _polar.is_large(x):  # a dozen products, and so the faster one on a CPU too
+            return strength * _largest_singular_value.largest_singular_value(x)
+        share = _singular_values.share_of_largest
+        return strength * _singular_values.spectral_sum(_largest_of, share, (), x)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = checks.matrix("SpectralNorm.prox", jnp.asarray(z)), jnp.asarray(step)
         checks.scalar_step("SpectralNorm(...)", step, _singular_values.SCALAR_STEP)
         if z.size == 0:
             return z
-        bound = _clip_level(_singular_values.singular_values(z), numerics.threshold(step, self.strength))
-        return _singular_values.spectral_map(_below, bound, z)
+        excess = numerics.threshold(step, self.strength)
+        by_products = _singular_values.with_derivative_of(_clipped_by_svd, _largest_singular_value.clipped)
+        return _polar.unless_large(lambda z: _clipped_by_svd(z, excess), lambda z: by_products(z, excess), z)
+
+
+def _clipped_by_svd(z: jax.Array, excess: jax.Array) -> jax.Array:
+    level = _clip_level(_singular_values.singular_values(z), excess)
+    return _singular_values.spectral_map(_below, level, z)
 
 
 def _below(bound: jax.Array, s: jax.Array) -> jax.Array:
@@ -66,16 +82,9 @@ def _below(bound: jax.Array, s: jax.Array) -> jax.Array:
     return jnp.where(s < bound, s, bound)
 
 
-def _largest(params: Any, s: jax.Array) -> jax.Array:
+def _largest_of(params: Any, s: jax.Array) -> jax.Array:
     del params
     return jnp.max(s)
-
-
-def _share_of_largest(params: Any, s: jax.Array) -> jax.Array:
-    del params
-    top = jnp.max(s)
-    ties = jax.lax.stop_gradient((s >= top * (1 - 8 * jnp.finfo(s.dtype).eps)) & (top > 0)).astype(s.dtype)
-    return ties / jnp.maximum(jnp.sum(ties), 1)
 
 
 def _clip_level(s: jax.Array, u: jax.Array) -> jax.Array:
