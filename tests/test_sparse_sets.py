@@ -124,6 +124,17 @@ def test_many_equal_ones_are_never_too_many(dtype: str) -> None:
             np.testing.assert_array_equal(np.flatnonzero(row), [i for i in places if values[i]])
 
 
+def test_long_blocks() -> None:
+    """As many neighbours would not compile; the last block is short."""
+    z = sample((100, 2)).round(1)
+    w = np.asarray(prox(NofM(5, 40), np.float32(z)))
+    for block, found in zip(np.split(z, [40, 80]), np.split(w, [40, 80]), strict=True):
+        for column in range(2):
+            stay = np.argsort(-np.abs(block[:, column]), kind="stable")[:5]
+            np.testing.assert_array_equal(np.flatnonzero(found[:, column]), np.sort(stay))
+    assert prox(NofM(5, 40), np.zeros((0, 2), np.float32)).shape == (0, 2)
+
+
 def test_double_precision_and_complex_numbers() -> None:
     with jax.enable_x64(True):
         z = 1 + np.array([0.0, 3e-16, 2e-15, 1e-15])
@@ -309,7 +320,8 @@ def test_a_path_of_a_set_and_its_way_out() -> None:
         w = reg.prox(x)
         return w, jnp.sum((w - x) ** 2), -jnp.sum(jnp.abs(w))
 
-    for reg in (TopK, TopK(0.5), jaxreg.Matrix(Rank(1)), 2 * NonNegative()):
+    tree = jaxreg.TreeRegularizer({"**": TopK(0.5)})
+    for reg in (TopK, TopK(0.5), jaxreg.Matrix(Rank(1)), 2 * NonNegative(), tree):
         with pytest.raises(ValueError, match=r"`path\(regularizer=\.\.\.\)`: a set has no strength.*`lambda c: jaxreg"):
             jaxreg.path(train, reg, [0.5])
     with pytest.raises(NotImplementedError, match=r"no coefficient of `TopK.*`lambda c: jaxreg\.TopK\(1 - c\)`"):

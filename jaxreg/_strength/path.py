@@ -161,7 +161,8 @@ def _grid(coefficients: Any) -> Floats:
 
 def _at(regularizer: Any) -> Callable[[jax.Array], Reg]:
     is_class = isinstance(regularizer, type) and issubclass(regularizer, Constraint)
-    if is_class or (isinstance(regularizer, Regularizer) and sets_in(regularizer) == [regularizer]):
+    is_one = isinstance(regularizer, (Regularizer, TreePenalty)) and sets_in(regularizer) == [regularizer]
+    if is_class or is_one:
         raise ValueError(
             f"`path(regularizer=...)`: a set has no strength, its multiples are the same set, got "
             f"{checks.short(regularizer)}. Give a function under which it shrinks as the coefficient grows, "

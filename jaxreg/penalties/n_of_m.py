@@ -12,6 +12,8 @@ from jaxreg._core.struct import coefficient, static
 from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes, _counts, _largest
 
+_MOST_COMPARED = 32
+
 
 @final
 class NofM(constraint.Constraint):
@@ -30,7 +32,7 @@ class NofM(constraint.Constraint):
     NonNegative are exact.
 
     Each entry is compared with those up to m − 1 places away: one read and one write of the memory, no sort. Along an
-    axis that is sharded, m·(m − 1)/2 entries go each way across an edge.
+    axis that is sharded, m·(m − 1)/2 entries go each way across an edge. Blocks of more than 32 cost what `TopK` does.
 
     Args:
         n: leaf; a whole number, non-negative and at most m. It may follow a schedule without compiling again.
@@ -62,6 +64,7 @@ class NofM(constraint.Constraint):
         for name, value in (("m", self.m), ("axis", self.axis)):
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
                 raise TypeError(f"`NofM({name}=...)` must be an int, got {checks.short(value)}.")
+            object.__setattr__(self, name, int(value))
         if self.m < 1:
             raise ValueError(f"`NofM(m=...)` must be at least 1, got {checks.short(self.m)}.")
         _counts.check_whole("NofM(n=...)", self.n)
@@ -72,7 +75,11 @@ class NofM(constraint.Constraint):
         z, step = jnp.asarray(z), jnp.asarray(step)
         (axis,) = _axes.axes_of("NofM", self.axis, z.ndim)
         n = jax.lax.stop_gradient(jnp.asarray(self.n, numerics.real_dtype(z)))
-        return _largest.only(_larger_ones(z, step, self.m, axis).astype(n.dtype) + 0.5 < n, z, n)
+        if self.m > _MOST_COMPARED:
+            stay = _by_threshold(_largest.order(z, step), n, self.m, axis)
+        else:
+            stay = _larger_ones(z, step, self.m, axis).astype(n.dtype) + 0.5 < n
+        return _largest.only(stay, z, n)
 
 
 def _larger_ones(z: jax.Array, step: jax.Array, m: int, axis: int) -> jax.Array:
@@ -91,6 +98,16 @@ def _larger_ones(z: jax.Array, step: jax.Array, m: int, axis: int) -> jax.Array:
         before += ((keys(offset) > here) & (place + offset < m)).astype(jnp.int32)
         before += ((keys(-offset) >= here) & (place >= offset)).astype(jnp.int32)
     return before
+
+
+def _by_threshold(keys: jax.Array, n: jax.Array, m: int, axis: int) -> jax.Array:
+    """Whether an entry stays, found in each block as `TopK` finds it: compilers do not hold so many comparisons."""
+    length = keys.shape[axis]
+    around = [(0, -length % m if i == axis else 0) for i in range(keys.ndim)]
+    blocks = jnp.pad(keys, around)
+    parted = blocks.reshape(*keys.shape[:axis], -1, m, *keys.shape[axis + 1 :])
+    stay = _largest.are_largest(parted, jnp.round(n).astype(jnp.uint32), (axis + 1,))
+    return jax.lax.slice_in_dim(stay.reshape(blocks.shape), 0, length, axis=axis)
 
 
 def _shifted(x: jax.Array, offset: int, axis: int) -> jax.Array:

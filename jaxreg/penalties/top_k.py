@@ -88,8 +88,8 @@ class TopK(constraint.Constraint):
 
     def count(self, x: ArrayLike) -> jax.Array:
         """Return how many entries of each group of `x` may be other than 0; it may be more than there are."""
-        x, share = jnp.asarray(x), jax.lax.stop_gradient(jnp.asarray(self.share))
-        size = math.prod(x.shape[axis] for axis in _axes.axes_of("TopK", self.axis, x.ndim))
+        share, shape = jax.lax.stop_gradient(jnp.asarray(self.share)), np.shape(x)
+        size = math.prod(shape[axis] for axis in _axes.axes_of("TopK", self.axis, len(shape)))
         if isinstance(size, int) and size >= 2**32:
             raise ValueError(
                 f"`TopK` counts in groups of less than 2³² entries, got {size}. Take smaller ones, "
