@@ -71,8 +71,8 @@ def _solve(z: jax.Array, precision: jax.Array, rise: jax.Array, fall: jax.Array)
     z = jnp.where(sound, z / scale, 0)
     bound = 2.0 ** (info.maxexp * 15 // 16)  # stands for ∞: no sum reaches it
     low, high = -jnp.minimum(rise / scale, bound), jnp.minimum(fall / scale, bound)
-    # What draws an entry that moves by less than half of its digits' square is beyond the digits of sums with it. It may
-    # move by so much: then what draws its neighbours is right.
+    # Sums with an entry of so small a step would not tell how its neighbours draw it. It may move by 2⁻³⁴ of the scale
+    # (float32), and they do.
     drawn_by = high - low + _shifted(high - low, 0.0)
     precision = jnp.where(drawn_by > 0, jnp.minimum(precision, 2.0 ** (info.nmant * 3 // 2) * drawn_by), precision)
 
