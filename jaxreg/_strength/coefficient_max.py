@@ -96,8 +96,9 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
             if len(others) == 1:
                 return _top(others[0], _against(penalty.parts().nonnegative, g))
     raise NotImplementedError(
-        "`coefficient_max` knows L1, L1L2, SLOPE, Group, Stacked and Matrix of these, their multiples, and one of them "
-        f"plus L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."
+        "`coefficient_max` knows L1, L1L2, SLOPE, Group, Stacked and Matrix of these, their multiples, and one "
+        f"of them plus L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to "
+        "give zeros only."
     )
 
 
