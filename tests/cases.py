@@ -295,6 +295,11 @@ STRUCTURES = (
         kinks=(np.zeros((3, 4)), np.array([[1.0, 0.0, 0.0]])),
     ),
     Case(
+        jaxreg.SLOPE(0.3),  # a table over shapes; test_chains.py has weights that differ
+        value=lambda w: 0.3 * np.sort(np.abs(w).ravel())[::-1].sum(),
+        subgradient=lambda w: 0.3 * np.sign(w),
+    ),
+    Case(
         jaxreg.Difference(jaxreg.L1(0.3), axis=0, order=2),
         value=lambda w: 0.3 * np.abs(np.diff(w, n=2, axis=0)).sum(),
         subgradient=lambda w: 0.3 * _second_difference(w.shape[0]).T @ np.sign(_second_difference(w.shape[0]) @ w),

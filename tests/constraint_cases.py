@@ -78,6 +78,16 @@ def columns_of(z: Array) -> list[tuple[slice | int, ...]]:
     return [(slice(None), *place) for place in np.ndindex(z.shape[1:])]
 
 
+def isotonic(z: Array, step: Array | float = 1.0) -> Array:
+    """The min-max formula: the largest over beginnings of the least over ends of the means of z, weighted by 1/step."""
+    c, places = 1 / np.broadcast_to(step, z.shape), range(len(z))
+
+    def mean(j: int, k: int) -> float:
+        return float((c * z)[j : k + 1].sum() / c[j : k + 1].sum())
+
+    return np.array([max(min(mean(j, k) for k in places[i:]) for j in places[: i + 1]) for i in places])
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """What the properties need to know of a constraint."""
@@ -88,7 +98,7 @@ class Case:
     convex: bool = True
     shapes: tuple[tuple[int, ...], ...] = ((3, 4), (7,), (2, 3, 2), (1,))
     point: Array = dataclasses.field(default_factory=lambda: np.zeros((3, 4)))  # in the set, exactly
-    outwards: float = 1.0  # the sign of a large number that, added to every entry of `point`, leads out of the set
+    outwards: float | Array = 1.0  # times a large number and added to `point`, it leads out of the set
     has_interior: bool = True  # then point + 1e-12 is in the set too
 
     def __str__(self) -> str:
@@ -103,6 +113,13 @@ CASES = (
     Case(jaxreg.MaxNorm(1.5), groups(lambda z: ball(z, 1.5), None), lambda z, s: ball(z, 1.5, s)),
     Case(jaxreg.MaxNorm(1.5, axis=(0, -1)), groups(lambda z: ball(z, 1.5), (0, -1)), shapes=(*RANK2, (2, 3, 2))),
     Case(jaxreg.MaxNorm(1.5, axis=0), groups(lambda z: ball(z, 1.5), 0)),
+    Case(jaxreg.Monotone(), groups(isotonic, -1), isotonic, outwards=-np.arange(4.0)),
+    Case(
+        jaxreg.Monotone(0, increasing=False),
+        groups(lambda z: -isotonic(-z), 0),
+        lambda z, s: -isotonic(-z, s),
+        outwards=np.arange(3.0)[:, None],
+    ),
     Case(
         jaxreg.UnitNorm(-1),
         groups(lambda z: z / np.linalg.norm(z), -1),

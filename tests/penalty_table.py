@@ -35,6 +35,7 @@ ELSEWHERE = {
     "Group": "jaxopt (one group), pyproximal, skglm, fastprox (some profiles)",
     "Spectral": "pyproximal, fastprox",
     "SpectralNorm": "fastprox",
+    "SLOPE": "skglm",
     "Difference": "pyproximal, fastprox (with prox)",
     "Anchored": "pyproximal",
     "Weighted": "skglm (L1, MCP, groups)",
@@ -51,6 +52,7 @@ INSTANCES: dict[type[jaxreg.Regularizer], jaxreg.Regularizer] = {
     **constraint_cases.INSTANCES,
     jaxreg.Anchored: jaxreg.Anchored(jaxreg.L2(0.5), 1.0),
     jaxreg.Group: jaxreg.Group(jaxreg.L1(0.5)),
+    jaxreg.Difference: jaxreg.Difference(jaxreg.L1(0.5)),
     jaxreg.Stacked: jaxreg.Stacked(jaxreg.L2(0.5)),
     jaxreg.Matrix: jaxreg.Matrix(jaxreg.Group(jaxreg.L1(0.5))),
 }

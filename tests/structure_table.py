@@ -76,6 +76,10 @@ def hoyer(x: Array) -> Array:
     return total(np.abs(x)) ** 2 / np.maximum(total(x**2), 1e-99)
 
 
+def falling(x: Array) -> Array:
+    return np.sort(np.abs(x.reshape(len(x), -1)))[:, ::-1]
+
+
 def gram(x: Array) -> Array:
     return np.swapaxes(x, -1, -2) @ x - np.eye(2)
 
@@ -96,6 +100,8 @@ BASES: dict[str, Term] = {
     "SoftOrthogonal": Term(jaxreg.SoftOrthogonal(0.3), lambda x: 0.3 * total(gram(x) ** 2)),
     "HoyerSquare": Term(jaxreg.HoyerSquare(0.3), lambda x: 0.3 * hoyer(x)),
     "Difference": Term(jaxreg.Difference(jaxreg.L1(0.3)), lambda x: 0.3 * total(np.abs(np.diff(x)))),
+    "SLOPE": Term(jaxreg.SLOPE(np.array([0.9, 0.5, 0.2, 0.0])), lambda x: falling(x) @ np.array([0.9, 0.5, 0.2, 0.0])),
+    "Monotone": constraint(jaxreg.Monotone(), lambda x: -np.diff(x), lambda x: np.maximum.accumulate(x, axis=-1)),
     "NonNegative": constraint(jaxreg.NonNegative(), lambda x: -x, lambda x: np.maximum(x, 0)),
     "Box": constraint(jaxreg.Box(-0.4, 0.9), lambda x: np.maximum(x - 0.9, -0.4 - x), lambda x: np.clip(x, -0.4, 0.9)),
     "MaxNorm": constraint(jaxreg.MaxNorm(0.8, axis=-1), lambda x: norms(x) - 0.8, lambda x: within(x, norms(x), 0.8)),

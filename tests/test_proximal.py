@@ -352,7 +352,7 @@ def test_step_sizes_unlike_the_parameters(steps: Any) -> None:
     [
         jaxreg.Spectral(jaxreg.L1()),
         jaxreg.SpectralNorm(),
-        jaxreg.Difference(jaxreg.L1()),
+        jaxreg.Difference(jaxreg.Huber()),
         3.0 * jaxreg.Spectral(jaxreg.L1()),
     ],
     ids=str,

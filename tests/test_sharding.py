@@ -35,6 +35,8 @@ REGULARIZERS = (
     jaxreg.Spectral(L1, method="polar"),
     jaxreg.Anchored(L1, REFERENCE, weights=abs(REFERENCE)),
     jaxreg.Weighted(L1, abs(REFERENCE)) + jaxreg.Weighted(jaxreg.Group(L1), abs(REFERENCE[0])),
+    jaxreg.SLOPE.bh(0.3, 0.5, X.size),
+    jaxreg.Difference(L1, axis=0),
     jaxreg.Stacked(jaxreg.Spectral(L1), axes=(0,)),
     jaxreg.Stacked(jaxreg.Group(L1, axis=0), axes=(1,)),
     jaxreg.Matrix(jaxreg.Spectral(L1), outputs=(-1, 0)),

@@ -23,8 +23,8 @@ ELEMENTWISE = {name for name, term in BASES.items() if term.entries is not None}
 ELASTIC, CONVEX = {"L1", "L2", "L1L2"}, {"L1", "L2", "L1L2", "Huber"}
 RADIAL = {"Group", "Group(MCP)", "MaxNorm", "L1Ball"}  # only norms of groups count, and 0 is best
 INTERVALS = {"NonNegative", "Box"}
-NO_PROX = {"HoyerSquare", "Difference"}
-ONE_STEP = {"Group(MCP)", "Spectral", "SpectralNorm", "SoftOrthogonal", "UnitNorm", "SpectralBall"}
+NO_PROX = {"HoyerSquare"}
+ONE_STEP = {"Group(MCP)", "SLOPE", "Spectral", "SpectralNorm", "SoftOrthogonal", "UnitNorm", "SpectralBall"}
 EXACT = {
     "P + L1": ELASTIC | RADIAL | INTERVALS,
     "L1 + P": ELASTIC | RADIAL | INTERVALS,

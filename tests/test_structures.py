@@ -509,7 +509,7 @@ def test_disjoint_leaves_of_a_tree_need_no_rule() -> None:
         (lambda: jaxreg.Difference(jaxreg.L1(), axis=0.5), TypeError, r"Difference\(axis"),
         (lambda: jaxreg.Difference(jaxreg.L1(), order=0), ValueError, r"Difference\(order"),
         (lambda: jaxreg.Difference(jaxreg.L1(), axis=3)(jnp.ones(3)), ValueError, "must name different axes"),
-        (lambda: jaxreg.Difference(jaxreg.L1()).prox(jnp.ones(3)), NotImplementedError, "no proximal operator"),
+        (lambda: jaxreg.Difference(jaxreg.L1(), order=2).prox(jnp.ones(3)), NotImplementedError, "inner_steps=10"),
         (lambda: jaxreg.Lq(0.1, q=1.0), ValueError, r"Lq\(q"),
         (lambda: jaxreg.Lq(0.1, q="1"), TypeError, r"Lq\(q"),
         (lambda: jaxreg.MCP(0.1, 0.0), ValueError, r"MCP\(gamma=.*greater than 0"),

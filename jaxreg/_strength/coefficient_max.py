@@ -14,7 +14,7 @@ from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg.penalties import L1, L1L2, Anchored, Group, Matrix, Stacked, Weighted
+from jaxreg.penalties import L1, L1L2, SLOPE, Anchored, Group, Matrix, Stacked, Weighted
 
 
 def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
@@ -26,6 +26,7 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
         Stacked(P):      the largest over the layers   Matrix(P):       that of P for the matrix of g
         Weighted(P, weights):  that of P for g/weights, of norms if P is a `Group`
         Anchored(P, 0.0):      that of P
+        SLOPE(weights):        max_k Σ_{i≤k} |g|_(i) / Σ_{i≤k} weights_i, the factor of the weights (the dual norm)
 
     g is the gradient of the loss where the penalized parameters are 0 (and the others, such as an intercept, at their
     optimum). For a convex loss, 0 is the minimum of loss + R from this coefficient on, so it is where a path of
@@ -33,9 +34,9 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
     ignored. L2 is ignored too: neither changes the strength above which zero is optimal.
 
     Args:
-        reg: `L1`, `L1L2`, `Group`, `Stacked` or `Matrix` of one of them, a multiple of these, a sum of one of these
-            with `L2` and `NonNegative`; or a `TreeRegularizer` of such, for which the answer is the largest over the
-            leaves (relative strengths are factors, `2 * L1(...)`).
+        reg: `L1`, `L1L2`, `SLOPE`, `Group`, `Stacked` or `Matrix` of one of them, a multiple of these, a sum of one of
+            these with `L2` and `NonNegative`; or a `TreeRegularizer` of such, for which the answer is the largest over
+            the leaves (relative strengths are factors, `2 * L1(...)`).
         grads_at_zero: an array, or a tree like the parameters. Leaves without a penalty play no part.
 
     Returns:
@@ -88,6 +89,9 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
                     _top(Weighted(group.penalty, penalty.of_norms(g)), group.norms(g)), group.size_weight(g)
                 )
             return _top(penalty.penalty, _divided(g, penalty.of_entries(g)))
+        case SLOPE():
+            largest = jnp.flip(jnp.sort(jnp.abs(g).ravel()))
+            return jnp.max(_divided(jnp.cumsum(largest), jnp.cumsum(penalty.of_places(g))), initial=0)
         case Anchored():
             return _anchored_top(penalty, g)
         case Sum():
@@ -101,8 +105,9 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
                 "coefficients, here shares of zeros, such as `[0.5, 0.8, 0.9]`."
             )
     raise NotImplementedError(
-        "`coefficient_max` knows L1, L1L2, Group, Stacked and Matrix of these, their multiples, and one of them plus "
-        f"L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to give zeros only."
+        "`coefficient_max` knows L1, L1L2, SLOPE, Group, Stacked and Matrix of these, their multiples, and one "
+        f"of them plus L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to "
+        "give zeros only."
     )
 
 

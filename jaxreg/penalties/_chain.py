@@ -40,16 +40,25 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
         strength = columns(strength) if strength.ndim else strength
         return jnp.pad(jnp.broadcast_to(strength, (n - 1, z.size // n)), ((0, 1), (0, 0)))
 
-    largest, precision = step, jnp.ones_like(columns(z))
+    unit, precision = step, jnp.ones_like(columns(z))
     if step.ndim:
-        step = columns(step)
-        largest = jax.lax.stop_gradient(jnp.minimum(jnp.max(step, axis=0, keepdims=True), jnp.finfo(z.dtype).max))
-        precision = 1 / numerics.relative_steps(step, (0,))
-    strengths = (numerics.threshold(largest, of_edges(x)) for x in (rise, fall))
+        unit, precision = _precisions(columns(step))
+    strengths = (numerics.threshold(unit, of_edges(x)) for x in (rise, fall))
     empty = (0.0, 1.0, 0.0, 0.0)  # what fills the last stretch is cut off from the chain
     problem = tuple(map(_folded, (columns(z), precision, *strengths), empty))
     w = _unfolded(_means(*problem, *_solve(*jax.lax.stop_gradient(problem))), n)
     return jnp.moveaxis(w.reshape(jnp.moveaxis(z, axis, 0).shape), 0, axis)
+
+
+def _precisions(step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A unit for each chain, in the middle of its steps, and the inverse of its steps in it: 0 and ∞ become finite."""
+    constant = jax.lax.stop_gradient(step)
+    usual = (constant > 0) & jnp.isfinite(constant)
+    least, most = (reduce(jnp.where(usual, constant, 1), axis=0, keepdims=True) for reduce in (jnp.min, jnp.max))
+    unit = jnp.sqrt(least) * jnp.sqrt(most)
+    bound = 2.0 ** (jnp.finfo(step.dtype).maxexp * 11 // 16)
+    positive = step > 0
+    return unit, jnp.where(positive, jnp.clip(unit / jnp.where(positive, step, 1), 1 / bound, bound), bound)
 
 
 def _solve(z: jax.Array, precision: jax.Array, rise: jax.Array, fall: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -60,8 +69,12 @@ def _solve(z: jax.Array, precision: jax.Array, rise: jax.Array, fall: jax.Array)
     exponent = jnp.clip(jnp.frexp(largest)[1], info.minexp + 2, info.maxexp - 2)  # neither scale is subnormal
     scale = jnp.ldexp(jnp.ones_like(largest), exponent)
     z = jnp.where(sound, z / scale, 0)
-    bound = 2.0 ** (info.maxexp * 3 // 4)  # stands for ∞: no sum of these z reaches it
+    bound = 2.0 ** (info.maxexp * 15 // 16)  # stands for ∞: no sum reaches it
     low, high = -jnp.minimum(rise / scale, bound), jnp.minimum(fall / scale, bound)
+    # Sums with an entry of so small a step would not tell how its neighbours draw it. It may move by 2⁻³⁴ of the scale
+    # (float32), and they do.
+    drawn_by = high - low + _shifted(high - low, 0.0)
+    precision = jnp.where(drawn_by > 0, jnp.minimum(precision, 2.0 ** (info.nmant * 3 // 2) * drawn_by), precision)
 
     def cut(state: Any) -> Any:
         low, high, _, _ = state

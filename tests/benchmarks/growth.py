@@ -1,4 +1,4 @@
-"""How time grows with the number of parameters, of leaves, and of distinct shapes."""
+"""How time grows with the number of parameters, of leaves, of distinct shapes, and with the length of a chain."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 import jaxreg
 from tests.benchmarks import programs, settings
-from tests.benchmarks.measurement import Limit, Measurement, ratios
+from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
 from tests.benchmarks.timing import alternate
 
 FAMILY = "growth"
@@ -16,7 +16,7 @@ TREE = jaxreg.TreeRegularizer({"**": jaxreg.L1L2(1e-4, 1e-3)})
 
 
 def measure(config: settings.Settings) -> list[Measurement]:
-    return [*_parameters(config), *_leaves(config), *_compilation(config)]
+    return [*_parameters(config), *_leaves(config), *_compilation(config), *_chains(config)]
 
 
 def _parameters(config: settings.Settings) -> list[Measurement]:
@@ -41,6 +41,27 @@ def _leaves(config: settings.Settings) -> list[Measurement]:
     times = alternate(functions, config.rounds, config.at_least)
     first, *more = list(times)
     return [row for name in more for row in ratios(FAMILY, f"penalty, {name}", times, {first: None}, ours=name)]
+
+
+def _chains(config: settings.Settings) -> list[Measurement]:
+    """Total variation and monotone entries of noise: the time for each entry of chains of a thousand to a million."""
+    sizes = [10**2, 10**3] if config.quick else [10**3, 10**4, 10**5, 10**6]
+    found = []
+    for reg in (jaxreg.Difference(jaxreg.L1(0.01)), jaxreg.Monotone()):
+        functions = {}
+        for size in sizes:
+            z = settings.normal((size,))
+            program = programs.compile_(reg.prox, z)
+            functions[f"{size:.0e} entries"] = lambda program=program, z=z: program(z)
+        times = alternate(functions, config.slow_rounds, config.at_least)
+        each = {name: [t / size for t in times[name]] for name, size in zip(times, sizes, strict=True)}
+        first, *more = each
+        for name in more:
+            work = f"prox of {type(reg).__name__}, time for each of {name}"
+            found += ratios(FAMILY, work, each, {first: None}, ours=name)
+            seconds = min(times[name])
+            found.append(exact(FAMILY, f"prox of {type(reg).__name__}, {name}", "-", 1e3 * seconds, "ms", None))
+    return found
 
 
 def _compilation(config: settings.Settings) -> list[Measurement]:
