@@ -46,7 +46,8 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
     strengths = (numerics.threshold(unit, of_edges(x)) for x in (rise, fall))
     empty = (0.0, 1.0, 0.0, 0.0)  # what fills the last stretch is cut off from the chain
     problem = tuple(map(_folded, (columns(z), precision, *strengths), empty))
-    w = _unfolded(_means(*problem, *_solve(*jax.lax.stop_gradient(problem))), n)
+    value, ends = _solve(*jax.lax.stop_gradient(problem))
+    w = _unfolded(_means(*problem, value=value, ends=ends), n)
     return jnp.moveaxis(w.reshape(jnp.moveaxis(z, axis, 0).shape), 0, axis)
 
 
