@@ -43,10 +43,10 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
     unit, precision = step, jnp.ones_like(columns(z))
     if step.ndim:
         unit, precision = _precisions(columns(step))
-    strengths = (numerics.threshold(unit, of_edges(x)) for x in (rise, fall))
-    empty = (0.0, 1.0, 0.0, 0.0)  # what fills the last stretch is cut off from the chain
-    problem = tuple(map(_folded, (columns(z), precision, *strengths), empty))
-    w = _unfolded(_means(*problem, *_solve(*jax.lax.stop_gradient(problem))), n)
+    c, (rise, fall) = _folded(precision, 1.0), (numerics.threshold(unit, of_edges(x)) for x in (rise, fall))
+    folded, rise, fall = (_folded(x, 0.0) for x in (columns(z), rise, fall))  # what fills the last stretch is cut off
+    value, ends = _solve(*jax.lax.stop_gradient((folded, c, rise, fall)))
+    w = _unfolded(_means(folded, c, rise, fall, value, ends), n)
     return jnp.moveaxis(w.reshape(jnp.moveaxis(z, axis, 0).shape), 0, axis)
 
 

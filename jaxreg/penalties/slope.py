@@ -102,9 +102,10 @@ class SLOPE(Regularizer):
         )
         size = numerics.absolute(z)
         order = jnp.argsort(-jax.lax.stop_gradient(size).ravel())
-        u = numerics.threshold(step, self.of_places(z))
+        enough = jnp.maximum(2 * jax.lax.stop_gradient(jnp.sum(size)), 1)  # so large a first threshold gives zeros
+        u = jnp.minimum(numerics.threshold(step, self.of_places(z)), enough)
         falling = along_a_chain(size.ravel()[order] - u, jnp.ones_like(step), jnp.inf, 0.0, 0)
-        shrunk = jnp.zeros_like(falling).at[order].set(jnp.maximum(falling, 0)).reshape(z.shape)
+        shrunk = jnp.zeros_like(falling).at[order].set(jnp.where(falling > 0, falling, 0)).reshape(z.shape)
         return compiler.placed_like(z, numerics.with_modulus(z, size, shrunk))
 
     def get_config(self) -> dict[str, Any]:
