@@ -19,7 +19,7 @@ import pytest
 from tests import cluster
 from tests.conftest import QUICK
 
-STEPS, SAVE_EVERY = 300, 50
+STEPS, SAVE_EVERY = 150, 25
 
 
 class Started(NamedTuple):
@@ -128,7 +128,7 @@ def assert_result(checkpoints: Path, expected: dict[str, np.ndarray]) -> None:
 def test_killed_and_resumed_on_several_processes(
     processes: int, one_process: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    kill_one_then_all(start(tmp_path, processes), step=120)
+    kill_one_then_all(start(tmp_path, processes), step=60)
     reached = saved(tmp_path)[0]
     assert reached in range(SAVE_EVERY, STEPS, SAVE_EVERY)
     for i, output in enumerate(finish(start(tmp_path, processes))):
