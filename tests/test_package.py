@@ -189,17 +189,22 @@ def _cpu_seconds(code: str, bytecode: Path) -> float:
 def test_import_costs_as_little_as_that_of_optax(tmp_path: Path) -> None:
     """Whole processes in pairs, every other pair in reverse order, after one of each that writes the bytecode.
 
-    The median of nine pairs; of up to 27 while it is too high, for busy machines.
+    The median of nine pairs, or of 27 if that of nine is too high, for busy machines. The median is within the limit
+    if more than half of the pairs are, so that no more are started once that many are.
     """
     optax, ours = ("import optax", "import jaxreg")
     ratios: list[float] = []
     for code in (optax, ours):
         _cpu_seconds(code, tmp_path)
-    while len(ratios) < 9 or (statistics.median(ratios) > 1.05 and len(ratios) < 27):
+
+    def decided(pairs: int) -> bool:
+        return sum(ratio <= 1.05 for ratio in ratios) > pairs // 2
+
+    while not (len(ratios) <= 9 and decided(9)) and len(ratios) < 27 and not decided(27):
         order = (optax, ours)[:: 1 if len(ratios) % 2 else -1]
         seconds = {code: _cpu_seconds(code, tmp_path) for code in order}
         ratios.append(seconds[ours] / seconds[optax])
-    assert statistics.median(ratios) <= 1.05, ratios
+    assert decided(9 if len(ratios) <= 9 else 27), ratios
 
 
 def test_import_loads_no_lazy_file() -> None:

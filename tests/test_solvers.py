@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skglm
+from skglm.penalties import separable
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
 
@@ -85,8 +86,9 @@ def test_multi_task_lasso_of_scikit_learn() -> None:
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_concave_penalties_of_skglm(reg: jaxreg.Regularizer, peer: Any) -> None:
+def test_concave_penalties_of_skglm(reg: jaxreg.Regularizer, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fixed point of the one is a fixed point of the other: from skglm's solution we do not move, nor get better."""
+    monkeypatch.setattr(separable, "bool_", np.bool_)  # numba's name for it, which NumPy knows in compiled code alone
     x, y = _diabetes()
     solver = skglm.solvers.AndersonCD(tol=1e-12, fit_intercept=False, max_iter=500, max_epochs=100_000)
     estimator = skglm.GeneralizedLinearEstimator(skglm.datafits.Quadratic(), peer, solver).fit(x, y)

@@ -29,13 +29,6 @@ def double() -> Any:
         yield
 
 
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thresholds of skglm without numba's compiler, which takes ten times as long as these tests."""
-    monkeypatch.setattr(separable, "ST", separable.ST.py_func)
-    monkeypatch.setattr(block_separable, "BST", block_separable.BST.py_func)
-
-
 def soft(z: Any, u: Any) -> np.ndarray:
     return np.sign(z) * np.maximum(np.abs(z) - u, 0)
 
@@ -43,7 +36,6 @@ def soft(z: Any, u: Any) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------- other libraries
 
 
-@pytest.mark.usefixtures("interpreted")
 def test_entries_as_skglm_has_them() -> None:
     """Its weights of 0 are free too; its distance of a subgradient is 0 where 0 is one of ours."""
     w, x = W.ravel().copy(), X.ravel().copy()
@@ -58,7 +50,6 @@ def test_entries_as_skglm_has_them() -> None:
     assert peer.subdiff_distance(x, -gradient, np.arange(x.size)).max() < 1e-15
 
 
-@pytest.mark.usefixtures("interpreted")
 def test_groups_as_skglm_has_them() -> None:
     grp_indices, grp_ptr = np.arange(12, dtype=np.int32), np.array([0, 3, 6, 9, 12], np.int32)
     weights = np.array([0.3, 0.5, 2.0, 1.0])
