@@ -50,6 +50,7 @@ from jaxreg.penalties import Spectral as Spectral
 from jaxreg.penalties import SpectralBall as SpectralBall
 from jaxreg.penalties import SpectralNorm as SpectralNorm
 from jaxreg.penalties import Stacked as Stacked
+from jaxreg.penalties import Stiefel as Stiefel
 from jaxreg.penalties import TopK as TopK
 from jaxreg.penalties import UnitNorm as UnitNorm
 from jaxreg.penalties import Weighted as Weighted

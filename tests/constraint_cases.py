@@ -55,6 +55,11 @@ def spectral(z: Array, radius: float) -> Array:
     return (u * np.minimum(s, radius)[..., None, :]) @ vh
 
 
+def isometry(z: Array, scale: float) -> Array:
+    u, _, vh = np.linalg.svd(z, full_matrices=False)
+    return scale * u @ vh
+
+
 def low_rank(z: Array, k: int) -> Array:
     u, s, vh = np.linalg.svd(z, full_matrices=False)
     return (u[..., :k] * s[..., None, :k]) @ vh[..., :k, :]
@@ -150,6 +155,14 @@ CASES = (
         has_interior=False,
     ),
     Case(jaxreg.SpectralBall(1.5), lambda z: spectral(z, 1.5), shapes=RANK2),
+    Case(
+        jaxreg.Stiefel(1.5),
+        lambda z: isometry(z, 1.5),
+        convex=False,
+        shapes=RANK2,
+        point=1.5 * np.eye(3, 4),
+        has_interior=False,
+    ),
     Case(
         jaxreg.Rank(1),
         lambda z: low_rank(z, 1),

@@ -33,6 +33,7 @@ from jaxreg.penalties.spectral import Spectral as Spectral
 from jaxreg.penalties.spectral_ball import SpectralBall as SpectralBall
 from jaxreg.penalties.spectral_norm import SpectralNorm as SpectralNorm
 from jaxreg.penalties.stacked import Stacked as Stacked
+from jaxreg.penalties.stiefel import Stiefel as Stiefel
 from jaxreg.penalties.top_k import TopK as TopK
 from jaxreg.penalties.unit_norm import UnitNorm as UnitNorm
 from jaxreg.penalties.weighted import Weighted as Weighted
@@ -66,6 +67,7 @@ PENALTIES: tuple[type[Regularizer], ...] = (
     Rank,
     Simplex,
     SpectralBall,
+    Stiefel,
     TopK,
     UnitNorm,
     Stacked,

@@ -66,6 +66,26 @@ def _polar_factor(x: jax.Array) -> jax.Array:
     return iterated(x)[0]
 
 
+def isometry(x: jax.Array) -> jax.Array:
+    """U Vᵀ with orthonormal columns, or rows, also where the null space is not 0.
+
+    There the polar factor Y of X is completed: that of Y + (I − YYᵀ)·E·(I − YᵀY), with numbers E drawn once for all.
+    """
+    if _is_wide(x):
+        return isometry(x.T).T
+    y = polar_factor(x)
+
+    def rest(y: jax.Array) -> jax.Array:
+        return jnp.eye(y.shape[1], dtype=y.dtype) - matmul(y.T, y)
+
+    def completed(y: jax.Array) -> jax.Array:
+        e = matmul(jax.random.normal(jax.random.key(0), y.shape, y.dtype), rest(y))
+        return polar_factor(y + e - matmul(y, matmul(y.T, e)))
+
+    whole = jnp.linalg.norm(jax.lax.stop_gradient(rest(y))) <= _NEARLY
+    return jax.lax.cond(whole, lambda y: y, completed, y)
+
+
 def iterated(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The polar factor of a matrix that is not wide, ‖I − YᵀY‖ before the last step, and how many there were."""
     steps = jnp.asarray(_STEPS, x.dtype)
