@@ -102,6 +102,8 @@ class Grouped(NamedTuple):
         c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, tau.dtype)
 
         def exact(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if again is not None:  # what z and τ have in common would be kept in memory
+                _, tau = self.entries.before_the_rest(*again(r))
             return secular_prox(z, tau, c, self.groups.axes)
 
         return compiler.by_device(exact, one_step, z, tau, r, eta)
