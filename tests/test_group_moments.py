@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +220,35 @@ def test_inside_wrappers_of_optax_it_takes_the_same_step() -> None:
             np.testing.assert_allclose(ours[name], plain[name], rtol=1e-5)
             np.testing.assert_array_equal(ours[name] == 0, plain[name] == 0)
     assert (plain["k"][:, 1] == 0).all() and plain["b"][1] == 0
+
+
+def test_a_checkpoint_goes_on_bit_for_bit() -> None:
+    tx, zero = by_group(RULES), jax.tree.map(jnp.zeros_like, PARAMS)
+    update = jax.jit(tx.update)
+    _, state = update(GRADS, tx.init(PARAMS), PARAMS)
+    again = flax.serialization.from_bytes(tx.init(zero), flax.serialization.to_bytes(state))
+    jax.tree.map(np.testing.assert_array_equal, update(GRADS, again, PARAMS), update(GRADS, state, PARAMS))
+
+
+def test_a_state_of_the_other_moments_is_refused() -> None:
+    """It would go on as what it was, or as neither."""
+    rules = jaxreg.TreeRegularizer(
+        {"k": jaxreg.L1(0.1) + jaxreg.Group(jaxreg.L1(0.3)), "b": jaxreg.L1(0.3), "**": None}
+    )
+    group, entry = by_group(rules), jaxreg.proximal_adam(LR, rules)
+    wrapper = jaxreg.proximal(optax.adam(LR), rules, LR, jaxreg.adam_metric())
+    made_by_group = (
+        r"a leaf of shape \(2, 2\) has second moments of the shape \(1, 2\), as `.*moments=\"group\"\)` makes"
+    )
+    made_by_entry = r'shape \(2, 2\) has second moments of the shape \(2, 2\), as `moments="entry"` makes them'
+    for tx, other, message in (
+        (entry, group, r'`proximal_adam\(moments="entry"\)`: in the state ' + made_by_group),
+        (wrapper, group, "`proximal`: in the state " + made_by_group),
+        (group, entry, made_by_entry + r".*`tx\.init\(params\)`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(tx.update, GRADS, other.init(PARAMS), PARAMS)
+        jax.eval_shape(tx.update, GRADS, tx.init(PARAMS), PARAMS)  # the way out: a new state
 
 
 def test_errors_and_their_ways_out() -> None:

@@ -71,8 +71,8 @@ def refuse_other_moments(
     if not by_group:
         call = '`proximal_adam(moments="entry")`' if adam else "`proximal`"
         raise ValueError(
-            f'{call}: in {in_the_state}, as `proximal_adam(moments="group")` makes them. Go on with that, or make a new '
-            "state by `tx.init(params)`."
+            f'{call}: in {in_the_state}, as `proximal_adam(moments="group")` makes them. Go on with that, or make a '
+            "new state by `tx.init(params)`."
         )
     as_entry = ', as `moments="entry"` makes them' if shape == p.shape else ""
     raise ValueError(
@@ -95,16 +95,18 @@ def _step(
     dtype = numerics.real_dtype(p)
     eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:5])
 
-    def point(v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def point(m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) / second + eps_root) + eps
-        z = p - jnp.asarray(m, p.dtype) * compiler.unshared(eta / (first * divisor))
+        z = p - jnp.asarray(m, p.dtype) * (eta / (first * divisor))
         if numbers.max_step is not None:
             return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
         slope = form.slope(p, r) if v.shape == p.shape else form.mean_slope(p, r)
         return z, eta / jnp.maximum(divisor, slope / PULL)
 
     def again(new: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return point(compiler.read_again(new, v))
+        if v.shape == p.shape:
+            return point(*compiler.read_again(new, (m, v)))
+        return point(m, compiler.read_again(new, v))
 
-    z, tau = point(v)
+    z, tau = point(m, v)
     return (form.prox if v.shape == p.shape else form.prox_by_group)(z, tau, r, eta, again)
