@@ -96,7 +96,7 @@ def _step(
     eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:5])
 
     def point(m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) / second + eps_root) + eps
+        divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) * (1 / second) + eps_root) + eps
         z = p - jnp.asarray(m, p.dtype) * (eta / (first * divisor))
         if numbers.max_step is not None:
             return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
