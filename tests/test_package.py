@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
