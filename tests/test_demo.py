@@ -24,7 +24,6 @@ from jaxreg._commands.demo.training import Result
 from jaxreg._commands.digits import load_digits
 from jaxreg._commands.main import main
 from jaxreg.plot import _style
-from tests.conftest import OPTIMIZED
 
 MODELS = ("linen", "nnx")
 STEPS = 12
@@ -256,7 +255,7 @@ main(["demo", "--help"])
 def test_ctrl_c_ends_in_one_line_with_code_130(tmp_path):
     terminal, inside = pytest.importorskip("pty").openpty()
     command = [sys.executable, "-m", "jaxreg", "demo", "--steps", "100000000", "--out", str(tmp_path)]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", **OPTIMIZED}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen(command, stdout=inside, stderr=inside, env=environment)
     os.close(inside)
     # On a busy machine the training may still be compiled, and an interrupt was once lost then.

@@ -8,8 +8,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests.conftest import OPTIMIZED
-
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -49,7 +47,6 @@ def test_runs(path, tmp_path):
     executed = tmp_path / path.name
     environment = {
         **os.environ,
-        **OPTIMIZED,
         "PYTHONPATH": str(ROOT),
         "IPYTHONDIR": str(tmp_path / "no_profile_of_the_user"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # the tests may run under another one
