@@ -205,7 +205,7 @@ def test_slope_as_skglm_has_it() -> None:
         for step in (0.1, 1.0, 3.0):
             order = np.argsort(-np.abs(z))  # theirs takes moduli that fall
             expected = np.empty(6)
-            expected[order] = np.sign(z[order]) * prox_funcs.prox_SLOPE.py_func(np.abs(z)[order], step * WEIGHTS)
+            expected[order] = np.sign(z[order]) * prox_funcs.prox_SLOPE(np.abs(z)[order], step * WEIGHTS)
             np.testing.assert_allclose(prox(SLOPE(WEIGHTS), z, step), expected, atol=1e-14)
     np.testing.assert_array_equal(prox(SLOPE(WEIGHTS), z, np.inf), np.zeros(6))
 

@@ -74,9 +74,8 @@ def test_in_a_metric_the_groups_are_stationary_or_zero(weights: Any) -> None:
     assert 0 < zeros < 4
 
 
-def test_as_skglm_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_skglm_has_them() -> None:
     """Groups of 4, 1 and 2 entries, with weights."""
-    monkeypatch.setattr(block_separable, "BST", block_separable.BST.py_func)
     indices, pointers = np.array([0, 2, 3, 6, 1, 4, 5], np.int32), np.array([0, 4, 5, 7], np.int32)
     labels, x, weights = np.array([0, 1, 0, 0, 2, 2, 0]), RNG.normal(size=7), np.array([0.3, 2.0, 1.0])
     peer = block_separable.WeightedGroupL2(0.4, weights, pointers, indices)
