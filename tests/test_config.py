@@ -372,6 +372,10 @@ ARGUMENTS = {
     "weights": 1.0,
     "axis": 0,
     "function": LOG_COSH,
+    "share": 0.5,
+    "n": 2,
+    "m": 4,
+    "k": 2,
 }
 
 

@@ -58,7 +58,7 @@ def total(x: jax.Array, groups: Partition) -> jax.Array:
 
 
 def largest(x: jax.Array, groups: Partition) -> jax.Array:
-    """The maximum of x ≥ 0 over each group, and 0 where it has no entries."""
+    """The maximum of x over each group, at least 0."""
     if isinstance(groups, Labels):
         most = groups.collected(x, functools.partial(jnp.max, initial=0), jax.ops.segment_max)
         return jnp.maximum(most, 0)

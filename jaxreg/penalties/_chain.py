@@ -26,6 +26,11 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
     to need more, and each takes O(n) work in O(log n) dependent steps. Sums have twice the digits of the dtype.
     """
     n = z.shape[axis]
+    if not isinstance(n, int):
+        raise NotImplementedError(
+            f"The proximal operators of `Monotone`, `SLOPE` and `Difference` need a known length, got the symbolic one "
+            f"{n}: export the program for each length, `jax.ShapeDtypeStruct((1000,), dtype)`."
+        )
     if z.size == 0 or n == 1:
         return z
 

@@ -16,13 +16,14 @@ def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) 
     """argmin_w c·Σ_g ‖w_g‖ + ½ Σ_i (w_i − z_i)²/τ_i, and its ‖w_g‖.
 
     w_i = z_i·r/(r + cτ_i) with r = ‖w_g‖, the root of ‖v(r)‖ = 1, v_i = z_i/(r + cτ_i), or 0 if ‖v(0)‖ ≤ 1.
-    c broadcasts against z and is the same in all of a group, 0 in none.
+    c is a number, or one for each group.
     """
-    tau = jnp.where((c == 0) & jnp.isinf(tau), 0, tau)
+    free = spread(c, groups) == 0
+    tau = jnp.where(free & jnp.isinf(tau), 0, tau)
     r = _roots(groups, z, tau, c)
     of_entries = spread(r, groups, beside=1)
-    w = z * (of_entries / _above(of_entries, tau, c))
-    return numerics.exact(jnp.where(c == 0, z, w), w), r
+    w = z * (of_entries / _above(of_entries, tau, c, groups))
+    return numerics.exact(jnp.where(free, z, w), w), r
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -36,10 +37,10 @@ def _roots(groups: Partition, z: jax.Array, tau: jax.Array, c: jax.Array) -> jax
     tolerance = 0.25 * jnp.sqrt(jnp.finfo(tau.dtype).eps)
 
     def newton(r: jax.Array) -> jax.Array:
-        v = z / _above(spread(r, groups, beside=1), tau, c)
+        v = z / _above(spread(r, groups, beside=1), tau, c, groups)
         square = total(numerics.real_product(v, v), groups)
         one, *again = compiler.unshared((jnp.ones_like(r), r, c))
-        inverse = spread(one, groups) / _above(spread(again[0], groups, beside=1), tau, again[1])
+        inverse = spread(one, groups) / _above(spread(again[0], groups, beside=1), tau, again[1], groups)
         v = z * inverse
         curvature = total(numerics.real_product(v, v) * inverse, groups)
         return jnp.maximum(0, r + (jnp.sqrt(square) - 1) * (square / jnp.where(curvature > 0, curvature, 1)))
@@ -60,24 +61,25 @@ def _roots_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Arra
     r = _roots(groups, z, tau, c)
     positive = r > 0
     of_entries = spread(jnp.where(positive, r, 0), groups)
-    above = jnp.where(of_entries > 0, _above(of_entries, tau, c), 1)
+    above = jnp.where(of_entries > 0, _above(of_entries, tau, c, groups), 1)
     v = z / above
     square = numerics.real_product(v, v) / above
-    change = total(numerics.real_product(v / above, dz) - square * (c * dtau + tau * dc), groups)
+    pushed = square * (spread(c, groups) * dtau + tau * spread(dc, groups))
+    change = total(numerics.real_product(v / above, dz) - pushed, groups)
     return r, jnp.where(positive, change / jnp.where(positive, total(square, groups), 1), 0)
 
 
 def _start(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> jax.Array:
     """The larger of two bounds from below: max_i |z_i| − cτ_i, where no |v_i| exceeds 1, and the tangent of h at ∞."""
-    c_tau = compiler.unshared(c) * tau
+    c_tau = spread(compiler.unshared(c), groups) * tau
     beyond = jnp.abs(z) - c_tau if jnp.iscomplexobj(z) else jnp.maximum(z - c_tau, -z - c_tau)
     square = total(numerics.real_product(z, z), groups)
-    tangent = jnp.sqrt(square) - total(numerics.real_product(z, z * c_tau), groups) / square
-    least = largest(jnp.maximum(beyond, 0), groups)
+    tangent = jnp.sqrt(square) - c * total(numerics.real_product(z, z * tau), groups) / square
+    least = largest(beyond, groups)
     return jnp.maximum(least, jnp.where(jnp.isfinite(tangent), tangent, 0))
 
 
-def _above(r: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
-    """r + cτ, kept above 0. Where r = cτ = 0, z is 0 too, so the floor changes nothing."""
+def _above(r: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> jax.Array:
+    """r + cτ for an r of each entry, kept above 0. Where r = cτ = 0, z is 0 too, so the floor changes nothing."""
     r, c = compiler.unshared((r, c))
-    return jnp.maximum(r, jnp.finfo(tau.dtype).tiny) + c * tau
+    return jnp.maximum(r, jnp.finfo(tau.dtype).tiny) + spread(c, groups) * tau

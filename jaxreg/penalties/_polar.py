@@ -127,7 +127,7 @@ def _step(y: jax.Array, coefficients: jax.Array, is_first: jax.Array) -> tuple[j
     gram = matmul(y.T, y)
     bound = _unless_zero(jnp.where(is_first, jnp.linalg.norm(jax.lax.stop_gradient(gram)), 1))
     y, gram = y * jax.lax.rsqrt(bound), gram / bound
-    error = jnp.linalg.norm(jax.lax.stop_gradient(jnp.eye(len(gram), dtype=y.dtype) - gram))
+    error = jnp.linalg.norm(jax.lax.stop_gradient(jnp.eye(gram.shape[0], dtype=y.dtype) - gram))
     a, b, c = jnp.where(error > _NEARLY, coefficients, jnp.asarray(_NEWTON_SCHULZ, y.dtype))
     return a * y + matmul(y, b * gram + c * matmul(gram, gram)), error
 
@@ -186,7 +186,7 @@ def _eigh(implementation: EighImplementation | None) -> Callable[[jax.Array], tu
 
 def above(p: jax.Array, t: jax.Array) -> jax.Array:
     """sign(P − tI) of a symmetric P: 1 where an eigenvalue is above t, −1 where it is below."""
-    return polar_factor(p - t * jnp.eye(len(p), dtype=p.dtype))
+    return polar_factor(p - t * jnp.eye(p.shape[0], dtype=p.dtype))
 
 
 def clipped_polar(x: jax.Array, bound: jax.Array) -> jax.Array:

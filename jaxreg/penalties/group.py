@@ -93,16 +93,19 @@ class Group(Regularizer, OfNorms):
 
     def size_weight(self, x: ArrayLike) -> jax.Array:
         """Return ω, the weight of a group: a number, by labels of groups of different sizes an array (groups,)."""
-        x = jnp.asarray(x)
-        if self.weight == "none":
-            return jnp.ones((), numerics.real_dtype(x))
-        return roots_of_sizes(x, self.partition(x.ndim))
+        return self._omega(jnp.asarray(x))
 
     def by_groups(self, x: Any) -> Groups:
-        return Groups(self.penalty, self.size_weight(x), self.partition(x.ndim))
+        return Groups(self.penalty, self._omega(x), self.partition(x.ndim))
 
     def partition(self, ndim: int) -> Partition:
         return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups, ndim)
+
+    def _omega(self, x: Any) -> jax.Array:
+        """ω for an array like x."""
+        if self.weight == "none":
+            return jnp.ones((), numerics.real_dtype(x))
+        return roots_of_sizes(x, self.partition(x.ndim))
 
     def value_of(self, weights: jax.Array | None, x: jax.Array) -> jax.Array:
         groups, omega = self.partition(x.ndim), self.size_weight(x)
@@ -125,11 +128,10 @@ class Group(Regularizer, OfNorms):
                 "metric, inside `Anchored` with `inner_steps`."
             )
         parts = parts if weights is None else weighted(parts, weights)
-        l1, l2, excluded = (None if c is None else spread(c, groups) for c in (parts.l1, parts.l2, parts.excluded))
-        if l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
-            z, step = without_l2(z, step, l2)
-        w = z if l1 is None else secular_prox(z, step, jnp.asarray(l1, step.dtype), groups)[0]
-        return w if excluded is None else without_excluded(excluded, w)
+        if parts.l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
+            z, step = without_l2(z, step, spread(parts.l2, groups))
+        w = z if parts.l1 is None else secular_prox(z, step, jnp.asarray(parts.l1, step.dtype), groups)[0]
+        return w if parts.excluded is None else without_excluded(spread(parts.excluded, groups), w)
 
 
 # A penalty of norms, and weights of the groups or None.

@@ -155,10 +155,11 @@ def _sorted_norm_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]
     (weights, size), (of_weights, of_size) = primals, tangents
     order = jnp.argsort(-size)
     falling = size[order]
-    cluster = jnp.cumsum(jnp.pad(falling[1:] != falling[:-1], (min(1, len(size)), 0)))
+    changes = jnp.concatenate([jnp.zeros_like(falling[:1], bool), falling[1:] != falling[:-1]])
+    cluster = jnp.cumsum(changes)
 
     def total(x: jax.Array) -> jax.Array:
-        return jax.ops.segment_sum(x, cluster, size.size, indices_are_sorted=True)
+        return jnp.zeros_like(x).at[cluster].add(x, indices_are_sorted=True)
 
     mean = (total(weights) / jnp.maximum(total(jnp.ones_like(weights)), 1))[cluster]
     return _sorted_norm(weights, size), jnp.sum(mean * of_size[order]) + jnp.sum(of_weights * falling)
