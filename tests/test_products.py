@@ -158,3 +158,15 @@ def test_large_matrices_are_not_decomposed_as_they_are(platform: str) -> None:
 
     assert names(NORM) == [False, False]
     assert names(LOG) == [False, True]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 20, 32])
+def test_an_isometry_is_whole_also_where_the_rank_is_not(rank: int) -> None:
+    """Orthonormal columns; on the row space it is the polar factor of NumPy's decomposition."""
+    rng = np.random.default_rng(rank)
+    x = rng.normal(size=(48, rank)) @ rng.normal(size=(rank, 32))
+    found = np.asarray(jax.jit(_polar.isometry)(x.astype(np.float32)), np.float64)
+    np.testing.assert_allclose(found.T @ found, np.eye(32), atol=2e-5)
+    u, _, vh = np.linalg.svd(x)
+    np.testing.assert_allclose(found @ vh[:rank].T, u[:, :rank], atol=1e-4)
+    np.testing.assert_allclose(jax.jit(_polar.isometry)(x.T.astype(np.float32)), found.T, atol=1e-4)
