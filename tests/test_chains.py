@@ -17,6 +17,8 @@ from sklearn.isotonic import isotonic_regression
 import jaxreg
 from jaxreg import L1, L2, SLOPE, Difference, Monotone, Weighted
 
+pytestmark = pytest.mark.wide  # a long program for each length
+
 Array = np.ndarray
 RNG = np.random.default_rng(0)
 WEIGHTS = np.array([2.0, 1.5, 1.5, 0.5, 0.25, 0.0])

@@ -16,6 +16,8 @@ import jaxreg
 from jaxreg import L1, L2, NofM, NonNegative, Rank, TopK, UnitNorm
 from tests.cases import sample
 
+pytestmark = pytest.mark.wide
+
 Array = np.ndarray
 
 
