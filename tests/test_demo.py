@@ -258,17 +258,23 @@ def test_ctrl_c_ends_in_one_line_with_code_130(tmp_path):
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen(command, stdout=inside, stderr=inside, env=environment)
     os.close(inside)
-    # On a busy machine the training may still be compiled, and an interrupt was once lost then.
-    again = threading.Timer(20, process.send_signal, (signal.SIGINT,))
+    stopped = threading.Event()
+
+    def press_again():
+        """On a busy machine the training may still be compiled, and an interrupt may be lost then."""
+        while not stopped.wait(20) and process.poll() is None:
+            process.send_signal(signal.SIGINT)
+
+    again = threading.Thread(target=press_again)
     try:
         shown = _read(terminal, until="test ")
         time.sleep(0.5)  # into the training itself
         process.send_signal(signal.SIGINT)
         again.start()
-        shown += _read(terminal, until=None)
+        shown += _read(terminal, until=None, timeout=150)
         assert process.wait(timeout=30) == 130
     finally:
-        again.cancel()
+        stopped.set()
         process.kill()
         process.wait()
         os.close(terminal)
