@@ -15,6 +15,8 @@ from skglm.penalties import block_separable
 import jaxreg
 from jaxreg import L0, L1, L1L2, L2, MCP, Group, Matrix, NonNegative, Stacked, Weighted
 
+pytestmark = pytest.mark.wide
+
 RNG = np.random.default_rng(0)
 X, STEPS = RNG.normal(size=(4, 3)), RNG.uniform(0.2, 2, (4, 3))
 LABELS = np.array([[0, 0, 1], [1, 2, -1], [2, 2, 2], [-1, 0, 3]])
