@@ -27,7 +27,7 @@ class Labels:
 
     @functools.cached_property
     def count(self) -> int:
-        return int(self.array.max(initial=-1)) + 1
+        return max(self.array.ravel().tolist(), default=-1) + 1
 
     def inner(self, x: jax.Array) -> tuple[int, ...]:
         """The axes along which the labels of an array like x do not change."""
