@@ -252,6 +252,7 @@ main(["demo", "--help"])
 # ------------------------------------------------------------------------------------------------------------ Ctrl-C
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_one_line_with_code_130(tmp_path):
     terminal, inside = pytest.importorskip("pty").openpty()
     command = [sys.executable, "-m", "jaxreg", "demo", "--steps", "100000000", "--out", str(tmp_path)]
