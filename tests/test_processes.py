@@ -1,15 +1,11 @@
 """Several processes on this machine: the parameters of one process, also after one of them was killed."""
 
-import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
-import threading
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple, TextIO
 
 import jax
 import numpy as np
@@ -19,77 +15,48 @@ import pytest
 from tests import cluster
 from tests.conftest import QUICK
 
-STEPS, SAVE_EVERY = 150, 25
+ROOT = Path(__file__).parent.parent
+STEPS, SAVE_EVERY = 300, 50
 
 
-class Started(NamedTuple):
-    process: BaseProcess
-    printed: TextIO
-
-    def rest(self) -> str:
-        """What it prints until it ends."""
-        with self.printed:
-            return self.printed.read()
-
-
-def program(arguments: list[str], printed: Connection) -> None:
-    """What `python -m tests.cluster` does, with one device a process."""
-    for stream in (1, 2):
-        os.dup2(printed.fileno(), stream)
-    os.environ["XLA_FLAGS"] = QUICK
-    sys.argv[1:] = arguments
-    cluster.main()
-
-
-def start(checkpoints: Path, processes: int) -> list[Started]:
-    """The program of notebook 08. All are forked from one process that has imported it, which takes longer than it."""
+def start(checkpoints: Path, processes: int) -> list[subprocess.Popen[str]]:
+    """The program of notebook 08 as a user starts it, with one device a process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    arguments = ["--checkpoints", str(checkpoints), "--coordinator", address, "--steps", str(STEPS)]
-    arguments += ["--save-every", str(SAVE_EVERY), "--processes", str(processes), "--process"]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    started = []
-    for i in range(processes):
-        reader, writer = context.Pipe(duplex=False)
-        process = context.Process(target=program, args=([*arguments, str(i)], writer))
-        process.start()
-        started.append(Started(process, os.fdopen(os.dup(reader.fileno()))))
-        reader.close()
-        writer.close()
-    return started
+    environment = {**os.environ, "XLA_FLAGS": QUICK}
+    command = [sys.executable, "-m", "tests.cluster", "--checkpoints", str(checkpoints), "--coordinator", address]
+    command += ["--steps", str(STEPS), "--save-every", str(SAVE_EVERY), "--processes", str(processes), "--process"]
+    return [
+        subprocess.Popen(
+            [*command, str(i)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for i in range(processes)
+    ]
 
 
-def kill(started: list[Started]) -> None:
-    for one in started:
-        one.process.kill()
-
-
-def finish(started: list[Started]) -> list[str]:
-    too_late = threading.Timer(120, kill, [started])
-    too_late.start()
-    outputs = [one.rest() for one in started]
-    too_late.cancel()
-    for one in started:
-        one.process.join()
-    assert [one.process.exitcode for one in started] == [0] * len(started), "\n".join(outputs)
+def finish(started: list[subprocess.Popen[str]]) -> list[str]:
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(outputs)
     return outputs
 
 
-def kill_one_then_all(started: list[Started], step: int) -> None:
+def kill_one_then_all(started: list[subprocess.Popen[str]], step: int) -> None:
     """SIGKILL the last process when it says that it did a step; then the others, as a scheduler does."""
     last = started[-1]
-    for line in last.printed:
+    assert last.stdout
+    for line in last.stdout:
         if line.startswith(f"step {step}:"):
-            last.process.kill()
+            last.send_signal(signal.SIGKILL)
             break
-    last.process.join(60)
-    assert last.process.exitcode == -signal.SIGKILL
-    kill(started)
-    for one in started:
-        one.rest()
-        one.process.join()
+    assert last.wait(60) == -signal.SIGKILL
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def saved(checkpoints: Path) -> tuple[int, dict[str, np.ndarray]]:
@@ -128,7 +95,7 @@ def assert_result(checkpoints: Path, expected: dict[str, np.ndarray]) -> None:
 def test_killed_and_resumed_on_several_processes(
     processes: int, one_process: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    kill_one_then_all(start(tmp_path, processes), step=60)
+    kill_one_then_all(start(tmp_path, processes), step=120)
     reached = saved(tmp_path)[0]
     assert reached in range(SAVE_EVERY, STEPS, SAVE_EVERY)
     for i, output in enumerate(finish(start(tmp_path, processes))):
