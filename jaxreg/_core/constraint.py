@@ -68,6 +68,12 @@ class Constraint(Regularizer, Indicator, promoted=False):  # the tolerance is in
         return _violation(self, checks.array(f"{type(self).__name__}.violation", x, TREES))
 
 
+def matrix(name: str, z: ArrayLike, step: ArrayLike) -> jax.Array:
+    """Return `z`, of rank 2, for a projection that takes a scalar step."""
+    checks.scalar_step(name, jnp.asarray(step), SCALAR_STEP)
+    return checks.matrix(name, jnp.asarray(z))
+
+
 @jax.jit
 def _violation(constraint: Constraint, x: Any) -> jax.Array:
     x = numerics.promote(x)

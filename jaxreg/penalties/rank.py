@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, constraint, numerics
+from jaxreg._core import constraint, numerics
 from jaxreg._core.struct import coefficient
 from jaxreg.penalties import _counts, _singular_values
 
@@ -51,9 +51,7 @@ class Rank(constraint.Constraint):
         _counts.check_whole("Rank(k=...)", self.k)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        checks.scalar_step("Rank", jnp.asarray(step), constraint.SCALAR_STEP)
-        checks.matrix("Rank", z)
+        z = constraint.matrix("Rank", z, step)
         if z.size == 0:
             return z
         k = jax.lax.stop_gradient(jnp.asarray(self.k, numerics.real_dtype(z)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, constraint, numerics
+from jaxreg._core import constraint, numerics
 from jaxreg._core.struct import coefficient
 from jaxreg.penalties import _polar, _singular_values
 
@@ -47,9 +47,7 @@ class SpectralBall(constraint.Constraint):
     radius: ArrayLike = coefficient()
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
-        z = jnp.asarray(z)
-        checks.scalar_step("SpectralBall", jnp.asarray(step), constraint.SCALAR_STEP)
-        checks.matrix("SpectralBall", z)
+        z = constraint.matrix("SpectralBall", z, step)
         if z.size == 0:
             return z
         radius = jnp.asarray(self.radius, numerics.real_dtype(z))
