@@ -93,7 +93,7 @@ def roots_of_sizes(x: Any, groups: Partition) -> jax.Array:
 
 
 def most(x: Any, groups: Partition) -> Any:
-    """The entries of the largest group, at least 1."""
+    """A number of entries, at least 1, that no group exceeds."""
     if isinstance(groups, Labels):
         return x.size or 1
     return math.prod(x.shape[axis] for axis in groups) or 1

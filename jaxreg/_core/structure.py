@@ -150,9 +150,9 @@ class Parts:
         return Parts(l1, l2, nonnegative, excluded, intervals, rest)
 
 
-def weighted(parts: Parts, weights_: jax.Array) -> Parts:
+def weighted(parts: Parts, each: jax.Array) -> Parts:
     """The parts Σ l1·|w_i| + Σ l2·|w_i|² with a weight for each entry, ∞ for what is excluded."""
-    finite, excluded = weights.split(weights_)
+    finite, excluded = weights.split(each)
     l1, l2 = (None if c is None else finite * c for c in (parts.l1, parts.l2))
     return Parts(l1, l2, excluded=excluded)
 

@@ -16,7 +16,6 @@ Where the metric has one τ for each group (`adam_groups.py`), the proximal oper
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -25,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._core import compiler, euclidean, numerics, weights
-from jaxreg._core.partition import Labels
+from jaxreg._core import compiler, euclidean, numerics, partition, weights
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -60,10 +58,10 @@ class Grouped(NamedTuple):
 
     def shape(self, p: jax.Array) -> tuple[Any, ...]:
         """The shape of the norms."""
-        return tuple(1 if axis in self.axes else n for axis, n in enumerate(p.shape))
+        return partition.shape(p.shape, self.axes)
 
     def group_size(self, p: jax.Array) -> Any:
-        return math.prod(p.shape[axis] for axis in self.axes) or 1
+        return partition.most(p, self.axes)
 
     def norms(self, p: jax.Array) -> jax.Array:
         return jax.jit(euclidean.norms, static_argnums=1)(p, self.axes)
@@ -130,7 +128,7 @@ class Grouped(NamedTuple):
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
         y = x * (1 / unit)
-        return unit * jnp.sqrt(jnp.sum(numerics.real_product(y, y), self.axes, keepdims=True))
+        return unit * jnp.sqrt(partition.total(numerics.real_product(y, y), self.axes))
 
     def one_step(
         self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array, again: Again | None = None
@@ -185,7 +183,7 @@ class Grouped(NamedTuple):
         steps = jnp.maximum(1, (x * share - r * inverse) * jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0))  # as d_i
         pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
         terms = cubes * inverse, cubes * steps, pull**2
-        third, weighted, pull = (jnp.sum(term, self.axes, keepdims=True) for term in terms)
+        third, weighted, pull = (partition.total(term, self.axes) for term in terms)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
@@ -199,7 +197,7 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     if not parts.have_prox or parts.intervals or len(parts.rest) != 1:
         return None
     groups = parts.rest[0].by_groups(param)
-    if groups is None or isinstance(groups.partition, Labels):
+    if groups is None or isinstance(groups.partition, partition.Labels):
         return None
     weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
     if weight.ndim:
