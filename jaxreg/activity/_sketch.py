@@ -36,7 +36,8 @@ def sigreg(
     member does not vanish with N. Take a new key for each step, `jax.random.fold_in(key, step)`, the same on every
     device.
 
-    Cost: N·d·K products; it holds N·d numbers more than its arguments and K directions, also for the gradient.
+    Cost: N·d·K products; beside its arguments it holds a few arrays of N·d and of d·K numbers, also for the gradient,
+    as a test says, and never the N·K projections.
 
     Args:
         x: real, (batch, ..., features); rank 1 with `axis_name`.
