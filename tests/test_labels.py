@@ -220,6 +220,25 @@ def test_in_optimizers_the_minimum_is_that_of_proximal_gradients() -> None:
         assert abs(pull[5]) < 1e-8
 
 
+def test_other_profiles_by_labels_take_inner_steps_in_a_metric() -> None:
+    """As the error says; where it comes to rest, the pull is the slope of MCP, or below that at 0."""
+    target, reg = np.array([3.0, 0.5, 0.2, 0.1]), Group(MCP(0.6, 3.0), groups=[0, 0, 1, 1])
+    without = jaxreg.proximal_adam(0.02, reg)
+    state = without.init(jnp.ones(4))
+    with pytest.raises(NotImplementedError, match=r"by labels or inside `Anchored` with `inner_steps`"):
+        without.update(jnp.ones(4), state, jnp.ones(4))
+    tx = jaxreg.proximal_adam(0.02, reg, inner_steps=10)
+
+    def step(carry: Any, _: Any) -> Any:
+        w, state = carry
+        updates, state = tx.update(w - target, state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    start = jnp.full(4, 1.0)
+    w = np.asarray(jax.jit(lambda c: jax.lax.scan(step, c, length=3000)[0])((start, tx.init(start)))[0])
+    np.testing.assert_allclose(w, [3.0, 0.5, 0, 0], atol=1e-6)  # beyond γ·strength MCP pulls no more
+
+
 def test_matrices_and_stacks_and_strengths() -> None:
     kernel = RNG.normal(size=(2, 3, 4))  # as the matrix (2·3, 4) of its last axis
     labels = np.arange(6)[:, None] // 3

@@ -33,8 +33,8 @@ def proximal_adam(
     `proximal(optax.adam(...), reg, learning_rate, adam_metric(...))`, where everything is explained; other chains with
     Adam inside are written so.
 
-    With `moments="group"` the leaves whose penalty is a `Group(ρ)`, alone or beside terms of entries, have one second
-    moment for each group (so has Adam-mini, for its blocks):
+    With `moments="group"` the leaves whose penalty is a `Group(ρ)` along axes, alone or beside terms of entries, have
+    one second moment for each group (so has Adam-mini, for its blocks):
 
         v_g ← b2·v_g + (1 − b2)·mean_{i in g} g_i²,   τ_g = η/(√(v̂_g + eps_root) + eps),   the same in all of g
 

@@ -30,7 +30,8 @@ class Group(Regularizer, OfNorms):
     `Group(L1(c))` is the group lasso, `Group(MCP(...))`, `Group(L0(...))` and so on follow. `L1(a) + Group(L1(b))` is
     the sparse group lasso, prox included. With an array step (diagonal metric) the prox is exact for L1, L2 and L1L2
     (the norm of a group is the root of a secular equation, found by Newton steps); for other profiles it raises. In a
-    metric `proximal` takes every profile: with the norms of the last step it is a problem of one number.
+    metric `proximal` takes every profile of groups along axes: with the norms of the last step it is a problem of one
+    number. Groups by labels have L1, L2 and L1L2 there, others with `inner_steps`.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -125,7 +126,7 @@ class Group(Regularizer, OfNorms):
             raise NotImplementedError(
                 f"`Group({type(self.penalty).__name__}).prox` with an array step has no exact form. Use one step for "
                 "all entries (`metric=None`), or `Group` of L1, L2 or L1L2; `jaxreg.proximal` takes it in every "
-                "metric, inside `Anchored` with `inner_steps`."
+                "metric, by labels or inside `Anchored` with `inner_steps`."
             )
         parts = parts if weights is None else weighted(parts, weights)
         if parts.l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
