@@ -229,7 +229,9 @@ def test_groups_of_a_distance_take_inner_steps() -> None:
     reg = jaxreg.Anchored(jaxreg.Group(jaxreg.Huber(0.5, 0.1)), ANCHOR)
     with jax.enable_x64(True):
         w = jnp.ones(TARGET.shape)
-        with pytest.raises(NotImplementedError, match="every metric, by labels or inside `Anchored` with `inner_steps`"):
+        with pytest.raises(
+            NotImplementedError, match="every metric, by labels or inside `Anchored` with `inner_steps`"
+        ):
             reg.prox(w, jnp.ones(TARGET.shape))
         tx = jaxreg.proximal_adam(0.03, reg, inner_steps=1)
 

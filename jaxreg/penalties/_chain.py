@@ -23,8 +23,8 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
     the chain, the advantage of 1 over 0 is d_{i+1} = clip(d_i, −rise, fall) + (z_{i+1} − t)/s_{i+1}, and from its end
     backwards a 1 is right where d > fall, a 0 where d < −rise, else what the neighbour is. With the means of all blocks
     as t, each round cuts every block that is not constant: log₂ n rounds, give or take a few, for noise, walks and
-    ramps, and each takes O(n) work in O(log n) dependent steps (`test_chains.py::test_few_rounds_cut_a_chain`). Sums have
-    twice the digits of the dtype.
+    ramps (`test_chains.py::test_few_rounds_cut_a_chain`), and each takes O(n) work in O(log n) dependent steps. Sums
+    have twice the digits of the dtype.
     """
     n = z.shape[axis]
     if not isinstance(n, int):
