@@ -29,6 +29,11 @@ class Labels:
     def count(self) -> int:
         return max(self.array.ravel().tolist(), default=-1) + 1
 
+    @functools.cached_property
+    def filled(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """The labels, with one group more, `count`, of the entries that are in none."""
+        return np.where(self.array < 0, np.int32(self.count), self.array)
+
     def inner(self, x: jax.Array) -> tuple[int, ...]:
         """The axes along which the labels of an array like x do not change."""
         array = self.array
@@ -42,7 +47,7 @@ class Labels:
     def collected(self, x: jax.Array, along_axes: Any, along_labels: Any) -> jax.Array:
         """One number a group by an associative operation, of entries along axes first."""
         flat = along_axes(x, axis=self.inner(x)).reshape(self.array.size)
-        labels = np.where(self.array < 0, self.count, self.array).reshape(-1)  # one group more, which is left out
+        labels = self.filled.reshape(-1)
         ordered = bool((np.diff(labels) >= 0).all())
         return along_labels(flat, labels, self.count + 1, indices_are_sorted=ordered)[: self.count]
 
@@ -72,7 +77,7 @@ def spread(numbers: Any, groups: Partition, beside: float = 0) -> Any:
     if jnp.ndim(numbers) == 0:
         return jnp.where(groups.array < 0, beside, numbers)
     padded = jnp.concatenate([numbers, jnp.full((1,), beside, numbers.dtype)])
-    return padded[np.where(groups.array < 0, groups.count, groups.array)]
+    return padded[groups.filled]
 
 
 def shape(of: tuple[Any, ...], groups: Partition) -> tuple[Any, ...]:
