@@ -41,7 +41,7 @@ def directions(x: jax.Array, groups: Partition) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _squares(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A power of two s for every group, held constant, and Σ(s·|x_i|)², which neither overflows nor vanishes."""
-    return compiler.by_device(functools.partial(two_sums, groups), functools.partial(three_sums, groups), x)
+    return compiler.by_device(*_ways(groups), x)
 
 
 @_squares.defjvp
@@ -51,6 +51,12 @@ def _squares_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[Any, A
     of_entries = spread(scale, groups)
     change = total(numerics.real_product(x * of_entries, 2 * of_entries * dx), groups)
     return (scale, square), (jnp.zeros_like(scale), change)
+
+
+@functools.lru_cache(maxsize=256)
+def _ways(groups: Partition) -> tuple[Any, Any]:
+    """The two functions of x alone: the same objects at every call, so that JAX traces them once for a shape."""
+    return functools.partial(two_sums, groups), functools.partial(three_sums, groups)
 
 
 def two_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -18,7 +18,7 @@ from tests.accelerators.worker import Compilers
 
 RESULTS = report.read(report.RESULTS)["results"]
 SECONDS = 60  # of a processor: no program may take longer
-SLOW = 1.5  # what took longer, by the committed results, is left to `python -m tests.accelerators`
+SLOW = 0.75  # what took longer, by the committed results, is left to `python -m tests.accelerators`
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ STEPS = {
     "proximal(adagrad), L1": 1.05,
 }
 SENT = {"Adam, L1L2 coupled, penalty tracked": {"all-reduce": 1}}  # the sum; nothing else is sent between devices
-FEW = ("Adam, L1L2 coupled", "Adam, L1L2 coupled, penalty tracked", "proximal_adam, L1")  # 10 s each for 1 024 chips
+FEW = ("Adam, L1L2 coupled, penalty tracked",)  # 10 s each for 1 024 chips: the one that sends something
 WANTED = [(work, target) for work in STEPS for target in steps.ON if work in FEW or target != "v5p:8x8x16"]
 
 
