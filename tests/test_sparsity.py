@@ -190,3 +190,31 @@ def test_the_table_is_at_most_80_columns_and_paths_stay_whole():
     assert path in [line.strip() for line in lines]
     assert "1000 of 1000" in str(s) and "2 000 000" in str(s) and "<0.1%" not in str(s)
     assert "<td" in s._repr_html_() and path in s._repr_html_()
+
+
+def test_rules_say_which_structures_are_counted():
+    """By hand: blocks of two down the rows, labels, the rank of a sum of two products."""
+    blocks = np.float32([[1, 0, 1], [1, 0, 0], [0, 0, 1], [1, 0, 0]])
+    outer = np.float32(np.outer([1, 2, 3], [1, 1]) + np.outer([0, 1, 0], [1, 0]))
+    params = {"blocks": blocks, "factors": np.float32([0, 0, 1, 5]), "low": outer, "free": blocks.copy()}
+    rules = jaxreg.TreeRegularizer({
+        "blocks": jaxreg.NofM(1, 2),
+        "factors": jaxreg.Group(jaxreg.L1(0.1), groups=[0, 0, 1, -1]),
+        "low": jaxreg.Rank(1),
+    })  # fmt: skip
+    found = jaxreg.sparsity(params, rules)
+    counted = {path: (s.blocks, s.conforming, s.groups, s.zero_groups, s.rank) for path, s in structures(found)}
+    assert counted == {
+        "blocks": (6, 5, None, None, None), "factors": (None, None, 2, 1, None),
+        "low": (None, None, None, None, 2), "free": (None,) * 5,
+    }  # fmt: skip
+    assert [str(found).count(header) for header in ("conforming", "zero groups", "rank")] == [1, 1, 1]
+    total = str(found).splitlines()[-1].split()
+    assert total[-7:] == ["5", "of", "6", "1", "of", "2", "2"]
+    assert "conforming" not in str(jaxreg.sparsity(params)) and jaxreg.sparsity(params)["low"] != found["low"]
+    with pytest.raises(ValueError, match="No leaf matches the pattern"):
+        jaxreg.sparsity(params, jaxreg.TreeRegularizer({"kernels": jaxreg.NofM(1, 2)}))
+
+
+def structures(found):
+    return [(path, zeros.structure) for path, zeros in found.items()]

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 
 from jaxreg._core.checks import short
+from jaxreg._reports.conformity import Conformity, conformity
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
 from jaxreg._rules.paths import untied
+from jaxreg._rules.tree import as_tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Zeros:
     dead_outputs: int = 0
     heads: int = 0
     dead_heads: int = 0
+    structure: Conformity = dataclasses.field(default_factory=Conformity)
 
     @property
     def share(self) -> float:
@@ -31,7 +34,8 @@ class Zeros:
         return self.zeros / self.size if self.size else 0.0
 
     def __add__(self, other: "Zeros") -> "Zeros":
-        return Zeros(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        names = [field.name for field in dataclasses.fields(self)]
+        return Zeros(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
 class Sparsity(Report, Mapping[str, Zeros]):
@@ -51,32 +55,44 @@ class Sparsity(Report, Mapping[str, Zeros]):
         return len(self._found)
 
     def _table(self) -> Table:
-        header = ("path", "entries", "zeros", "share", "dead inputs", "dead outputs")
         found = list(self.values())
         kinds = [(path, (zeros.size, zeros.inputs, zeros.outputs)) for path, zeros in self.items()]
         rows = [(path, *_cells(sum((found[i] for i in alike), Zeros(0, 0)))) for path, alike in merged(kinds)]
-        shown = len(header) + bool(self.total.heads)
-        cells = (*rows, (leaves(len(self)), *_cells(self.total)))
-        *rows, total = (row[:shown] for row in cells)
-        return Table((*header, "dead heads")[:shown], rows, total)
+        structure = self.total.structure
+        there = (self.total.heads or None, structure.blocks, structure.groups, structure.rank)
+        shown = [*range(_ALWAYS), *(i for i, number in enumerate(there, _ALWAYS) if number is not None)]
+        cells = (_HEADER, *rows, (leaves(len(self)), *_cells(self.total)))
+        header, *rows, total = (tuple(row[i] for i in shown) for row in cells)
+        return Table(header, rows, total)
 
     def _notes(self) -> list[str]:
         return []
 
 
+_ALWAYS = 6  # columns; the others only where there is something to count
+_HEADER = (
+    *("path", "entries", "zeros", "share", "dead inputs", "dead outputs"),
+    *("dead heads", "conforming", "zero groups", "rank"),
+)
+
+
 def _cells(zeros: Zeros) -> tuple[str, ...]:
-    dead = [
-        f"{dead} of {units}" if units else "-"
-        for dead, units in (
+    structure = zeros.structure
+    parts = [
+        f"{found} of {units}" if units else "-"
+        for found, units in (
             (zeros.dead_inputs, zeros.inputs),
             (zeros.dead_outputs, zeros.outputs),
             (zeros.dead_heads, zeros.heads),
+            (structure.conforming, structure.blocks),
+            (structure.zero_groups, structure.groups),
         )
     ]
-    return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *dead
+    rank = "-" if structure.rank is None else count(structure.rank)
+    return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *parts, rank
 
 
-def sparsity(params: Any) -> Sparsity:
+def sparsity(params: Any, reg: Any = None) -> Sparsity:
     """Count the entries that are exactly 0, and the units that are dead, in each leaf of a tree.
 
         zeros        = #{i : w_i = 0}                      (-0.0 counts, nan does not)
@@ -94,14 +110,19 @@ def sparsity(params: Any) -> Sparsity:
 
     Args:
         params: any tree of arrays. Integers, bools and keys are left out; tied leaves count once, at their first path.
+        reg: a `TreeRegularizer`, or one regularizer for all floating leaves, whose structures are counted too: the
+            blocks of `NofM` and groups of `TopK` that conform, the groups of `Group` that are zero, by axes or labels,
+            and the numerical rank of a leaf with `Rank`, the largest of several.
 
     Returns:
         a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`,
-        `heads`, `dead_heads`, and their sum as `total`. It prints as a table; with more than 40 leaves, those whose
-        paths differ only in numbers share a row.
+        `heads`, `dead_heads`, and `structure` (`blocks`, `conforming`, `groups`, `zero_groups`, `rank`; None where
+        there are none); their sum as `total`. It prints as a table; with more than 40 leaves, those whose paths differ
+        only in numbers share a row.
 
     Raises:
         TypeError: a leaf is traced or a placeholder; there is nothing to count.
+        ValueError: a rule of `reg` matches no leaf.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -116,12 +137,16 @@ def sparsity(params: Any) -> Sparsity:
         Dense_0/kernel        6      4  66.7%       1 of 2        1 of 3
         ────────────────────────────────────────────────────────────────
         2 leaves              9      7  77.8%       1 of 2        1 of 3
+        >>> jaxreg.sparsity(params, jaxreg.TreeRegularizer({"**/kernel": jaxreg.NofM(1, 2)})).total.structure
+        Conformity(blocks=3, conforming=3, rank=None, groups=None, zero_groups=None)
     """
     found: dict[str, Zeros] = {}
     parameters = untied(params)
+    rules = {} if reg is None else as_tree(reg).assignment(params)
     ranks = {path: np.ndim(leaf) for path, leaf in parameters}
     for path, leaf in parameters:
         zeros = count_zeros("sparsity", path, leaf, _part_of_attention(path, ranks))
+        zeros = dataclasses.replace(zeros, structure=conformity(rules.get(path), leaf))
         found[path] = found[path] + zeros if path in found else zeros
     return Sparsity(found)
 
