@@ -19,6 +19,8 @@ import jaxreg
 from jaxreg import activity
 from tests.cases import label
 
+pytestmark = pytest.mark.wide  # every penalty of outputs with masks, dtypes, axes and devices
+
 RHO, TARGET, EPS = 0.2, 1.1, 1e-3
 BATCH, TIME, FEATURES = 8, 4, 3
 LENGTHS = (4, 3, 0, 1, 4, 2, 4, 1)

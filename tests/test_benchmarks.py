@@ -36,6 +36,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return result.stdout, out
 
 
+@pytest.mark.slow
 def test_the_quick_run_measures_every_family_and_writes_json(quick: tuple[str, Path]) -> None:
     printed, out = quick
     result = json.loads(out.read_text())
@@ -54,6 +55,7 @@ def test_the_quick_run_measures_every_family_and_writes_json(quick: tuple[str, P
         assert f"skipped: {name} is not installed" in printed
 
 
+@pytest.mark.slow
 def test_the_markdown_table_has_what_is_limited_or_stated(quick: tuple[str, Path]) -> None:
     _, out = quick
     command = [sys.executable, "-m", "tests.benchmarks", "--table", str(out)]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +96,67 @@ def by_all_patterns(z: Array, step: Array, strengths: Array) -> Array:
 
 
 # -------------------------------------------------------------------------------------------------- total variation
+
+
+def of_a_chain(weights: Any) -> Any:
+    return lambda w: cp.sum(cp.multiply(weights, cp.abs(cp.diff(w))))
+
+
+EACH = np.linspace(0.1, 0.9, 11)
+SUMS = {  # the sum, its cost without the first part of constraints, the constraints
+    "fused lasso": (
+        L1(0.2) + Difference(L1(0.5)),
+        lambda w: 0.2 * cp.norm1(w) + of_a_chain(0.5)(w),
+        lambda w: [],
+    ),
+    "all that merges": (
+        jaxreg.NonNegative() + 2 * (Difference(Weighted(L1(0.5), EACH)) + jaxreg.L1L2(0.1, 0.2)),
+        lambda w: 0.2 * cp.norm1(w) + 0.4 * cp.sum_squares(w) + of_a_chain(EACH)(w),
+        lambda w: [w >= 0],
+    ),
+    "box": (jaxreg.Box(-0.4, 0.6) + Difference(L1(0.3)), of_a_chain(0.3), lambda w: [w >= -0.4, w <= 0.6]),
+    "isotonic": (
+        Monotone(increasing=False) + L1(0.3) + L2(0.1) + jaxreg.Box(-0.4, 0.6),
+        lambda w: 0.3 * cp.norm1(w) + 0.1 * cp.sum_squares(w),
+        lambda w: [cp.diff(w) <= 0, w >= -0.4, w <= 0.6],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_penalty_of_all_entries_comes_after_the_chain(double: None, name: str) -> None:
+    """Against Clarabel."""
+    reg, cost, within = SUMS[name]
+    z = np.array([0.9, 1.1, -0.1, 0.0, 0.1, -0.2, -1.3, -0.9, 0.4, 1.5, 1.6, 0.2])
+    w = cp.Variable(12)
+    cp.Problem(cp.Minimize(cost(w) + cp.sum_squares(w - z) / 1.4), within(w)).solve(
+        cp.CLARABEL, tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12
+    )
+    ours = prox(reg, z, 0.7)
+    np.testing.assert_allclose(ours, w.value, atol=1e-6)
+    assert (np.diff(ours) == 0).any() and not (np.diff(ours) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "reg",
+    [
+        Weighted(L1(0.2), jnp.linspace(0, 1, 3)) + Difference(L1(0.5)),
+        jaxreg.Box(jnp.zeros(3), 1.0) + Monotone(),
+        L1(0.2) + jaxreg.Anchored(Difference(L1(0.5)), jnp.ones(3)),
+        L1(0.2) + Difference(L1(0.5), order=2),
+        L1(0.2) + Difference(L1(0.5)) + Monotone(),
+    ],
+    ids=["weights", "bounds", "anchor", "order", "two chains"],
+)
+def test_what_differs_from_entry_to_entry_cannot_come_after_the_chain(reg: jaxreg.Regularizer) -> None:
+    with pytest.raises(NotImplementedError, match=r"prox` has no exact form"):
+        reg.prox(jnp.ones(3))
+
+
+def test_steps_that_differ_cannot_either() -> None:
+    reg = L1(0.2) + Difference(L1(0.5))
+    with pytest.raises(NotImplementedError, match=r"\(L1 \+ Difference\)\.prox` has no exact form"):
+        reg.prox(jnp.ones(3), jnp.ones(3))
 
 
 LONG = {

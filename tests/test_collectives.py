@@ -15,6 +15,8 @@ from jax.sharding import PartitionSpec as P
 import jaxreg
 from tests.cases import label
 
+pytestmark = pytest.mark.wide  # every penalty on every mesh
+
 _COLLECTIVE = re.compile(
     r" = (\([^)]*\)|\S+) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
     r"(?:-start)?\("

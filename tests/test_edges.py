@@ -35,6 +35,8 @@ from jaxreg import (
 from jaxreg._core import euclidean
 from jaxreg.penalties import _simplex, max_norm
 
+pytestmark = pytest.mark.wide  # every penalty at the ends of the floating range
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Z = np.array([[1.5, -0.4], [0.0, 2.0], [-0.7, 0.6]])
 REFERENCE = np.array([[0.5, -0.4], [1.0, 0.0], [-1.0, 0.2]])

@@ -15,6 +15,8 @@ from jaxreg import L1, L2, Box, Group, Matrix, Spectral, SpectralBall, SpectralN
 from jaxreg._core.structure import Reach
 from tests.cases import label, sample
 
+pytestmark = pytest.mark.wide  # every matrix penalty in every wrapper
+
 Array = np.ndarray
 
 # shape, outputs, the matrix and the way back written out by hand

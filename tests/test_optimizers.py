@@ -31,6 +31,8 @@ from tests.optimizer_cases import (
 )
 from tests.optimizer_table import table
 
+pytestmark = pytest.mark.wide  # every optimizer
+
 STEPS = 4000
 STRENGTH = {"lasso": 0.5, "group": 0.4}
 BOUNDS = (-0.4, 0.8)

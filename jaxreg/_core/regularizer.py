@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, codec, majorizer, multiples, nested, numerics, sums
+from jaxreg._core import checks, codec, composition, majorizer, multiples, numerics, sums
 from jaxreg._core.entry import compiled_penalty, compiled_prox
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.struct import Struct, coefficient, static
@@ -150,6 +150,8 @@ class Sum(Regularizer, promoted=False):
         L2, NonNegative, Box + P          the sign, P, then the box: for a convex elementwise P
         Group + Group                     any number with nested groups, from the finer to the coarser: all but the
                                           coarsest of L1 (tree-structured norms), with a scalar step
+        L1, L2, NonNegative, Box + P      P, then the others: for `Difference(L1)` of order 1 (the fused lasso) and
+                                          `Monotone`, with a scalar step and the same numbers for all entries
 
     Args:
         terms: the penalties (children of the pytree).
@@ -191,9 +193,8 @@ class Sum(Regularizer, promoted=False):
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         parts, z, step = self.parts(), jnp.asarray(z), jnp.asarray(step)
-        terms = parts.rest if parts.have_prox else None if step.ndim else nested.in_order(parts, z)
-        if terms is not None:
-            return dataclasses.replace(parts, rest=tuple(terms)).prox(z, step)
+        if (w := composition.prox(parts, z, step)) is not None:
+            return w
         has_groups = len([term for term in parts.rest if term.by_groups(z)]) > 1
         names, has_box = map(_written, self.terms), bool(parts.intervals)
         raise NotImplementedError(sums.no_exact_form(names, has_box=has_box, has_groups=has_groups))

@@ -25,7 +25,8 @@ class Reach(enum.IntEnum):
 
     ENTRY = 0  # each entry alone
     GROUP = 1  # groups of which only moduli count, and 0 is best: a sign or a soft threshold may come before it
-    ARRAY = 2  # anything
+    CHAIN = 2  # neighbours, of which only the order counts: a rising function of all entries alike may come after it
+    ARRAY = 3  # anything
 
 
 class Indicator:

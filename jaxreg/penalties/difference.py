@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, compiler, weights
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
+from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes
 from jaxreg.penalties._chain import along_a_chain
 
@@ -26,8 +27,9 @@ class Difference(Regularizer):
     Where a difference is 0 its subgradient is that of P, 0. The proximal operator is exact for order 1 and L1, its
     multiples and weights (`Weighted(L1(c), weights)`, one for each difference), with a scalar step or a step for each
     entry: entries that become equal are blocks, whose value is the mean of z plus what their ends are drawn by. Work
-    and derivatives are those of `Monotone`, and a sharded axis is gathered. For any other convex elementwise P, and
-    higher orders, `inner_steps` of `proximal` approximates it.
+    and derivatives are those of `Monotone`, and a sharded axis is gathered. That of the fused lasso is exact too, for a
+    scalar step: the soft threshold comes after. For any other convex elementwise P, and higher orders, `inner_steps` of
+    `proximal` approximates it.
 
     Args:
         penalty: any regularizer.
@@ -71,7 +73,7 @@ class Difference(Regularizer):
         z, step = jnp.asarray(z), jnp.asarray(step)
         (axis,) = _axes.axes_of("Difference", self.axis, z.ndim)
         parts = self.penalty.parts()
-        if self.order > 1 or not parts.is_elastic or parts.l2 is not None or jnp.iscomplexobj(z):
+        if self.reach is not Reach.CHAIN or jnp.iscomplexobj(z):
             raise NotImplementedError(
                 f"`Difference({type(self.penalty).__name__}, order={self.order}).prox` has a closed form for L1, its "
                 "multiples and weights, of order 1 and real numbers. For a convex elementwise penalty "
@@ -83,6 +85,11 @@ class Difference(Regularizer):
         if parts.excluded is not None:
             l1 = jnp.where(jnp.asarray(weights.broadcast(parts.excluded, shape)) > 0, jnp.inf, l1)
         return compiler.placed_like(z, along_a_chain(z, step, l1, l1, axis))
+
+    @property
+    def reach(self) -> Reach:
+        parts = self.penalty.parts()
+        return Reach.CHAIN if self.order == 1 and parts.is_elastic and parts.l2 is None else Reach.ARRAY
 
     def approximate_prox(self, p: jax.Array, z: jax.Array, step: jax.Array, count: int) -> jax.Array:
         """w = z − τDᵀy, y by `count` accelerated proximal gradient steps on the dual, a step size σ_j for each y_j.
