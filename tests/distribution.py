@@ -45,14 +45,25 @@ assert "site-packages" in jaxreg.__file__, jaxreg.__file__
 print("jaxreg", jaxreg.__version__, jax.grad(jaxreg.L1(0.5))(jax.numpy.array([-3.0, 0.0, 1.0])))
 """
 
+# What needs a package of an extra, and the extra.
+EXTRAS = {
+    "-c|import jaxreg.linen": "flax",
+    "-c|import jaxreg.nnx": "flax",
+    "-c|import jaxreg.plot": "plot",
+    "-c|import jaxreg.keras": "keras",
+    "-m|jaxreg|demo": "demo",
+    "-m|jaxreg|path": "demo",
+}
+
 
 def run(*command: str | Path, cwd: Path, ok: tuple[int, ...] = (0,)) -> str:
+    """Run a command and print how long it took; return what it printed, which is on either stream of a failure."""
     start = time.perf_counter()
     result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=CLEAN, check=False)
     shown = " ".join(Path(part).name if os.sep in str(part) else str(part) for part in command)
     print(f"{time.perf_counter() - start:5.1f} s  {shown.strip().splitlines()[0][:90]}", flush=True)
     assert result.returncode in ok, result.stdout + result.stderr
-    return result.stdout
+    return result.stdout + (result.stderr if result.returncode else "")
 
 
 def build(out: Path) -> tuple[Path, Path]:
@@ -107,6 +118,9 @@ def main() -> None:
         (folder / "mypy.ini").write_text(f"[mypy]\n{QUICKLY}")
         types = run(python, "-m", "mypy", "user.py", cwd=folder, ok=(1,))
         assert all(line in types for line in SEEN), types
+        for call, extra in EXTRAS.items() if not options.demo else ():
+            told = run(python, *call.split("|"), cwd=folder, ok=(1, 2))
+            assert f"jaxreg[{extra}]" in told, told
         if options.demo:
             run(python, "-m", "jaxreg", "demo", "--steps", "200", cwd=folder)
             assert (folder / "jaxreg-demo" / "weights.png").exists()

@@ -243,6 +243,28 @@ def test_names_that_are_not_there_are_missed() -> None:
     assert not {"sys", "import_module", "TYPE_CHECKING"} & {*dir(jaxreg)}
 
 
+def test_a_name_that_is_near_and_a_module_that_is_not_imported_are_told() -> None:
+    """As Python prints it; the way out of the second is run."""
+    program = """
+import sys, jaxreg
+sys.stderr = sys.stdout
+for name in ("proximal_adamm", "TreeRegulariser", "activity.kl_sparsty", "linen"):
+    try:
+        eval(f"jaxreg.{name}")
+    except AttributeError as error:
+        sys.excepthook(AttributeError, error, None)
+        way_out = str(error).split("`")[-2] if "`" in str(error) else ""
+exec(way_out)
+jaxreg.linen.Dense
+"""
+    told = [line for line in _run(program).splitlines() if line.startswith("AttributeError")]
+    near = ("proximal_adam", "TreeRegularizer", "kl_sparsity")
+    assert all(line.endswith(f"Did you mean: '{name}'?") for line, name in zip(told, near, strict=False)), told
+    assert told[3].endswith("module 'jaxreg' has no attribute 'linen': it is there after `import jaxreg.linen`")
+    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "penalties"}
+    assert {*jaxreg._ENTRANCES} == {room for room in rooms if not room.startswith("_")} - {*jaxreg._LAZY}
+
+
 USER = "import jaxreg\nreveal_type(jaxreg.path)\njaxreg.pathh\n"
 
 
