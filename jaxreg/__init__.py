@@ -82,6 +82,9 @@ _LAZY = {
     "summary": "jaxreg._reports.summary",
 }
 
+# What needs a package of its own is imported by its full name.
+_ENTRANCES = ("keras", "linen", "nnx", "plot")
+
 if TYPE_CHECKING:
     from jaxreg import activity as activity
     from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
@@ -104,7 +107,11 @@ else:
 
     def __getattr__(name: str) -> object:
         if name not in _LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            hint = f": it is there after `import jaxreg.{name}`" if name in _ENTRANCES else ""
+            # With `name` and `obj` Python says which name is near.
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=sys.modules[__name__]
+            )
         file = _LAZY[name]
         module = import_module(file)
         found = module if file == f"{__name__}.{name}" else getattr(module, name)

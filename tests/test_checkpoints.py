@@ -238,7 +238,12 @@ def test_wrong_files_end_in_one_line(kind, tmp_path, capsys):
     ("text", "message"),
     [
         ("", "no JSON"),
-        ("[1]", "takes {'rules': [...]}"),
+        ("[1]", "a rule is a pair"),
+        ('"l1"', "rules are an object or a list of pairs, got 'l1'"),
+        ("null", "rules are an object or a list of pairs, got None"),
+        ('{"class_name": "L1", "config": {"l1": 0.1}}', "rules are an object or a list of pairs, got {'class_name'"),
+        ('{"**/kernel": "l1", "**/kernel": "l2"}', "the key '**/kernel' stands there twice"),
+        ('{"rules": [["**", {"class_name": "L1", "class_name": "L2"}]]}', "the key 'class_name' stands there twice"),
         ('{"rules": [["**/kernel", "lasso"]]}', "Could not interpret regularizer identifier: 'lasso'"),
         ('{"rules": [["**/kernel", {"class_name": "L1", "config": {"l1": -1}}]]}', "-1"),
         ('{"rules": [["**/kernel"]]}', "a rule is a pair"),
@@ -254,6 +259,37 @@ def test_wrong_rules_end_in_one_line(text, message, tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "a.npz"), "--rules", str(path)]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and message in error and f"--rules {path}" in error
+
+
+TWO_RULES = '["**/bias", null], ["**", {"class_name": "L2", "config": {"l2": 0.5}}]'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"rules": [{TWO_RULES}]}}',
+        f"[{TWO_RULES}]",
+        '{"**/bias": null, "**": {"class_name": "L2", "config": {"l2": 0.5}}}',
+        '{"rules": {"**/bias": null, "**": {"class_name": "L2", "config": {"l2": 0.5}}}}',
+    ],
+    ids=["get_config", "pairs", "object", "rules as an object"],
+)
+def test_rules_may_be_written_as_one_would_write_them(text, tmp_path, capsys):
+    """The first rule that matches decides, so their order is that of the file."""
+    np.savez(tmp_path / "a.npz", **{"a/bias": np.ones(3, np.float32), "a/kernel": np.ones((2, 3), np.float32)})
+    (tmp_path / "rules.json").write_text(text)
+    assert main(["inspect", str(tmp_path / "a.npz"), "--rules", str(tmp_path / "rules.json"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {leaf["path"]: leaf["penalty"] for leaf in found["leaves"]} == {"a/bias": None, "a/kernel": 3.0}
+
+
+def test_the_way_out_of_rules_that_are_one_regularizer(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", kernel=np.ones(3, np.float32))
+    rules, call = tmp_path / "rules.json", ["inspect", str(tmp_path / "a.npz"), "--rules", str(tmp_path / "rules.json")]
+    rules.write_text('"l1"')
+    assert main(call) == 2
+    rules.write_text(capsys.readouterr().err.rstrip(".\n").partition("for example ")[2])
+    assert main(call) == 0 and "L1(0.01)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

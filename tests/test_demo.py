@@ -208,6 +208,26 @@ def test_wrong_arguments_end_with_the_rule(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["demo", "path", "inspect x", "convert x"])
+def test_an_option_that_is_not_there_shows_the_usage_of_its_command(command, capsys):
+    """Its last line is the error; before it stand the options that there are."""
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--stepps", "5"])
+    *usage, error = capsys.readouterr().err.splitlines()
+    own = " ".join(["python -m jaxreg", *command.split()[:1]])
+    assert usage[0].startswith(f"usage: {own} [-h]")
+    assert error == f"{own}: error: unrecognized arguments: --stepps 5"
+
+
+def test_a_narrow_terminal_shows_every_number_whole(results, monkeypatch, capsys):
+    """rich shortens numbers to `0.…`; a line that is too long is broken by the terminal."""
+    monkeypatch.setenv("COLUMNS", "60")
+    report.show(*table.parts(results))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(f"{result.test_accuracy[-1]:.1%}" in shown for result in results)
+
+
 def test_out_that_is_a_file_ends_in_one_line_before_training(tmp_path, capsys):
     path = tmp_path / "file"
     path.touch()

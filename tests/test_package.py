@@ -9,9 +9,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import jaxreg
 from jaxreg.penalties import PENALTIES
@@ -23,6 +25,7 @@ CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 DOCUMENTS = (
     README,
     CONTRIBUTING,
+    ROOT / ".github" / "CHANGELOG.md",
     *sorted((ROOT / "jaxreg").rglob("README.md")),
     *sorted((ROOT / "tests").rglob("README.md")),
 )
@@ -240,6 +243,28 @@ def test_names_that_are_not_there_are_missed() -> None:
     assert not {"sys", "import_module", "TYPE_CHECKING"} & {*dir(jaxreg)}
 
 
+def test_a_name_that_is_near_and_a_module_that_is_not_imported_are_told() -> None:
+    """As Python prints it; the way out of the second is run."""
+    program = """
+import sys, jaxreg
+sys.stderr = sys.stdout
+for name in ("proximal_adamm", "TreeRegulariser", "activity.kl_sparsty", "linen"):
+    try:
+        eval(f"jaxreg.{name}")
+    except AttributeError as error:
+        sys.excepthook(AttributeError, error, None)
+        way_out = str(error).split("`")[-2] if "`" in str(error) else ""
+exec(way_out)
+jaxreg.linen.Dense
+"""
+    told = [line for line in _run(program).splitlines() if line.startswith("AttributeError")]
+    near = ("proximal_adam", "TreeRegularizer", "kl_sparsity")
+    assert all(line.endswith(f"Did you mean: '{name}'?") for line, name in zip(told, near, strict=False)), told
+    assert told[3].endswith("module 'jaxreg' has no attribute 'linen': it is there after `import jaxreg.linen`")
+    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed", "penalties"}
+    assert {*jaxreg._ENTRANCES} == {room for room in rooms if not room.startswith("_")} - {*jaxreg._LAZY}
+
+
 USER = "import jaxreg\nreveal_type(jaxreg.path)\njaxreg.pathh\n"
 
 
@@ -345,6 +370,35 @@ def test_version_and_licence() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", jaxreg.__version__)
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_what_is_said_twice_is_the_same() -> None:
+    """The versions of Python in pyproject.toml and those that are tested; the version, and that of the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(project["project"]["classifiers"]))
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    matrices = [job["strategy"]["matrix"] for job in workflow["jobs"].values() if "strategy" in job]
+    tested = [matrix.get("python") or [row["python"] for row in matrix["include"]] for matrix in matrices]
+    assert tested == [versions, versions]
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "jaxreg/__init__.py"
+
+
+def test_the_workflows_run_commands_that_are_there() -> None:
+    """Modules, files and extras that a workflow or a hook names."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for file in (
+        *(ROOT / ".github" / "workflows").glob("*.yml"),
+        ROOT / ".pre-commit-config.yaml",
+        ROOT / ".ci" / "run",
+    ):
+        text = file.read_text()
+        assert file.suffix != ".yml" or yaml.safe_load(text)["jobs"]
+        modules = re.findall(r"-m (tests\.[\w.]+)", text)
+        files = re.findall(r"(?:python\"?|pytest) ((?:tests|\.docs)/[\w./]+\.py)", text)
+        assert all((ROOT / f"{module.replace('.', '/')}.py").exists() for module in modules), file
+        assert all((ROOT / path).exists() for path in files), file
+        assert set(re.findall(r'-e "\.\[(\w+)\]"', text)) <= set(extras), file
 
 
 def test_without_the_package_of_an_extra_the_import_names_the_extra() -> None:

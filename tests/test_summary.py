@@ -277,6 +277,23 @@ def test_80_columns_hold_it(reg):
     assert "params/encoder/encoder_block_0/self_attention/query/kernel" in stripped
 
 
+@pytest.mark.parametrize("width", [30, 40, 60, 79, 80, 120])
+def test_a_narrow_terminal_shows_a_number_whole_or_says_that_it_does_not(width):
+    """What rich cuts off at the edge of a terminal would be another number: 0.0 for 0.0173."""
+    summary = jaxreg.summary(RULES, PARAMS)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary)
+    shown = console.export_text()
+    header, _, body = shown.partition("─")
+    columns = header.split()
+    hidden = shown.partition("in a wider terminal: ")[2].partition("rule ")[0].replace(",", " ").split()
+    assert columns + hidden == str(summary).splitlines()[0].split()
+    assert bool(hidden) == (width < 80 and len(str(summary).splitlines()[1]) > width)
+    kernel = next(leaf for leaf in summary.leaves if leaf.path == "Dense_0/kernel")
+    numbers = {"penalty": f"{kernel.penalty:.3g}", "‖∇R‖": f"{kernel.gradient_norm:.3g}"}
+    assert all(number in body.split() for name, number in numbers.items() if name in columns)
+
+
 def test_json_is_exact_and_plain():
     summary = jaxreg.summary(RULES, PARAMS)
     read = json.loads(json.dumps(summary.as_dict()))

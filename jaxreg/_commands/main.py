@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     call = parser.prog
     try:
-        args = parser.parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:  # argparse would show the usage of all commands, which has none of their options
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         if args.command is None:
             parser.print_help()
             return 2
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="python -m jaxreg COMMAND --help shows the options of a command.",
     )
     parser.add_argument("--version", action="version", version=f"jaxreg {__version__}")
+    parser.set_defaults(parser=parser)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for command in COMMANDS:
         own = commands.add_parser(
@@ -94,5 +97,5 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the line breaks of the texts
         )
         command.add_options(own)
-        own.set_defaults(run=command.run)
+        own.set_defaults(run=command.run, parser=own)
     return parser

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.table import Table
 
-WIDTH = 80  # columns of a saved report
+WIDTH = 80  # columns of a saved report, and the least of a table: rich would shorten numbers, a terminal breaks lines
 
 
 class _Console(Console):
@@ -27,5 +28,7 @@ def save(path: Path, *parts: RenderableType) -> Path:
 
 
 def _print(console: Console, parts: tuple[RenderableType, ...]) -> None:
+    width = console.width
     for part in parts:
+        console.width = max(width, WIDTH) if isinstance(part, Table) else width
         console.print(part)

@@ -47,12 +47,13 @@ class Report(abc.ABC):
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from rich.text import Text
 
-        lines = _lines(self._table(), options.max_width)
-        yield Text(lines[0], style="bold", no_wrap=True)
-        yield Text(lines[1], style="dim", no_wrap=True)
-        for line in lines[2:-1]:
-            yield Text(line, style="dim" if line.startswith("─") else "", no_wrap=True)
-        yield Text(lines[-1], style="bold", no_wrap=True)
+        lines, hidden = _narrowed(self._table(), options.max_width)
+        yield Text(lines[0], style="bold")
+        yield Text(lines[1], style="dim")
+        yield from (Text(line, style="dim" if line.startswith("─") else "") for line in lines[2:-1])
+        yield Text(lines[-1], style="bold")
+        if hidden:
+            yield Text(f"in a wider terminal: {', '.join(hidden)}", style="dim")
         if self._notes():
             yield Text("")
         yield from (Text(note) for note in self._notes())
@@ -116,6 +117,16 @@ def _lines(table: Table, width: int = WIDTH) -> list[str]:
     rule = "─" * (sum(widths) + gaps)
     head, *body, total = (_line(row, widths, table.left) for row in rows)
     return [*head, rule, *(line for lines in body for line in lines), rule, *total]
+
+
+def _narrowed(table: Table, width: int) -> tuple[list[str], list[str]]:
+    """The table in so many columns of a terminal, and the headers that had no room: a number is whole, or not there."""
+    hidden: list[str] = []
+    while len((lines := _lines(table, width))[1]) > width and len(table.header) > 1:
+        hidden.insert(0, table.header[-1])
+        table = Table(table.header[:-1], [row[:-1] for row in table.rows], table.total[:-1], table.left)
+        table = table._replace(left=tuple(i for i in table.left if i < len(table.header)))
+    return lines, hidden
 
 
 def _fitted(rows: list[tuple[str, ...]], left: tuple[int, ...], width: int) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxreg._commands import cli
 from jaxreg._commands.checkpoints import files, keras_file, keras_layers, keras_rules
+from jaxreg._core import checks
 from jaxreg._reports.summary import summary
 from jaxreg._reports.summary_table import Summary
 from jaxreg._rules.tree import TreeRegularizer
@@ -33,8 +34,10 @@ Nothing in a file is run or unpickled. At most 100 000 arrays are read, and
 minute and a second more for each 20 MB."""
 
 EPILOG = """\
-rules.json is what TreeRegularizer(...).get_config() and `convert` write:
+rules.json is what TreeRegularizer(...).get_config() and `convert` write, or
+the rules alone, as an object or as pairs; the first that matches decides:
   {"rules": [["**/bias", null], ["**/kernel", "l1"]]}
+  {"**/bias": null, "**/kernel": "l1"}
 
 examples:
   python -m jaxreg inspect model.safetensors
@@ -71,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 def read_rules(path: Path) -> TreeRegularizer:
     """Return the rules of a JSON file."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        return TreeRegularizer.from_config(config)
+        rules = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_different_keys)
+        return TreeRegularizer.from_config({"rules": _pairs(rules)})
     except OSError as error:
         raise cli.UserError(f"--rules {path}: cannot read it ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -81,6 +84,30 @@ def read_rules(path: Path) -> TreeRegularizer:
         raise cli.UserError(f"--rules {path}: no JSON ({error})") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise cli.UserError(f"--rules {path}: {' '.join(str(error).split())}") from None
+
+
+def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a pattern that stands there twice: a dict would keep the last of its rules, and the first one decides."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {checks.short(key)} stands there twice. Give one of them another pattern.")
+        found[key] = value
+    return found
+
+
+def _pairs(rules: Any) -> list[Any]:
+    """The rules as pairs, out of what `get_config` writes or of what one writes by hand."""
+    if isinstance(rules, dict) and set(rules) == {"rules"} and isinstance(rules["rules"], (dict, list)):
+        rules = rules["rules"]
+    if isinstance(rules, dict) and "class_name" not in rules:
+        return [list(rule) for rule in rules.items()]
+    if not isinstance(rules, list):
+        raise ValueError(
+            f"rules are an object or a list of pairs, got {checks.short(rules)}. One regularizer goes to all leaves by "
+            '{"**": REGULARIZER}, for example {"**": "l1"}.'
+        )
+    return rules
 
 
 def _own_rules(path: Path) -> TreeRegularizer:
