@@ -64,6 +64,7 @@ l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 # it. For type checkers the same names are imported below, and `dir` has them for completion.
 _LAZY = {
     "AddRegularizationState": "jaxreg._optax.add_regularization",
+    "KeepZerosState": "jaxreg._optax.keep_zeros",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
     "activity": "jaxreg.activity",
@@ -73,6 +74,7 @@ _LAZY = {
     "add_regularization": "jaxreg._optax.add_regularization",
     "amsgrad_metric": "jaxreg._optax.metrics",
     "coefficient_max": "jaxreg._strength.coefficient_max",
+    "keep_zeros": "jaxreg._optax.keep_zeros",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
     "proximal_adam": "jaxreg._optax.proximal_adam",
@@ -86,6 +88,8 @@ if TYPE_CHECKING:
     from jaxreg import activity as activity
     from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
     from jaxreg._optax.add_regularization import add_regularization as add_regularization
+    from jaxreg._optax.keep_zeros import KeepZerosState as KeepZerosState
+    from jaxreg._optax.keep_zeros import keep_zeros as keep_zeros
     from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
     from jaxreg._optax.metrics import adagrad_metric as adagrad_metric
     from jaxreg._optax.metrics import adam_metric as adam_metric

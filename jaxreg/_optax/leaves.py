@@ -41,10 +41,15 @@ class Rows(NamedTuple):
     treedef: Any
 
 
-def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows:
-    """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
+def needs_params(call: str, params: Any) -> None:
+    """Raise where `update` was called without the parameters."""
     if params is None:
         raise ValueError(f"`{call}` needs the parameters: call `tx.update(grads, state, params)`.")
+
+
+def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows:
+    """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
+    needs_params(call, params)
     _, update_leaves, _, treedef = flatten_with_paths(updates)
     param_leaves = [
         None if is_hidden(update) else param
