@@ -20,6 +20,7 @@ from jaxreg._rules.identifiers import serialize as serialize
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
+from jaxreg._rules.tree_budget import TreeBudget as TreeBudget
 from jaxreg._rules.tree_penalty import TreeSum as TreeSum
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import L1 as L1

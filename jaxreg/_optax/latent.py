@@ -55,15 +55,42 @@ def step(
     points: Sequence[Any],
     totals: Sequence[Any],
     tau: Callable[[int, Regularizer, jax.Array], jax.Array],
-    prox: Callable[..., jax.Array],
+    prox: Callable[..., list[jax.Array]],
     is_due: Any,
 ) -> list[tuple[Any, Any, Any]]:
     """The update, the point and the sum of steps of each leaf; where `is_due` is False the parameters stand still.
 
-    `tau` gives the step sizes of a leaf by its number, `prox` is the operator: (regularizer, parameter, z, T) -> w.
+    `tau` gives the step sizes of a leaf by its number, `prox` the images: (regularizers, parameters, z, T) -> w.
     """
-    new = []
-    for i, ((update, param, regularizer), point, total) in enumerate(zip(rows, points, totals, strict=True)):
+    refuse_other_leaves(rows, points)
+    new: list[Any] = [(row.update, point, total) for row, point, total in zip(rows, points, totals, strict=True)]
+    places = [i for i, row in enumerate(rows) if row.regularizer is not None and totals[i] is not None]
+    moving: Any = [rows[i] for i in places]
+    ps = [numerics.promote(row.param) for row in moving]
+    sums = [totals[i] + tau(i, row.regularizer, p) for i, row, p in zip(places, moving, ps, strict=True)]
+    zs = [points[i] + jnp.asarray(row.update, points[i].dtype) for i, row in zip(places, moving, strict=True)]
+
+    def moved() -> list[jax.Array]:
+        ws = prox([row.regularizer for row in moving], ps, zs, sums)
+        return [
+            half_precision.as_update(row.regularizer, w, row.update, row.param, z)[0]
+            for row, w, z in zip(moving, ws, zs, strict=True)
+        ]
+
+    def still() -> list[jax.Array]:
+        return [
+            jnp.zeros_like(p, dtype=half_precision.dtype_of_update(*row[:2])) for row, p in zip(moving, ps, strict=True)
+        ]
+
+    changes = moved() if is_due is True else jax.lax.cond(is_due, moved, still)
+    for place in zip(places, changes, zs, sums, strict=True):
+        new[place[0]] = place[1:]
+    return new
+
+
+def refuse_other_leaves(rows: Sequence[Row], points: Sequence[Any]) -> None:
+    """Raise if the penalized leaves are not those that have a latent point."""
+    for (update, param, regularizer), point in zip(rows, points, strict=True):
         if not is_hidden(update) and (regularizer is None) != (point is None):
             now = "none" if regularizer is None else checks.short(regularizer)
             raise ValueError(
@@ -71,21 +98,3 @@ def step(
                 f"{jnp.shape(param)} has {now} now. Let a schedule change numbers alone, `lambda step: ramp(step) * "
                 "reg`, or make a new state by `tx.init(params)`."
             )
-        if regularizer is None or total is None:
-            new.append((update, point, total))
-            continue
-        p = numerics.promote(param)
-        total += tau(i, regularizer, p)
-        point += jnp.asarray(update, point.dtype)
-
-        def moved(
-            p: Any, point: Any, total: Any, update: Any = update, param: Any = param, reg: Any = regularizer
-        ) -> jax.Array:
-            return half_precision.as_update(reg, prox(reg, p, point, total), update, param, point)[0]
-
-        def still(p: Any, point: Any, total: Any, update: Any = update, param: Any = param) -> jax.Array:
-            return jnp.zeros_like(p, dtype=half_precision.dtype_of_update(update, param))
-
-        change = moved(p, point, total) if is_due is True else jax.lax.cond(is_due, moved, still, p, point, total)
-        new.append((change, point, total))
-    return new

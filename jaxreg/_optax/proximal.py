@@ -15,7 +15,7 @@ from jaxreg._core.structure import Reach
 from jaxreg._optax import adam_groups, groups, half_precision, one_leaf
 from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
-from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
+from jaxreg._optax.leaves import RegOrSchedule, refuse_frozen_leaves, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
@@ -191,11 +191,20 @@ def wrapped(
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         seen = latent_point.seen(params, state.latent)
         updates, inner_state = inner.update(updates, state.inner, seen, **extra_args)
-        rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
+        reg = reg_at(state.count)
+        rows, treedef = side_by_side("proximal", updates, params, reg)
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
         due, count = when.is_due(state.count), optax.safe_increment(state.count)
+        if reg.is_joint:
+            refuse_frozen_leaves(rows, metric_leaves)
+
+        def prox_of_all(regularizers: Any, points: Any, moved: Any, steps: Any) -> list[jax.Array]:
+            if not reg.is_joint:
+                return list(map(leaf_prox, regularizers, points, moved, steps))
+            return reg.prox_of_leaves(regularizers, moved, [eta] * len(moved) if isinstance(metric, Uniform) else steps)
+
         if when.latent:
             if empty:
                 return updates, state._replace(inner=inner_state, count=count)
@@ -205,7 +214,7 @@ def wrapped(
                 return step_sizes(regularizer, form, p, form and form.norms(p), eta, metric_leaves[i])
 
             points, totals = map(treedef.flatten_up_to, (state.latent, state.total))
-            found = latent_point.step(rows, points, totals, tau, leaf_prox, when.every == 1 or due)
+            found = latent_point.step(rows, points, totals, tau, prox_of_all, when.every == 1 or due)
             updates, points, totals = (treedef.unflatten(column) for column in zip(*found, strict=True))
             return updates, ProximalState(inner_state, count, latent=points, total=totals)
 
@@ -247,11 +256,28 @@ def wrapped(
                 new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
             return new
 
+        def stepped_jointly() -> list[Any]:
+            new: list[Any] = [None] * len(rows)
+            places = [i for i, row in enumerate(rows) if row.regularizer is not None]
+            regularizers: Any = [rows[i].regularizer for i in places]
+            ps = [numerics.promote(rows[i].param) for i in places]
+            ps = [p if (rest := residuals[i]) is None else p + rest for i, p in zip(places, ps, strict=True)]
+            zs = [p + jnp.asarray(rows[i].update, p.dtype) for i, p in zip(places, ps, strict=True)]
+            steps = [
+                step_sizes(reg, None, p, None, eta, metric_leaves[i])
+                for i, reg, p in zip(places, regularizers, ps, strict=True)
+            ]
+            for i, w in zip(places, prox_of_all(regularizers, ps, zs, steps), strict=True):
+                row = rows[i]
+                new[i] = (*half_precision.as_update(row.regularizer, w, row.update, row.param, residuals[i]), None)
+            return new
+
+        step = stepped_jointly if reg.is_joint else stepped
         if when.every == 1:
-            found = stepped()
+            found = step()
         else:
             at_rest = [row.regularizer is None or is_hidden(m) for row, m in zip(rows, metric_leaves, strict=True)]
-            found = jax.lax.cond(due, stepped, lambda: waited(rows, at_rest, residuals))
+            found = jax.lax.cond(due, step, lambda: waited(rows, at_rest, residuals))
         old = zip((row.update for row in rows), residuals, norms, strict=True)
         new = [alone if now is None else now for alone, now in zip(old, found, strict=True)]
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
