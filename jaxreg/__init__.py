@@ -65,6 +65,7 @@ l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 # it. For type checkers the same names are imported below, and `dir` has them for completion.
 _LAZY = {
     "AddRegularizationState": "jaxreg._optax.add_regularization",
+    "BoundedState": "jaxreg._optax.bounded",
     "KeepZerosState": "jaxreg._optax.keep_zeros",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
@@ -74,6 +75,7 @@ _LAZY = {
     "adam_metric": "jaxreg._optax.metrics",
     "add_regularization": "jaxreg._optax.add_regularization",
     "amsgrad_metric": "jaxreg._optax.metrics",
+    "bounded": "jaxreg._optax.bounded",
     "coefficient_max": "jaxreg._strength.coefficient_max",
     "keep_zeros": "jaxreg._optax.keep_zeros",
     "path": "jaxreg._strength.path",
@@ -89,6 +91,8 @@ if TYPE_CHECKING:
     from jaxreg import activity as activity
     from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
     from jaxreg._optax.add_regularization import add_regularization as add_regularization
+    from jaxreg._optax.bounded import BoundedState as BoundedState
+    from jaxreg._optax.bounded import bounded as bounded
     from jaxreg._optax.keep_zeros import KeepZerosState as KeepZerosState
     from jaxreg._optax.keep_zeros import keep_zeros as keep_zeros
     from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
