@@ -66,6 +66,7 @@ l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 _LAZY = {
     "AddRegularizationState": "jaxreg._optax.add_regularization",
     "BoundedState": "jaxreg._optax.bounded",
+    "KeepNormsState": "jaxreg._optax.keep_norms",
     "KeepZerosState": "jaxreg._optax.keep_zeros",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
@@ -77,6 +78,7 @@ _LAZY = {
     "amsgrad_metric": "jaxreg._optax.metrics",
     "bounded": "jaxreg._optax.bounded",
     "coefficient_max": "jaxreg._strength.coefficient_max",
+    "keep_norms": "jaxreg._optax.keep_norms",
     "keep_zeros": "jaxreg._optax.keep_zeros",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
@@ -93,6 +95,8 @@ if TYPE_CHECKING:
     from jaxreg._optax.add_regularization import add_regularization as add_regularization
     from jaxreg._optax.bounded import BoundedState as BoundedState
     from jaxreg._optax.bounded import bounded as bounded
+    from jaxreg._optax.keep_norms import KeepNormsState as KeepNormsState
+    from jaxreg._optax.keep_norms import keep_norms as keep_norms
     from jaxreg._optax.keep_zeros import KeepZerosState as KeepZerosState
     from jaxreg._optax.keep_zeros import keep_zeros as keep_zeros
     from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
