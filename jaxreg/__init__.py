@@ -20,6 +20,7 @@ from jaxreg._rules.identifiers import serialize as serialize
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
+from jaxreg._rules.tree_budget import TreeBudget as TreeBudget
 from jaxreg._rules.tree_penalty import TreeSum as TreeSum
 from jaxreg.penalties import L0 as L0
 from jaxreg.penalties import L1 as L1
@@ -64,6 +65,9 @@ l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 # it. For type checkers the same names are imported below, and `dir` has them for completion.
 _LAZY = {
     "AddRegularizationState": "jaxreg._optax.add_regularization",
+    "BoundedState": "jaxreg._optax.bounded",
+    "KeepNormsState": "jaxreg._optax.keep_norms",
+    "KeepZerosState": "jaxreg._optax.keep_zeros",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
     "activity": "jaxreg.activity",
@@ -72,7 +76,10 @@ _LAZY = {
     "adam_metric": "jaxreg._optax.metrics",
     "add_regularization": "jaxreg._optax.add_regularization",
     "amsgrad_metric": "jaxreg._optax.metrics",
+    "bounded": "jaxreg._optax.bounded",
     "coefficient_max": "jaxreg._strength.coefficient_max",
+    "keep_norms": "jaxreg._optax.keep_norms",
+    "keep_zeros": "jaxreg._optax.keep_zeros",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
     "proximal_adam": "jaxreg._optax.proximal_adam",
@@ -89,6 +96,12 @@ if TYPE_CHECKING:
     from jaxreg import activity as activity
     from jaxreg._optax.add_regularization import AddRegularizationState as AddRegularizationState
     from jaxreg._optax.add_regularization import add_regularization as add_regularization
+    from jaxreg._optax.bounded import BoundedState as BoundedState
+    from jaxreg._optax.bounded import bounded as bounded
+    from jaxreg._optax.keep_norms import KeepNormsState as KeepNormsState
+    from jaxreg._optax.keep_norms import keep_norms as keep_norms
+    from jaxreg._optax.keep_zeros import KeepZerosState as KeepZerosState
+    from jaxreg._optax.keep_zeros import keep_zeros as keep_zeros
     from jaxreg._optax.metrics import adabelief_metric as adabelief_metric
     from jaxreg._optax.metrics import adagrad_metric as adagrad_metric
     from jaxreg._optax.metrics import adam_metric as adam_metric

@@ -24,7 +24,8 @@ from jaxreg._rules.paths import is_hidden
 class Numbers(NamedTuple):
     """What a step of Adam is made of beside its moments."""
 
-    eta: Any
+    rate: Any  # η, of the point
+    eta: Any  # of the steps: η, or the sum of several (`when.py`)
     first: Any  # 1 − b1^count
     second: Any  # 1 − b2^count
     eps: Any
@@ -44,11 +45,11 @@ class Adam:
     max_step: Any
     by_group: bool
 
-    def moments(self, state: Any, eta: Any, treedef: Any) -> list[tuple[Any, Any, Numbers]]:
+    def moments(self, state: Any, rate: Any, eta: Any, treedef: Any) -> list[tuple[Any, Any, Numbers]]:
         """Return m and v of each leaf after the update, and the numbers."""
         part = self.metric.part(state)
         first, second = 1 - self.b1**part.count, 1 - self.b2**part.count
-        numbers = Numbers(eta, first, second, self.eps, self.eps_root, self.max_step)
+        numbers = Numbers(rate, eta, first, second, self.eps, self.eps_root, self.max_step)
         return [(m, v, numbers) for m, v in zip(*map(treedef.flatten_up_to, (part.mu, part.nu)), strict=True)]
 
 
@@ -93,11 +94,11 @@ def _step(
 ) -> tuple[jax.Array, jax.Array]:
     form = cast(Grouped, grouped(reg, p))
     dtype = numerics.real_dtype(p)
-    eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:5])
+    rate, eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:6])
 
     def point(m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) * (1 / second) + eps_root) + eps
-        z = p - jnp.asarray(m, p.dtype) * (eta / (first * divisor))
+        z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
         if numbers.max_step is not None:
             return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
         slope = form.slope(p, r) if v.shape == p.shape else form.mean_slope(p, r)

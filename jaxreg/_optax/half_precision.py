@@ -39,23 +39,27 @@ def residuals(params: Any, reg: TreePenalty) -> Any:
     )
 
 
+def dtype_of_update(update: Any, param: Any) -> Any:
+    return jnp.promote_types(jnp.asarray(update).dtype, jnp.asarray(param).dtype)
+
+
 def as_update(
-    regularizer: Regularizer, w: jax.Array, update: Any, param: Any, residual: Any
+    regularizer: Regularizer | None, w: jax.Array, update: Any, param: Any, residual: Any
 ) -> tuple[jax.Array, jax.Array | None]:
     """Return the update that leads from `param` to `w`, and what `param` will not be able to hold of `w`.
 
     Where w is 0 the update is −param, and param + (−param) is exactly 0. Where rounding would lead out of a set of
-    entries (`Box`), the update is the next number towards it.
+    entries (`Box`), the update is the next number towards it; without a regularizer nothing is asked of w.
     """
     old = numerics.promote(param)
-    new = jnp.asarray(w - old, jnp.promote_types(jnp.asarray(update).dtype, jnp.asarray(param).dtype))
+    new = jnp.asarray(w - old, dtype_of_update(update, param))
     if residual is None:
         return new, None
 
     def applied(new: jax.Array) -> jax.Array:  # as `optax.apply_updates` does
         return rounded(old + rounded(new, new.dtype).astype(old.dtype), param.dtype)
 
-    if regularizer.reach is Reach.ENTRY and regularizer.scalar() is None:
+    if regularizer is not None and regularizer.reach is Reach.ENTRY and regularizer.scalar() is None:
         x = applied(new)
         new = nudged(new, regularizer.prox(x, 0.0) - x)
     return new, w - applied(new)

@@ -1,9 +1,10 @@
 """Updates, parameters and regularizers side by side: what both links to optax begin with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer
@@ -41,10 +42,15 @@ class Rows(NamedTuple):
     treedef: Any
 
 
-def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows:
-    """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
+def needs_params(call: str, params: Any) -> None:
+    """Raise where `update` was called without the parameters."""
     if params is None:
         raise ValueError(f"`{call}` needs the parameters: call `tx.update(grads, state, params)`.")
+
+
+def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows:
+    """Updates, parameters and regularizers side by side; masked and missing leaves have no regularizer."""
+    needs_params(call, params)
     _, update_leaves, _, treedef = flatten_with_paths(updates)
     param_leaves = [
         None if is_hidden(update) else param
@@ -53,6 +59,16 @@ def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows
     shown = [update if is_hidden(update) else p for update, p in zip(update_leaves, param_leaves, strict=True)]
     assigned = reg.assign(flatten_with_paths(treedef.unflatten(shown)))
     return Rows(list(map(Row, update_leaves, param_leaves, assigned)), treedef)
+
+
+def refuse_frozen_leaves(rows: Sequence[Row], metric_leaves: Sequence[Any]) -> None:
+    """Raise if a leaf that the optimizer does not step has a penalty together with others."""
+    for row, leaf in zip(rows, metric_leaves, strict=True):
+        if row.regularizer is not None and is_hidden(leaf):
+            raise ValueError(
+                f"`proximal`: the optimizer does not step a leaf of shape {jnp.shape(row.param)}, which has a penalty "
+                "together with other leaves. Leave it out by a rule `None`."
+            )
 
 
 def regularizer_at(call: str, reg: Any) -> Callable[[jax.Array], TreePenalty]:

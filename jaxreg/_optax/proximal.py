@@ -12,12 +12,14 @@ from jaxreg._core.compiler import only_after
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
-from jaxreg._optax import adam_groups, groups, half_precision
+from jaxreg._optax import adam_groups, groups, half_precision, one_leaf
+from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
-from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
+from jaxreg._optax.leaves import RegOrSchedule, refuse_frozen_leaves, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
+from jaxreg._optax.when import When, checked, waited
 from jaxreg._rules.paths import is_hidden, is_inexact
 from jaxreg._rules.tree_penalty import TreePenalty
 
@@ -37,6 +39,8 @@ class ProximalState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
     residual: Any = None  # float32, what float16 and bfloat16 parameters could not hold; None where there are none
     norms: Any = None  # of the groups of the parameters, for a metric; None where there are none
+    latent: Any = None  # the point before the proximal operator; None unless latent=True
+    total: Any = None  # with every > 1 the sum of the learning rates, with latent=True that of the steps of each leaf
 
 
 def proximal(
@@ -48,6 +52,8 @@ def proximal(
     momentum: Any = 0.0,
     max_step: Any = None,
     inner_steps: int | None = None,
+    latent: bool = False,
+    every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Wrap an optimizer so that every step ends with the proximal operator of a penalty: zeros are exact.
 
@@ -101,6 +107,15 @@ def proximal(
             operators (K singular value decompositions). For `Difference`, K accelerated steps on the dual problem,
             each two passes over the leaf, and the fixed point is as near as they come (error O(1/K²)). Penalties with a
             closed form are not affected.
+        latent: True keeps the point before the proximal operator in the state (float32 for half precision): the
+            optimizer moves it, by gradients taken at its image, z ← z + u, params = prox(z), so that what was removed
+            can return. For a set that is the straight-through projection. τ is the sum of all steps so far, as in dual
+            averaging (with the last one alone only a gradient of 0 would be at rest), so that where R is convex it
+            rests at the minima of loss + R. In a metric that sum is one more array in the state.
+        every: n takes the proximal operator in each n-th step only (None, as 1, in all), for operators that cost more
+            than the step. τ is then made of the sum of the learning rates since the last one, so that the strength
+            stays what it is; the points at rest are those of n = 1 up to O(n·η). In between the optimizer alone moves
+            the parameters, and no zero is exact: take them after step n, 2n, ... With `latent=True` they stand still.
 
     Raises:
         ValueError: in `init`, the metric does not tell the step of the optimizer, no single `learning_rate` or metric
@@ -117,12 +132,26 @@ def proximal(
         >>> optax.apply_updates(params, updates)
         Array([0.9, 0. ], dtype=float32)
 
+        One entry of two, with a latent point: the second one was removed first, and returns.
+
+        >>> tx = jaxreg.proximal(optax.sgd(0.1), jaxreg.TopK(1), latent=True, learning_rate=0.1)
+        >>> w = jnp.array([1.0, 0.9])
+        >>> state = tx.init(w)
+        >>> for gradient in ([0.0, 0.0], [2.0, 0.0]):
+        ...     updates, state = tx.update(jnp.array(gradient), state, w)
+        ...     w = optax.apply_updates(w, updates)
+        ...     print(w)
+        [1. 0.]
+        [0.  0.9]
+
     References:
         Parikh and Boyd, *Proximal algorithms*, Foundations and Trends in Optimization, 2014. Yun, Lozano and Yang,
-        *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021.
+        *Adaptive proximal gradient methods for structured neural networks* (ProxGen), NeurIPS 2021. Xiao, *Dual
+        averaging methods for regularized stochastic learning*, JMLR 2010. Jin et al., *PARQ: piecewise-affine
+        regularized quantization*, arXiv:2503.15748 (both with a latent point).
     """
-    reg_at = regularizer_at("proximal", reg)
-    return wrapped(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps)
+    reg_at, when = regularizer_at("proximal", reg), checked("proximal", latent, every)
+    return wrapped(inner, reg_at, learning_rate, as_metric(metric), momentum, max_step, inner_steps, when)
 
 
 def wrapped(
@@ -133,14 +162,15 @@ def wrapped(
     momentum: Any,
     max_step: Any,
     inner_steps: int | None,
+    when: When,
     adam: adam_groups.Adam | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`proximal`; with `adam` the optimizer is known to be that, and `metric` to be its own."""
     step_at = learning_rate_at(learning_rate, momentum)
-    leaf_prox = _leaf_prox(inner_steps)
+    leaf_prox = one_leaf.prox(inner_steps)
     if max_step is not None:
         max_step = checks.step("proximal(max_step=...)", max_step, ())
-    step_sizes = _step_sizes(metric, max_step)
+    step_sizes = one_leaf.step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> ProximalState:
@@ -151,105 +181,107 @@ def wrapped(
         if not (adam or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
-        norms = None if isinstance(metric, Uniform) else groups.norms(params, reg)
-        return ProximalState(state, count, half_precision.residuals(params, reg), norms)
+        if when.latent:
+            points, totals = latent_point.begin(params, reg, lambda treedef: metric.leaves(state, params, treedef))
+            return ProximalState(state, count, latent=points, total=totals)
+        norms = None if isinstance(metric, Uniform) or when.every > 1 else groups.norms(params, reg)
+        total = None if when.every == 1 else jnp.zeros([], float)
+        return ProximalState(state, count, half_precision.residuals(params, reg), norms, total=total)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
-        updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
+        seen = latent_point.seen(params, state.latent)
+        updates, inner_state = inner.update(updates, state.inner, seen, **extra_args)
+        reg = reg_at(state.count)
+        rows, treedef = side_by_side("proximal", updates, params, reg)
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
+        due, count = when.is_due(state.count), optax.safe_increment(state.count)
+        if reg.is_joint:
+            refuse_frozen_leaves(rows, metric_leaves)
+
+        def prox_of_all(regularizers: Any, points: Any, moved: Any, steps: Any) -> list[jax.Array]:
+            if not reg.is_joint:
+                return list(map(leaf_prox, regularizers, points, moved, steps))
+            return reg.prox_of_leaves(regularizers, moved, [eta] * len(moved) if isinstance(metric, Uniform) else steps)
+
+        if when.latent:
+            if empty:
+                return updates, state._replace(inner=inner_state, count=count)
+
+            def tau(i: int, regularizer: Regularizer, p: jax.Array) -> jax.Array:
+                form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+                return step_sizes(regularizer, form, p, form and form.norms(p), eta, metric_leaves[i])
+
+            points, totals = map(treedef.flatten_up_to, (state.latent, state.total))
+            found = latent_point.step(rows, points, totals, tau, prox_of_all, when.every == 1 or due)
+            updates, points, totals = (treedef.unflatten(column) for column in zip(*found, strict=True))
+            return updates, ProximalState(inner_state, count, latent=points, total=totals)
+
+        rate, (eta, total) = eta, when.rates(eta, state.count, state.total)
         kept = (None, None) if empty else (state.residual, state.norms)  # they stand for none
         residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
         shapes = none if empty else adam_groups.shapes_of_moments(metric, state.inner, treedef)
-        moments: Any = none if empty or adam is None else adam.moments(inner_state, eta, treedef)
-        new, before = [], None
-        for (leaf_update, param, regularizer), metric_leaf, shape, residual, r, moment in zip(
-            rows, metric_leaves, shapes, residuals, norms, moments, strict=True
-        ):
-            if regularizer is None or is_hidden(metric_leaf):
-                new.append((leaf_update, residual, r))
-                continue
-            p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
-            form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-            if shape is not None:
-                adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
-            last: Any = None if form is None else form.last_norms(r, p)
-            if adam is not None and form is not None and p.ndim:
-                m, v, numbers = moment
-                w, now = adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
-            else:
-                if regularizer.reach is not Reach.ENTRY:
-                    p, metric_leaf = only_after(before, (p, metric_leaf))
-                z = p + jnp.asarray(leaf_update, p.dtype)
-                step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
-                if form is None or step.ndim == 0:
-                    w = leaf_prox(regularizer, p, z, step)
-                    now = r if form is None else form.norms(w)
+        moments: Any = none if empty or adam is None else adam.moments(inner_state, rate, eta, treedef)
+
+        def stepped() -> list[Any]:
+            new: list[Any] = []
+            before = None
+            for (leaf_update, param, regularizer), metric_leaf, shape, residual, r, moment in zip(
+                rows, metric_leaves, shapes, residuals, norms, moments, strict=True
+            ):
+                if regularizer is None or is_hidden(metric_leaf):
+                    new.append(None)
+                    continue
+                p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
+                form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+                if shape is not None:
+                    adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
+                last: Any = None if form is None else form.last_norms(r, p)
+                if adam is not None and form is not None and p.ndim:
+                    m, v, numbers = moment
+                    w, now = adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
                 else:
-                    w, now = groups.compiled()(regularizer, z, step, last, eta)
-            before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
-            keep = None if r is None else now  # what the state keeps has one structure
-            new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
+                    if regularizer.reach is not Reach.ENTRY:
+                        p, metric_leaf = only_after(before, (p, metric_leaf))
+                    z = p + jnp.asarray(leaf_update, p.dtype)
+                    step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
+                    if form is None or step.ndim == 0:
+                        w = leaf_prox(regularizer, p, z, step)
+                        now = r if form is None else form.norms(w)
+                    else:
+                        w, now = groups.compiled()(regularizer, z, step, last, eta)
+                before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
+                keep = None if r is None else now  # what the state keeps has one structure
+                new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
+            return new
+
+        def stepped_jointly() -> list[Any]:
+            new: list[Any] = [None] * len(rows)
+            places = [i for i, row in enumerate(rows) if row.regularizer is not None]
+            regularizers: Any = [rows[i].regularizer for i in places]
+            ps = [numerics.promote(rows[i].param) for i in places]
+            ps = [p if (rest := residuals[i]) is None else p + rest for i, p in zip(places, ps, strict=True)]
+            zs = [p + jnp.asarray(rows[i].update, p.dtype) for i, p in zip(places, ps, strict=True)]
+            steps = [
+                step_sizes(reg, None, p, None, eta, metric_leaves[i])
+                for i, reg, p in zip(places, regularizers, ps, strict=True)
+            ]
+            for i, w in zip(places, prox_of_all(regularizers, ps, zs, steps), strict=True):
+                row = rows[i]
+                new[i] = (*half_precision.as_update(row.regularizer, w, row.update, row.param, residuals[i]), None)
+            return new
+
+        step = stepped_jointly if reg.is_joint else stepped
+        if when.every == 1:
+            found = step()
+        else:
+            at_rest = [row.regularizer is None or is_hidden(m) for row, m in zip(rows, metric_leaves, strict=True)]
+            found = jax.lax.cond(due, step, lambda: waited(rows, at_rest, residuals))
+        old = zip((row.update for row in rows), residuals, norms, strict=True)
+        new = [alone if now is None else now for alone, now in zip(old, found, strict=True)]
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
-        left = [old if tree is None else now for old, tree, now in zip(state[2:], kept, left, strict=True)]
-        return updates, ProximalState(inner_state, optax.safe_increment(state.count), *left)
+        left = [old if tree is None else now for old, tree, now in zip(state[2:4], kept, left, strict=True)]
+        return updates, ProximalState(inner_state, count, left[0], left[1], total=total)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _leaf_prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
-    if inner_steps is not None and (type(inner_steps) is not int or inner_steps < 1):
-        raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {checks.short(inner_steps)}.")
-
-    def prox(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
-        if inner_steps is not None and not _has_prox(regularizer, z, step):
-            return regularizer.approximate_prox(p, z, step, inner_steps)
-        try:
-            return regularizer.prox(z, step)
-        except NotImplementedError as error:
-            more = " `proximal(inner_steps=...)` would do for `Difference`, and where a scalar step has a closed form."
-            raise NotImplementedError(f"{error}{more if inner_steps is None else ''}") from None
-
-    return prox
-
-
-def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
-    """Whether `reg.prox(z, step)` has a closed form; traces it and computes nothing."""
-    try:
-        jax.eval_shape(reg.prox, z, step)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def _step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
-    """Return (regularizer, its groups, parameter, norms of groups, η, leaf of the metric) -> τ."""
-
-    def step_sizes(
-        regularizer: Regularizer, form: groups.Grouped | None, p: jax.Array, r: Any, eta: Any, leaf: Any
-    ) -> jax.Array:
-        eta = jnp.asarray(eta, numerics.real_dtype(p))
-
-        def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
-            if form is not None:
-                return form.slope(p, r)
-            return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
-
-        tau = metric.step(eta, leaf, slope if max_step is None else None)
-        if tau.shape not in ((), p.shape):
-            raise ValueError(
-                f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "
-                f"got {tau.shape}."
-            )
-        return tau if max_step is None else jnp.minimum(tau, jnp.asarray(max_step, tau.dtype))
-
-    return step_sizes
-
-
-def _slope(regularizer: Regularizer, p: jax.Array) -> jax.Array:
-    """|∂R/∂p_i|, the least one at a kink: 0 where p_i is 0."""
-    if (rho := regularizer.scalar()) is not None:
-        return jnp.where(p == 0, 0, rho.slope(jnp.abs(p)))  # without the signs that it would lose here again
-    return jnp.abs(jax.grad(regularizer)(p))

@@ -10,6 +10,7 @@ from jaxreg._optax.group_moments import group_adam
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at
 from jaxreg._optax.metrics import adam_metric
 from jaxreg._optax.proximal import wrapped
+from jaxreg._optax.when import checked
 
 
 def proximal_adam(
@@ -23,6 +24,8 @@ def proximal_adam(
     *,
     inner_steps: int | None = None,
     moments: str = "entry",
+    latent: bool = False,
+    every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Minimize loss + R by Adam, with exact zeros: `optax.adam` and the proximal step in its own metric.
 
@@ -51,6 +54,8 @@ def proximal_adam(
             `moments="group"` the root mean square of the pull on a group.
         inner_steps: for penalties without a closed form in this metric, the number of inner steps.
         moments: "entry" or "group".
+        latent: whether the state keeps the point before the proximal operator, so that what was removed can return.
+        every: in each how many-th step the proximal operator is taken; both as in `proximal`.
 
     Raises:
         ValueError: `moments` is neither of these. With "group", in `update`, a penalty has other groups than in `init`.
@@ -84,7 +89,12 @@ def proximal_adam(
     """
     if moments not in ("entry", "group"):
         raise ValueError(f'`proximal_adam(moments=...)` takes "entry" or "group", got {checks.short(moments)}.')
-    reg_at = regularizer_at("proximal_adam", reg)
+    reg_at, when = regularizer_at("proximal_adam", reg), checked("proximal_adam", latent, every)
+    if latent and moments == "group":
+        raise NotImplementedError(
+            '`proximal_adam(latent=True)` keeps a step for each entry, and `moments="group"` has one for each group. '
+            'Take `moments="entry"`.'
+        )
     metric = adam_metric(b2, eps, eps_root)
     by_group = moments == "group"
     if by_group:
@@ -92,4 +102,4 @@ def proximal_adam(
     else:
         inner = optax.adam(learning_rate, b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     adam = Adam(metric, b1, b2, eps, eps_root, max_step, by_group)
-    return wrapped(inner, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, adam)
+    return wrapped(inner, reg_at, learning_rate, metric, 0.0, max_step, inner_steps, when, adam)

@@ -134,7 +134,7 @@ class TreeRegularizer(TreePenalty):
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
         deciding, idle = self.decide(flat)
-        if idle and not _shows_a_part(flat.leaves):
+        if idle and not shows_a_part(flat.leaves):
             raise ValueError(f"`TreeRegularizer`: {matches_nothing(idle[0].pattern, flat.paths)}")
         return [
             rule.regularizer if rule is not None and is_parameter else None
@@ -219,7 +219,7 @@ def _rule(rule: Any) -> Rule:
         raise kind(f"`TreeRegularizer`, the rule of {checks.short(pattern)}: {error}") from None
 
 
-def _shows_a_part(leaves: Sequence[Any]) -> bool:
+def shows_a_part(leaves: Sequence[Any]) -> bool:
     """Whether an optax wrapper took leaves away, or the tree has placeholders in place of arrays."""
     arrays = any(hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex)) for leaf in leaves)
     return any(is_masked(leaf) for leaf in leaves) or (bool(leaves) and not arrays)

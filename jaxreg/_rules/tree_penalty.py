@@ -1,6 +1,7 @@
 """TreePenalty: what every penalty of a whole tree does; sums of them."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self, final
 
 import jax
@@ -18,6 +19,7 @@ class TreePenalty(Operators, Struct, abc.ABC):
     """Penalize the leaves of a parameter tree. A subclass says which leaf has which regularizer, in `assign`."""
 
     _argument: ClassVar[str] = "params"
+    is_joint: ClassVar[bool] = False  # whether the proximal operator looks at several leaves together
 
     @abc.abstractmethod
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
@@ -62,11 +64,16 @@ class TreePenalty(Operators, Struct, abc.ABC):
         flat = flatten_with_paths(params)
         one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
         steps = [step] * len(flat.leaves) if one_step else flat.treedef.flatten_up_to(step)
-        new = [
+        return flat.treedef.unflatten(self.prox_of_leaves(self.assign(flat), flat.leaves, steps))
+
+    def prox_of_leaves(
+        self, assigned: Sequence[Regularizer | None], leaves: Sequence[Any], steps: Sequence[Any]
+    ) -> list[Any]:
+        """Return the leaves after the proximal operator, given what `assign` gave for them; None leaves one alone."""
+        return [
             leaf if regularizer is None else regularizer.prox(leaf, leaf_step)
-            for leaf, leaf_step, regularizer in zip(flat.leaves, steps, self.assign(flat), strict=True)
+            for leaf, leaf_step, regularizer in zip(leaves, steps, assigned, strict=True)
         ]
-        return flat.treedef.unflatten(new)
 
     def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
         flat = flatten_with_paths(params)

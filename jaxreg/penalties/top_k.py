@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxreg._core import checks, constraint, numerics
+from jaxreg._core import checks, constraint
 from jaxreg._core.struct import coefficient, static
 from jaxreg._core.structure import Reach
 from jaxreg.penalties import _axes, _counts, _largest
-
-_MOST = 2**31 - 1  # what an int32 holds
 
 
 @final
@@ -66,7 +64,7 @@ class TopK(constraint.Constraint):
     axis: Any = static(None)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "share", _checked(self.share))
+        object.__setattr__(self, "share", _counts.checked_share("TopK", self.share))
         object.__setattr__(self, "axis", checks.as_tuple(self.axis))
         _axes.check_axis("TopK", self.axis)
 
@@ -78,7 +76,7 @@ class TopK(constraint.Constraint):
 
     @property
     def _is_count(self) -> bool:
-        return jnp.issubdtype(getattr(self.share, "dtype", type(self.share)), jnp.integer)
+        return _counts.is_count(self.share)
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> jax.Array:
         z, step = jnp.asarray(z), jnp.asarray(step)
@@ -88,37 +86,11 @@ class TopK(constraint.Constraint):
 
     def count(self, x: ArrayLike) -> jax.Array:
         """Return how many entries of each group of `x` may be other than 0; it may be more than there are."""
-        share, shape = jax.lax.stop_gradient(jnp.asarray(self.share)), np.shape(x)
+        shape = np.shape(x)
         size = math.prod(shape[axis] for axis in _axes.axes_of("TopK", self.axis, len(shape)))
         if isinstance(size, int) and size >= 2**32:
             raise ValueError(
                 f"`TopK` counts in groups of less than 2³² entries, got {size}. Take smaller ones, "
                 "`TopK(share, axis=...)`, or treat each layer of a stack by itself, `Stacked(TopK(share), axes=...)`."
             )
-        if jnp.issubdtype(share.dtype, jnp.integer):
-            return jnp.maximum(share, 0).astype(jnp.uint32)
-        share = numerics.promote(share)
-        product = share * jnp.asarray(numerics.number_of(size), share.dtype)
-        rounding = 2 * float(jnp.finfo(share.dtype).eps) * product
-        return jnp.ceil(jnp.clip(product - rounding, 0, float(2**32 - 256))).astype(jnp.uint32)
-
-
-def _checked(value: Any) -> Any:
-    call = "TopK(share=...)"
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        checks.number(call, value, above=None)
-        if value > _MOST:
-            raise ValueError(
-                f"`{call}` must be a count of at most 2³¹ − 1, got {checks.short(value)}. Give a share between 0 and 1."
-            )
-        return int(value)
-    value = checks.number(call, value, above=None)
-    is_share = _counts.is_known(value) and not jnp.issubdtype(jnp.result_type(value), jnp.integer)
-    if is_share and np.any(np.asarray(value, np.float64) > 1):
-        raise ValueError(
-            f"`{call}` must be a share between 0 and 1, or a count, which is an int, got {checks.short(value)}. "
-            "Write a count without a point, `TopK(3)`; of an array, `.astype(int)`."
-        )
-    return value
+        return _counts.allowed(self.share, size)
