@@ -64,6 +64,7 @@ l1, l2, l1_l2, orthogonal_regularizer = L1, L2, L1L2, OrthogonalRegularizer
 # it. For type checkers the same names are imported below, and `dir` has them for completion.
 _LAZY = {
     "AddRegularizationState": "jaxreg._optax.add_regularization",
+    "Minimum": "jaxreg._solver.minimize",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
     "activity": "jaxreg.activity",
@@ -73,6 +74,7 @@ _LAZY = {
     "add_regularization": "jaxreg._optax.add_regularization",
     "amsgrad_metric": "jaxreg._optax.metrics",
     "coefficient_max": "jaxreg._strength.coefficient_max",
+    "minimize": "jaxreg._solver.minimize",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
     "proximal_adam": "jaxreg._optax.proximal_adam",
@@ -97,6 +99,8 @@ if TYPE_CHECKING:
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink
+    from jaxreg._solver.minimize import Minimum as Minimum
+    from jaxreg._solver.minimize import minimize as minimize
     from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
     from jaxreg._strength.path import RegularizationPath as RegularizationPath
     from jaxreg._strength.path import path as path
