@@ -17,6 +17,7 @@ from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
 from jaxreg._rules.identifiers import serialize as serialize
+from jaxreg._rules.joined import Joined as Joined
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
@@ -68,6 +69,7 @@ _LAZY = {
     "BoundedState": "jaxreg._optax.bounded",
     "KeepNormsState": "jaxreg._optax.keep_norms",
     "KeepZerosState": "jaxreg._optax.keep_zeros",
+    "Minimum": "jaxreg._solver.minimize",
     "ProximalState": "jaxreg._optax.proximal",
     "RegularizationPath": "jaxreg._strength.path",
     "activity": "jaxreg.activity",
@@ -80,6 +82,7 @@ _LAZY = {
     "coefficient_max": "jaxreg._strength.coefficient_max",
     "keep_norms": "jaxreg._optax.keep_norms",
     "keep_zeros": "jaxreg._optax.keep_zeros",
+    "minimize": "jaxreg._solver.minimize",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
     "proximal_adam": "jaxreg._optax.proximal_adam",
@@ -113,6 +116,8 @@ if TYPE_CHECKING:
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink
+    from jaxreg._solver.minimize import Minimum as Minimum
+    from jaxreg._solver.minimize import minimize as minimize
     from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
     from jaxreg._strength.path import RegularizationPath as RegularizationPath
     from jaxreg._strength.path import path as path

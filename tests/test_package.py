@@ -38,6 +38,7 @@ ROOMS = (
     "penalties",
     "_rules",
     "_optax",
+    "_solver",
     "_strength",
     "_reports",
     "_shrink",
@@ -213,7 +214,8 @@ def test_import_loads_no_lazy_file() -> None:
     """What not every program needs stays out of `sys.modules` until it is asked for."""
     files = _run("import sys, jaxreg; print(*(name for name in sys.modules if name.startswith('jaxreg.')))").split()
     assert not {*jaxreg._LAZY.values()} & {*files}
-    assert not {"_optax", "_reports", "_shrink", "_strength", "activity"} & {name.split(".")[1] for name in files}
+    lazy = {"_optax", "_reports", "_shrink", "_solver", "_strength", "activity"}
+    assert not lazy & {name.split(".")[1] for name in files}
 
 
 @pytest.mark.parametrize("name", jaxreg._LAZY)

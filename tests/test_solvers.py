@@ -1,4 +1,4 @@
-"""Plain proximal gradient with jaxreg's proximal operators against independent solvers: objective and support."""
+"""Plain proximal gradient with jaxreg's operators, and `minimize`, against independent solvers: objective, support."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +45,25 @@ def solve(reg: jaxreg.Regularizer, x: Array, y: Array, start: Array | None = Non
         return np.asarray(jax.lax.scan(step, first, length=steps)[0])
 
 
+@jax.jit
+def _minimum(reg: jaxreg.Regularizer, start: Any, x: Any, y: Any) -> jaxreg.Minimum:
+    def loss(w: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+        return jnp.sum((y - x @ w) ** 2) / (2 * len(x))
+
+    return jaxreg.minimize(loss, reg, start, x, y, tol=1e-9)
+
+
+def certified(reg: jaxreg.Regularizer, x: Array, y: Array, start: Array | None = None) -> Array:
+    """The same by `minimize`, in float64, as it certifies."""
+    with jax.enable_x64(True):
+        found = _minimum(reg, np.zeros((x.shape[1], *y.shape[1:])) if start is None else start, x, y)
+        assert found.converged and found.residual <= 1e-9, found.reason
+    return np.asarray(found.params)
+
+
+SOLVERS = (solve, certified)
+
+
 def objective(w: Array, x: Array, y: Array, penalty: Callable[[Array], float]) -> float:
     return float(((y - x @ w) ** 2).sum() / (2 * len(x)) + penalty(w))
 
@@ -62,18 +81,21 @@ def test_lasso_and_elastic_net_of_scikit_learn(alpha: float) -> None:
     x, y = _diabetes()
     options = {"fit_intercept": False, "tol": 1e-14, "max_iter": 1_000_000}
     lasso = Lasso(alpha=alpha, **options).fit(x, y).coef_
-    _agree(solve(jaxreg.L1(alpha), x, y), lasso, x, y, lambda w: alpha * np.abs(w).sum())
+    for solver in SOLVERS:
+        _agree(solver(jaxreg.L1(alpha), x, y), lasso, x, y, lambda w: alpha * np.abs(w).sum())
     net = ElasticNet(alpha=alpha, l1_ratio=0.6, **options).fit(x, y).coef_
     reg = jaxreg.L1L2(0.6 * alpha, 0.2 * alpha)
-    _agree(solve(reg, x, y), net, x, y, lambda w: 0.6 * alpha * np.abs(w).sum() + 0.2 * alpha * (w**2).sum())
+    for solver in SOLVERS:
+        _agree(solver(reg, x, y), net, x, y, lambda w: 0.6 * alpha * np.abs(w).sum() + 0.2 * alpha * (w**2).sum())
 
 
 def test_multi_task_lasso_of_scikit_learn() -> None:
     x, y = _several_targets()
     theirs = MultiTaskLasso(alpha=0.2, fit_intercept=False, tol=1e-14, max_iter=1_000_000).fit(x, y).coef_.T
-    ours = solve(jaxreg.Group(jaxreg.L1(0.2), axis=1), x, y)
-    _agree(ours, theirs, x, y, lambda w: 0.2 * np.linalg.norm(w, axis=1).sum())
-    assert (ours == 0).all(axis=1).any()
+    for solver in SOLVERS:
+        ours = solver(jaxreg.Group(jaxreg.L1(0.2), axis=1), x, y)
+        _agree(ours, theirs, x, y, lambda w: 0.2 * np.linalg.norm(w, axis=1).sum())
+        assert (ours == 0).all(axis=1).any()
 
 
 @pytest.mark.parametrize(
@@ -96,8 +118,9 @@ def test_concave_penalties_of_skglm(reg: jaxreg.Regularizer, peer: Any, monkeypa
     with jax.enable_x64(True):
         ours = solve(reg, x, y, start=theirs, steps=2000)
         np.testing.assert_allclose(reg(jnp.asarray(theirs)), peer.value(theirs), rtol=1e-10)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(ours == 0, theirs == 0)
+    for found in (ours, certified(reg, x, y, start=theirs)):
+        np.testing.assert_allclose(found, theirs, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(found == 0, theirs == 0)
 
 
 def _cvxpy(x: Array, y: Array, penalty: Callable[[Any], Any], shape: tuple[int, ...]) -> Array:
@@ -140,13 +163,15 @@ def _cvxpy(x: Array, y: Array, penalty: Callable[[Any], Any], shape: tuple[int, 
 )
 def test_clarabel(reg: jaxreg.Regularizer, penalty: Any, numpy_penalty: Any) -> None:
     x, y = _several_targets()
-    ours, theirs = solve(reg, x, y), _cvxpy(x, y, penalty, (12, 4))
-    assert objective(ours, x, y, numpy_penalty) <= objective(theirs, x, y, numpy_penalty) * (1 + 1e-8)
-    np.testing.assert_allclose(ours, theirs, atol=2e-4)
-    if "Group" in repr(reg):
-        np.testing.assert_array_equal((ours == 0).all(axis=1), (np.abs(theirs) < 1e-6).all(axis=1))
-    if isinstance(reg, jaxreg.Spectral):
-        assert np.linalg.matrix_rank(ours, tol=1e-9) == np.linalg.matrix_rank(theirs, tol=1e-5)
+    theirs = _cvxpy(x, y, penalty, (12, 4))
+    for solver in SOLVERS:
+        ours = solver(reg, x, y)
+        assert objective(ours, x, y, numpy_penalty) <= objective(theirs, x, y, numpy_penalty) * (1 + 1e-8)
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+        if "Group" in repr(reg):
+            np.testing.assert_array_equal((ours == 0).all(axis=1), (np.abs(theirs) < 1e-6).all(axis=1))
+        if isinstance(reg, jaxreg.Spectral):
+            assert np.linalg.matrix_rank(ours, tol=1e-9) == np.linalg.matrix_rank(theirs, tol=1e-5)
 
 
 @pytest.mark.parametrize("spread", [1.0, 4.0])

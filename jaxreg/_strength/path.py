@@ -75,11 +75,12 @@ class RegularizationPath:
 
 
 def path(
-    train: Callable[[Any, Any], tuple[Any, Any, Any]],
+    train: Callable[..., tuple[Any, Any, Any]],
     regularizer: Reg | Callable[[jax.Array], Reg],
     coefficients: ArrayLike,
     *,
     keys: Any = None,
+    start: Any = None,
     chunk: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     progress: bool = True,
@@ -90,13 +91,19 @@ def path(
     example with `jax.lax.scan`. With several keys every strength is trained with each of them: folds of a
     cross-validation or seeds, from which the one-standard-error rule takes its errors.
 
+    With `start` the strengths are trained one after the other, from the strongest on, each from where the last one
+    ended; the keys still run at once. A convex problem has the same minima, after fewer steps; one that is not convex
+    may find better ones, since the strongest penalty leaves little to choose. On a machine with many arithmetic units
+    all strengths at once may still be sooner.
+
     As many trainings run at once as `chunk` says; by default all of them, or as many as the compiler's own estimate
     says fit into nine tenths of the memory of the devices. Several devices share the trainings. A progress bar is
     shown in a terminal if `rich` is there; it advances with the chunks.
 
     Args:
         train: `(regularizer, key) -> (params, loss, score)`: the trained tree and two scalars; a higher score is
-            better.
+            better. With `start`, `(regularizer, key, start) -> ...`. `jaxreg.minimize` is one that certifies what it
+            found.
         regularizer: is multiplied by each coefficient, so write it with the coefficient 1; or a function
             `coefficient -> regularizer` such as `jaxreg.L1` or `lambda c: jaxreg.MCP(c, gamma=3.0)`. Both may be a
             `TreeRegularizer`. The largest coefficient is taken for the strongest penalty: of a set write a function
@@ -105,14 +112,15 @@ def path(
             `jaxreg.coefficient_max(regularizer, grads_at_zero)` (`numpy.geomspace` makes other grids).
         keys: a tree whose leaves have a leading axis of length k: `jax.random.split(key, k)`, `jnp.arange(k)` for the
             numbers of folds, masks of folds. By default `jax.random.key(0)`, and no axis for keys in the parameters.
-        chunk: the number of trainings at once.
+        start: the tree to begin the strongest penalty at, like the trained one.
+        chunk: the number of trainings at once; with `start`, of keys.
         devices: those to use, by default all.
         progress: whether to show the bar.
 
     Raises:
         TypeError: `train` does not return a triple, or `regularizer` or `coefficients` is of another type.
         ValueError: a coefficient is negative or not finite, `regularizer` is a set or a class of sets, the loss or
-            score is no scalar, or keys have no axis.
+            score is no scalar, keys have no axis, or the trained tree is not like `start`.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg, numpy as np
@@ -127,25 +135,54 @@ def path(
                [ 2.9, -0.9,  0.1]], dtype=float32)
         >>> result.zeros.round(2), result.best
         (array([1.  , 0.33, 0.  ]), 1)
+
+        With `jaxreg.minimize`, each strength from the minimum of the one before:
+
+        >>> def fit(reg, key, start):
+        ...     found = jaxreg.minimize(lambda w: 0.5 * jnp.sum((w - x) ** 2), reg, start)
+        ...     return found.params, found.value, -jnp.sum((found.params - held_out) ** 2)
+        >>> jaxreg.path(fit, jaxreg.L1(1.0), [4.0, 0.5, 0.1], start=jnp.zeros(3)).params.round(3)
+        array([[ 0. ,  0. ,  0. ],
+               [ 2.5, -0.5,  0. ],
+               [ 2.9, -0.9,  0.1]], dtype=float32)
     """
     grid = _grid(coefficients)
     reg_at = _at(regularizer)
     stacked_keys = jax.random.key(0)[None] if keys is None else keys
     k = _number_of_keys(stacked_keys)
 
-    def one(coefficient: jax.Array, key: Any) -> Any:
+    def one(coefficient: jax.Array, key: Any, *begin: Any) -> Any:
         reg = reg_at(coefficient)
-        params, loss, score = _triple(train(reg, key))
+        params, loss, score = _triple(train(reg, key, *begin))
         return params, loss, score, _zero_share(as_tree(reg), params)
+
+    def one_after_the_other(key: Any) -> Any:
+        def step(params: Any, coefficient: jax.Array) -> Any:
+            result = one(coefficient, key, params)
+            return _like_start(params, result[0]), result
+
+        order = np.argsort(-grid, kind="stable")
+        results = jax.lax.scan(step, jax.tree.map(_strongly_typed, start), jnp.asarray(grid[order]))[1]
+        return jax.tree.map(lambda leaf: leaf[np.argsort(order)], results)
 
     def runs(start: int, size: int) -> tuple[Any, Any]:
         index = np.minimum(np.arange(start, start + size), len(grid) * k - 1)  # the last one again fills up a chunk
         return jnp.asarray(grid[index // k]), jax.tree.map(lambda leaf: leaf[index % k], stacked_keys)
 
-    params, *measured = run(one, runs, len(grid) * k, _chunk(chunk), devices, progress)
+    if start is None:
+        params, *measured = run(one, runs, len(grid) * k, _chunk(chunk), devices, progress)
+    else:
+
+        def paths(first: int, size: int) -> tuple[Any]:
+            index = np.minimum(np.arange(first, first + size), k - 1)
+            return (jax.tree.map(lambda leaf: leaf[index], stacked_keys),)
+
+        results = run(one_after_the_other, paths, k, _chunk(chunk), devices, progress)
+        params, *measured = jax.tree.map(lambda leaf: np.swapaxes(leaf, 0, 1), results)
     losses, scores, zeros = (np.asarray(values, float).reshape(len(grid), k) for values in measured)
     shape = (len(grid),) if keys is None else (len(grid), k)
-    params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), params)
+    entries = 1 if start is None else 2  # where the axes of a leaf begin
+    params = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[entries:]), params)
     return RegularizationPath(grid, losses.mean(axis=1), scores.mean(axis=1), zeros.mean(axis=1), scores, params)
 
 
@@ -210,6 +247,20 @@ def _triple(result: Any) -> tuple[Any, Any, Any]:
         if jnp.shape(value) != ():
             raise ValueError(f"`path(train=...)` must return a scalar {name}, got shape {jnp.shape(value)}.")
     return result
+
+
+def _strongly_typed(leaf: Any) -> jax.Array:
+    return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
+def _like_start(start: Any, params: Any) -> Any:
+    kinds = [jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), tree) for tree in (start, params)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            "`path(start=...)` is a tree like the trained one, because the next strength begins there: got "
+            f"{checks.short(kinds[0])} as shapes and dtypes for {checks.short(kinds[1])}."
+        )
+    return jax.tree.map(_strongly_typed, params)
 
 
 def _zero_share(reg: TreePenalty, params: Any) -> jax.Array:

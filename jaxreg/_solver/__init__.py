@@ -1,0 +1,1 @@
+"""Minima of a loss plus a penalty: their certificate, their derivatives."""
