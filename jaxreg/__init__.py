@@ -80,6 +80,7 @@ _LAZY = {
     "shrink": "jaxreg._shrink.shrink",
     "sparsity": "jaxreg._reports.sparsity",
     "summary": "jaxreg._reports.summary",
+    "units": "jaxreg._shrink.units",
 }
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink
+    from jaxreg._shrink.units import units as units
     from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
     from jaxreg._strength.path import RegularizationPath as RegularizationPath
     from jaxreg._strength.path import path as path
