@@ -17,6 +17,7 @@ from jaxreg._rules.identifiers import deserialize as deserialize
 from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
 from jaxreg._rules.identifiers import serialize as serialize
+from jaxreg._rules.joint_group import JointGroup as JointGroup
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer

@@ -15,9 +15,10 @@ from jaxreg._core.structure import Reach
 from jaxreg._optax import adam_groups, groups, half_precision
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
+from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
+from jaxreg._rules.joint import is_at_rest, refuse_overlaps
 from jaxreg._rules.paths import is_hidden, is_inexact
 from jaxreg._rules.tree_penalty import TreePenalty
 
@@ -143,6 +144,26 @@ def wrapped(
     step_sizes = _step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
+    def point_after(
+        regularizer: Regularizer, p: Any, update: Any, eta: Any, leaf: Any, shape: Any, r: Any, moment: Any, before: Any
+    ) -> tuple[jax.Array, Any]:
+        """w, and the norms of its groups."""
+        form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+        if shape is not None:
+            adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
+        last: Any = None if form is None else form.last_norms(r, p)
+        if adam is not None and form is not None and p.ndim:
+            m, v, numbers = moment
+            return adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
+        if regularizer.reach is not Reach.ENTRY:
+            p, leaf = only_after(before, (p, leaf))
+        z = p + jnp.asarray(update, p.dtype)
+        step = step_sizes(regularizer, form, p, last, eta, leaf)
+        if form is None or step.ndim == 0:
+            w = leaf_prox(regularizer, p, z, step)
+            return w, r if form is None else form.norms(w)
+        return groups.compiled()(regularizer, z, step, last, eta)
+
     def init(params: Any) -> ProximalState:
         state = inner.init(params)
         refuse_by_state(state, metric)
@@ -150,13 +171,14 @@ def wrapped(
         reg = reg_at(count)
         if not (adam or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
+            rows = rows._replace(leaves=rows.penalized())
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
         norms = None if isinstance(metric, Uniform) else groups.norms(params, reg)
         return ProximalState(state, count, half_precision.residuals(params, reg), norms)
 
     def update(updates: Any, state: ProximalState, params: Any = None, **extra_args: Any) -> Any:
         updates, inner_state = inner.update(updates, state.inner, params, **extra_args)
-        rows, treedef = side_by_side("proximal", updates, params, reg_at(state.count))
+        rows, treedef, joints = side_by_side("proximal", updates, params, reg_at(state.count))
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
@@ -172,26 +194,34 @@ def wrapped(
                 new.append((leaf_update, residual, r))
                 continue
             p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
-            form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-            if shape is not None:
-                adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
-            last: Any = None if form is None else form.last_norms(r, p)
-            if adam is not None and form is not None and p.ndim:
-                m, v, numbers = moment
-                w, now = adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
-            else:
-                if regularizer.reach is not Reach.ENTRY:
-                    p, metric_leaf = only_after(before, (p, metric_leaf))
-                z = p + jnp.asarray(leaf_update, p.dtype)
-                step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
-                if form is None or step.ndim == 0:
-                    w = leaf_prox(regularizer, p, z, step)
-                    now = r if form is None else form.norms(w)
-                else:
-                    w, now = groups.compiled()(regularizer, z, step, last, eta)
+            w, now = point_after(regularizer, p, leaf_update, eta, metric_leaf, shape, r, moment, before)
             before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
             keep = None if r is None else now  # what the state keeps has one structure
             new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
+        refuse_overlaps(joints)
+        for joint in joints:
+            if is_at_rest(joint, metric_leaves):
+                continue
+            wide = [None if row.param is None else numerics.promote(row.param) for row in rows]
+            wide = [p if residual is None else p + residual for p, residual in zip(wide, residuals, strict=True)]
+            p, leaf_update = joint.matrix(wide), joint.matrix([row.update for row in rows])
+            regularizer = joint.beside([row.regularizer for row in rows], wide)
+            moment = adam and (
+                *(joint.matrix(column) for column in list(zip(*moments, strict=True))[:2]),
+                moments[0][2],
+            )
+            r = norms[joint.positions[0]]
+            tau = joint.steps(metric_leaves, wide)
+            shape = None if not isinstance(metric, Moments) else p.shape
+            w, now = point_after(regularizer, p, leaf_update, eta, tau, shape, r, moment, before)
+            before = w if now is None else now
+            ends: list[Any] = [
+                p if p is None else p + jnp.asarray(u, p.dtype) for p, (u, *_) in zip(wide, new, strict=True)
+            ]
+            joint.put(w, ends)
+            for i in joint.all_positions:
+                as_update = half_precision.as_update(joint.group, ends[i], *rows[i][:2], residuals[i])
+                new[i] = (*as_update, None if r is None or i != joint.positions[0] else now)
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
         left = [old if tree is None else now for old, tree, now in zip(state[2:], kept, left, strict=True)]
         return updates, ProximalState(inner_state, optax.safe_increment(state.count), *left)

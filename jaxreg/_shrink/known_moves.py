@@ -220,7 +220,6 @@ RULES: dict[str, Callable[[Any, list[Known]], list[Known]]] = {
     "reduce_sum": _reduce_sum,
     "reduce_max": _reduce(np.max),
     "reduce_min": _reduce(np.min),
-    "optimization_barrier": lambda eqn, values: [value.bare() for value in values],
     **dict.fromkeys(["cumsum", "cumprod"], _along),
     **dict.fromkeys(["reduce_window_sum", "reduce_window_max"], _windows),
 }

@@ -180,7 +180,6 @@ RULES: dict[str, Callable[[Moves, Any, list[Any]], list[tuple[Ids, ...]]]] = {
     "transpose": lambda _, eqn, operands: [tuple(operands[0][i] for i in eqn.params["permutation"])],
     "rev": lambda _, eqn, o: [tuple(d[::-1] if i in eqn.params["dimensions"] else d for i, d in enumerate(o[0]))],
     "squeeze": lambda _, eqn, o: [tuple(d for i, d in enumerate(o[0]) if i not in eqn.params["dimensions"])],
-    "optimization_barrier": lambda _, eqn, operands: [tuple(operand) for operand in operands],
     **dict.fromkeys(["dynamic_slice", "dynamic_update_slice"], Moves.part),
     **dict.fromkeys(["cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"], Moves.along),
     **dict.fromkeys(["reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"], Moves.windows),

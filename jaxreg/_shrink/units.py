@@ -1,6 +1,8 @@
 """units: which axes of which parameters belong together, found in the program of the network."""
 
 import dataclasses
+import glob
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,9 @@ from numpy.typing import NDArray
 
 from jaxreg._core.checks import short
 from jaxreg._reports.table import Report, Table, count, merged
+from jaxreg._rules.joint_group import JointGroup
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_hidden
+from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg._shrink.axes import Axes, Tracer
 from jaxreg._shrink.moves import POSITIONS
 from jaxreg._shrink.nodes import Ids, Nodes
@@ -43,6 +47,26 @@ class Family:
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def makers(self) -> tuple[Part, ...]:
+        """The parts that the units are made of; all of them, if they are only read."""
+        return tuple(part for part in self.parts if not part.is_read) or self.parts
+
+    def joint_group(self, penalty: Any, weight: str = "none") -> JointGroup:
+        """Return the penalty of each unit, of the parameters that it is made of."""
+        axes = {}
+        for part in self.makers:
+            is_whole = np.array_equal(part.labels, np.arange(self.size))
+            axes[glob.escape(part.path)] = part.axis if is_whole else (part.axis, part.labels.tolist())
+        return JointGroup(penalty, axes, weight)
+
+    def shares(self, other: "Family") -> bool:
+        """Whether a parameter has an entry of which units of both families are made."""
+        pairs = itertools.product(self.makers, other.makers)
+        return any(
+            a.leaf == b.leaf and (a.axis != b.axis or ((a.labels >= 0) & (b.labels >= 0)).any()) for a, b in pairs
+        )
 
     def __str__(self) -> str:
         shown = [str(part) for part in self.parts[:3]]
@@ -77,6 +101,22 @@ class Units(Report, Sequence[Family]):
     def numbers(self, ids: Ids) -> list[tuple[int, int]]:
         """Return pairs (position in `ids`, node of a unit)."""
         return self._nodes.members(ids)
+
+    def joint_groups(self, penalty: Any, weight: str = "none") -> TreePenalty:
+        """Return the penalty of each unit, of the parameters that it is made of: groups that do not overlap.
+
+        A unit that is 0 gives a constant, and `shrink` removes it; the weights that read it have no penalty, for they
+        are those of which the next units are made. Of families that are made of the same entries (heads, and entries
+        inside of heads) the first in the table has them; `family.joint_group(penalty)` is that of one.
+        """
+        chosen: list[Family] = []
+        for family in self:
+            if not any(family.shares(other) for other in chosen):
+                chosen.append(family)
+        if not chosen:
+            raise ValueError(f"`units(...).joint_groups`: there is no unit that could go.\n{self}")
+        first, *others = (family.joint_group(penalty, weight) for family in chosen)
+        return sum(others, start=first)
 
     def _table(self) -> Table:
         header = ("axes that go together", "units", "entries each", "why none can go")
@@ -146,6 +186,8 @@ def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
         Dense_1/bias[0], Dense_1/kernel[1]        3             9  an axis of the output
         ────────────────────────────────────────────────────────────────────────────────
         1 kind of units                           8
+        >>> jaxreg.units(apply, params, jnp.ones((2, 4))).joint_groups(jaxreg.L1(0.1))
+        JointGroup(L1(l1=0.1), axes=[('Dense_0/bias', 0), ('Dense_0/kernel', 1)])
 
     References:
         Fang et al., *DepGraph: towards any structural pruning*, CVPR 2023 (the groups are found from gradients there).
