@@ -18,6 +18,7 @@ from jaxreg._rules.identifiers import get as get
 from jaxreg._rules.identifiers import register as register
 from jaxreg._rules.identifiers import serialize as serialize
 from jaxreg._rules.joined import Joined as Joined
+from jaxreg._rules.joint_group import JointGroup as JointGroup
 from jaxreg._rules.patterns import Rule as Rule
 from jaxreg._rules.patterns import is_weight as is_weight
 from jaxreg._rules.tree import TreeRegularizer as TreeRegularizer
@@ -90,6 +91,7 @@ _LAZY = {
     "shrink": "jaxreg._shrink.shrink",
     "sparsity": "jaxreg._reports.sparsity",
     "summary": "jaxreg._reports.summary",
+    "units": "jaxreg._shrink.units",
 }
 
 # What needs a package of its own is imported by its full name.
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from jaxreg._reports.sparsity import sparsity as sparsity
     from jaxreg._reports.summary import summary as summary
     from jaxreg._shrink.shrink import shrink as shrink
+    from jaxreg._shrink.units import units as units
     from jaxreg._solver.minimize import Minimum as Minimum
     from jaxreg._solver.minimize import minimize as minimize
     from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max

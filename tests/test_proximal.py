@@ -375,7 +375,7 @@ def test_what_inner_steps_cannot_do_raises() -> None:
     for reg in (
         jaxreg.OrthogonalRegularizer(),
         jaxreg.Difference(jaxreg.MCP(0.1)),
-        jaxreg.Difference(jaxreg.L1()) * 2 + jaxreg.L1(),
+        jaxreg.Difference(jaxreg.L1(), order=2) * 2 + jaxreg.L1(),
     ):
         tx = jaxreg.proximal_adam(LR, reg, inner_steps=3)
         with pytest.raises(NotImplementedError):

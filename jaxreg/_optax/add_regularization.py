@@ -98,7 +98,7 @@ def add_regularization(
 
     def update(updates: Any, state: AddRegularizationState, params: Any = None, **extra_args: Any) -> Any:
         del extra_args
-        rows, treedef = side_by_side("add_regularization", updates, params, reg_at(state.count))
+        rows, treedef, joints = side_by_side("add_regularization", updates, params, reg_at(state.count))
         new, penalty = [], jnp.zeros([], float)
         for update_leaf, leaf, regularizer in rows:
             if regularizer is None:
@@ -110,10 +110,24 @@ def add_regularization(
                 penalty += value.astype(penalty.dtype)
                 promoted = only_after(value, promoted)
             slope = jnp.conj(jax.grad(regularizer)(promoted))  # `jax.grad` gives the conjugate of the gradient
-            if cautious:
-                slope = jnp.where(numerics.real_product(jnp.asarray(update_leaf), slope) >= 0, slope, 0)
-            new.append(update_leaf + slope.astype(jnp.asarray(update_leaf).dtype))
+            new.append(_added(update_leaf, update_leaf, slope, cautious))
+        for joint in joints:
+            leaves = [row.param for row in rows]
+            matrix = joint.matrix(leaves)
+            if track:
+                penalty += joint.group(matrix).astype(penalty.dtype)
+            slopes: list[Any] = [None if leaf is None else jnp.zeros_like(numerics.promote(leaf)) for leaf in leaves]
+            joint.put(jnp.conj(jax.grad(joint.group)(matrix)), slopes)
+            for i in joint.all_positions:
+                new[i] = _added(new[i], rows[i].update, slopes[i], cautious)
         state = AddRegularizationState(optax.safe_increment(state.count), penalty if track else None)
         return treedef.unflatten(new), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _added(new: Any, update: Any, slope: jax.Array, cautious: bool) -> Any:
+    """What is to be the update, and the slope where it has the sign of the optimizer's own."""
+    if cautious:
+        slope = jnp.where(numerics.real_product(jnp.asarray(update), slope) >= 0, slope, 0)
+    return new + slope.astype(jnp.asarray(update).dtype)

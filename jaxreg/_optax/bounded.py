@@ -13,6 +13,7 @@ from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Indicator
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._rules.tree import as_tree
+from jaxreg._rules.tree_budget import TreeBudget
 from jaxreg._rules.tree_penalty import TreePenalty
 
 
@@ -102,14 +103,19 @@ def bounded(
         count = jnp.zeros([], jnp.int32)
         if not jax.tree.leaves(params):  # `optax.tree.map_params` has a tree without leaves: one number for all
             return BoundedState(count, jnp.zeros([]), jnp.zeros([]) if measured else None)
-        rows, treedef = side_by_side("bounded", params, params, tree)
+        rows, treedef, joints = side_by_side("bounded", params, params, tree)
+        if joints or tree.is_joint:
+            raise NotImplementedError(
+                f"`bounded` has one strength a leaf, and {checks.short(tree)} penalizes several leaves together. Give "
+                "each leaf its own penalty by a `TreeRegularizer`."
+            )
         strength = [None if row.regularizer is None else jnp.zeros((), _dtype(row.param)) for row in rows]
         limits = [None if x is None else jnp.full_like(x, jnp.inf) for x in strength]
         return BoundedState(count, treedef.unflatten(strength), treedef.unflatten(limits) if measured else None)
 
     def update(updates: Any, state: BoundedState, params: Any = None, **extra_args: Any) -> Any:
         del extra_args
-        rows, treedef = side_by_side("bounded", updates, params, tree)
+        rows, treedef, _ = side_by_side("bounded", updates, params, tree)
         if not jax.tree.leaves(params):
             return updates, state._replace(count=optax.safe_increment(state.count))
         strengths = treedef.flatten_up_to(state.strength)
@@ -142,7 +148,7 @@ def _checked(reg: Any) -> TreePenalty:
             f"`bounded` takes a regularizer or a `TreeRegularizer`, got {checks.short(reg)}.{checks.instead(reg)}"
         )
     sets = jax.tree.leaves(reg, is_leaf=lambda node: isinstance(node, Indicator))
-    if any(isinstance(node, Indicator) for node in sets) or (isinstance(reg, TreePenalty) and reg.is_joint):
+    if any(isinstance(node, Indicator) for node in sets) or isinstance(reg, TreeBudget):
         raise TypeError(
             f"`bounded` takes penalties, and {checks.short(reg)} holds a set, whose value is 0 or ∞. Keep a set by "
             "`jaxreg.proximal(optimizer, reg, learning_rate)`."

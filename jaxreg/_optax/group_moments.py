@@ -45,7 +45,12 @@ def group_adam(
         state, rate = adam.init(params)
         if not jax.tree.leaves(params):
             return state._replace(nu=jnp.zeros((), jnp.float32)), rate
-        rows, treedef = side_by_side("proximal_adam", params, params, reg_at(state.count))
+        rows, treedef, joints = side_by_side("proximal_adam", params, params, reg_at(state.count))
+        if joints:
+            raise NotImplementedError(
+                f'`proximal_adam(moments="group")` has no second moments for groups across leaves, got '
+                f'{joints[0].call}. Leave out `moments`, or write `moments="entry"`.'
+            )
         moments = treedef.flatten_up_to(state.nu)
         for i, (_, param, regularizer) in enumerate(rows):
             if (form := grouped(regularizer, param)) is not None:

@@ -218,9 +218,13 @@ def norms(params: Any, reg: TreePenalty) -> Any:
     """
     if not jax.tree.leaves(params):
         return jnp.zeros((), jnp.float32)
-    rows, treedef = side_by_side("proximal", params, params, reg)
+    rows, treedef, joints = side_by_side("proximal", params, params, reg)
     found = [
         None if (form := grouped(row.regularizer, row.param)) is None else form.norms(numerics.promote(row.param))
         for row in rows
     ]
+    for joint in joints:  # beside the first of its leaves
+        matrix = joint.matrix([row.param for row in rows])
+        form = grouped(joint.group, matrix)
+        found[joint.positions[0]] = None if form is None else form.norms(matrix)
     return treedef.unflatten(found) if any(x is not None for x in found) else None

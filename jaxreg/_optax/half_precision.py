@@ -30,11 +30,11 @@ def residuals(params: Any, reg: TreePenalty) -> Any:
         return jnp.zeros((), jnp.float32)
     if not any(map(is_half, leaves)):
         return None
-    rows, treedef = side_by_side("proximal", params, params, reg)
-    return treedef.unflatten(
+    rows = side_by_side("proximal", params, params, reg)
+    return rows.treedef.unflatten(
         [
             jnp.zeros_like(param, dtype=jnp.float32) if regularizer is not None and is_half(param) else None
-            for _, param, regularizer in rows
+            for _, param, regularizer in rows.penalized()
         ]
     )
 

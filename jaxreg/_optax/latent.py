@@ -28,7 +28,7 @@ def begin(params: Any, reg: TreePenalty, sizes: Callable[[Any], list[Any]]) -> t
     """
     if not jax.tree.leaves(params):  # `optax.tree.map_params` has a tree without leaves
         return params, params
-    rows, treedef = side_by_side("proximal", params, params, reg)
+    rows, treedef, _ = side_by_side("proximal", params, params, reg)
     points = [None if row.regularizer is None else numerics.promote(row.param) for row in rows]
     found = jax.eval_shape(lambda: [None if is_hidden(x) else jnp.asarray(x) for x in sizes(treedef)])
     totals = [

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._rules.joint import Joint
 from jaxreg._rules.paths import flatten_with_paths, is_hidden
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -40,6 +41,15 @@ class Row(NamedTuple):
 class Rows(NamedTuple):
     leaves: list[Row]
     treedef: Any
+    joints: list[Joint]  # groups across leaves
+
+    def penalized(self) -> list[Row]:
+        """The leaves, with the penalty of their groups where that is all that they have."""
+        joint = {i: joint.group for joint in self.joints for i in joint.positions}
+        return [
+            row if row.regularizer is not None or i not in joint else row._replace(regularizer=joint[i])
+            for i, row in enumerate(self.leaves)
+        ]
 
 
 def needs_params(call: str, params: Any) -> None:
@@ -57,8 +67,9 @@ def side_by_side(call: str, updates: Any, params: Any, reg: TreePenalty) -> Rows
         for update, param in zip(update_leaves, treedef.flatten_up_to(params), strict=True)
     ]
     shown = [update if is_hidden(update) else p for update, p in zip(update_leaves, param_leaves, strict=True)]
-    assigned = reg.assign(flatten_with_paths(treedef.unflatten(shown)))
-    return Rows(list(map(Row, update_leaves, param_leaves, assigned)), treedef)
+    flat = flatten_with_paths(treedef.unflatten(shown))
+    joints = reg.joints(flat)
+    return Rows(list(map(Row, update_leaves, param_leaves, reg.assign(flat))), treedef, joints)
 
 
 def refuse_frozen_leaves(rows: Sequence[Row], metric_leaves: Sequence[Any]) -> None:

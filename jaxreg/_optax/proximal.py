@@ -12,11 +12,11 @@ from jaxreg._core.compiler import only_after
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Reach
-from jaxreg._optax import adam_groups, groups, half_precision, one_leaf
+from jaxreg._optax import adam_groups, groups, half_precision, joint_step, one_leaf
 from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, refuse_frozen_leaves, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
+from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._optax.when import When, checked, waited
@@ -173,14 +173,35 @@ def wrapped(
     step_sizes = one_leaf.step_sizes(metric, max_step)
     inner = optax.with_extra_args_support(inner)
 
+    def point_after(
+        regularizer: Regularizer, p: Any, update: Any, eta: Any, leaf: Any, shape: Any, r: Any, moment: Any, before: Any
+    ) -> tuple[jax.Array, Any]:
+        """w, and the norms of its groups."""
+        form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+        if shape is not None:
+            adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
+        last: Any = None if form is None else form.last_norms(r, p)
+        if adam is not None and form is not None and p.ndim:
+            m, v, numbers = moment
+            return adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
+        if regularizer.reach is not Reach.ENTRY:
+            p, leaf = only_after(before, (p, leaf))
+        z = p + jnp.asarray(update, p.dtype)
+        step = step_sizes(regularizer, form, p, last, eta, leaf)
+        if form is None or step.ndim == 0:
+            w = leaf_prox(regularizer, p, z, step)
+            return w, r if form is None else form.norms(w)
+        return groups.compiled()(regularizer, z, step, last, eta)
+
     def init(params: Any) -> ProximalState:
         state = inner.init(params)
         refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
         reg = reg_at(count)
+        when.refuse_joints(reg, params)
         if not (adam or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
-            refuse_by_trial(inner, metric, step_at, momentum, state, params, rows)
+            refuse_by_trial(inner, metric, step_at, momentum, state, params, rows._replace(leaves=rows.penalized()))
         if when.latent:
             points, totals = latent_point.begin(params, reg, lambda treedef: metric.leaves(state, params, treedef))
             return ProximalState(state, count, latent=points, total=totals)
@@ -192,7 +213,8 @@ def wrapped(
         seen = latent_point.seen(params, state.latent)
         updates, inner_state = inner.update(updates, state.inner, seen, **extra_args)
         reg = reg_at(state.count)
-        rows, treedef = side_by_side("proximal", updates, params, reg)
+        when.refuse_joints(reg, params)
+        rows, treedef, joints = side_by_side("proximal", updates, params, reg)
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
@@ -224,6 +246,8 @@ def wrapped(
         shapes = none if empty else adam_groups.shapes_of_moments(metric, state.inner, treedef)
         moments: Any = none if empty or adam is None else adam.moments(inner_state, rate, eta, treedef)
 
+        old = list(zip((row.update for row in rows), residuals, norms, strict=True))
+
         def stepped() -> list[Any]:
             new: list[Any] = []
             before = None
@@ -234,27 +258,17 @@ def wrapped(
                     new.append(None)
                     continue
                 p = numerics.promote(param) if residual is None else numerics.promote(param) + residual
-                form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-                if shape is not None:
-                    adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
-                last: Any = None if form is None else form.last_norms(r, p)
-                if adam is not None and form is not None and p.ndim:
-                    m, v, numbers = moment
-                    w, now = adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
-                else:
-                    if regularizer.reach is not Reach.ENTRY:
-                        p, metric_leaf = only_after(before, (p, metric_leaf))
-                    z = p + jnp.asarray(leaf_update, p.dtype)
-                    step = step_sizes(regularizer, form, p, last, eta, metric_leaf)
-                    if form is None or step.ndim == 0:
-                        w = leaf_prox(regularizer, p, z, step)
-                        now = r if form is None else form.norms(w)
-                    else:
-                        w, now = groups.compiled()(regularizer, z, step, last, eta)
+                w, now = point_after(regularizer, p, leaf_update, eta, metric_leaf, shape, r, moment, before)
                 before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
                 keep = None if r is None else now  # what the state keeps has one structure
                 new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
+            if joints:
+                new = [alone if now is None else now for alone, now in zip(old, new, strict=True)]
+                joint_step.step(joints, rows, new, old, metric_leaves, moments, point_of_joint, before)
             return new
+
+        def point_of_joint(reg: Regularizer, p: Any, update: Any, leaf: Any, *rest: Any) -> tuple[jax.Array, Any]:
+            return point_after(reg, p, update, eta, leaf, p.shape if isinstance(metric, Moments) else None, *rest)
 
         def stepped_jointly() -> list[Any]:
             new: list[Any] = [None] * len(rows)
@@ -278,10 +292,9 @@ def wrapped(
         else:
             at_rest = [row.regularizer is None or is_hidden(m) for row, m in zip(rows, metric_leaves, strict=True)]
             found = jax.lax.cond(due, step, lambda: waited(rows, at_rest, residuals))
-        old = zip((row.update for row in rows), residuals, norms, strict=True)
         new = [alone if now is None else now for alone, now in zip(old, found, strict=True)]
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
-        left = [old if tree is None else now for old, tree, now in zip(state[2:4], kept, left, strict=True)]
+        left = [former if tree is None else now for former, tree, now in zip(state[2:4], kept, left, strict=True)]
         return updates, ProximalState(inner_state, count, left[0], left[1], total=total)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxreg._core import checks, numerics
 from jaxreg._optax import half_precision
 from jaxreg._optax.leaves import Row
+from jaxreg._rules.paths import flatten_with_paths
+from jaxreg._rules.tree_penalty import TreePenalty
 
 
 class When(NamedTuple):
@@ -20,6 +22,18 @@ class When(NamedTuple):
     def is_due(self, count: jax.Array) -> Any:
         """Whether the operator is taken in this step, which is the first for a count of 0."""
         return (count + 1) % self.every == 0
+
+    def refuse_joints(self, reg: TreePenalty, params: Any) -> None:
+        """Raise for groups across leaves, unless the operator is taken in every step, of the parameters."""
+        if (
+            (self.latent or self.every > 1)
+            and params is not None
+            and (joints := reg.joints(flatten_with_paths(params)))
+        ):
+            raise NotImplementedError(
+                f"`proximal(latent=True)` and `proximal(every=n)` are not there for groups across leaves, got "
+                f"{joints[0].call}. Leave out both arguments, or give each leaf its own `Group`."
+            )
 
     def rates(self, rate: Any, count: jax.Array, total: Any) -> tuple[Any, Any]:
         """The learning rate of the proximal operator, and the sum that the state keeps."""

@@ -12,6 +12,7 @@ from jaxreg._core import checks, codec, names
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct
+from jaxreg._rules.joint import Joint, refuse_overlaps
 from jaxreg._rules.paths import Leaves, flatten_with_paths
 
 
@@ -24,6 +25,11 @@ class TreePenalty(Operators, Struct, abc.ABC):
     @abc.abstractmethod
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         """Return the regularizer of each leaf, None for those left alone."""
+
+    def joints(self, flat: Leaves) -> list[Joint]:
+        """Return the penalties of groups across leaves."""
+        del flat
+        return []
 
     @abc.abstractmethod
     def __mul__(self, factor: Any) -> "TreePenalty":
@@ -47,7 +53,10 @@ class TreePenalty(Operators, Struct, abc.ABC):
         return _add(penalties)
 
     def breakdown(self, params: Any) -> dict[str, jax.Array]:
-        """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree."""
+        """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree.
+
+        A penalty of groups across leaves stands beside all of their paths, joined by commas.
+        """
         return self._penalties(params)
 
     def assignment(self, params: Any) -> dict[str, Regularizer]:
@@ -64,7 +73,13 @@ class TreePenalty(Operators, Struct, abc.ABC):
         flat = flatten_with_paths(params)
         one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
         steps = [step] * len(flat.leaves) if one_step else flat.treedef.flatten_up_to(step)
-        return flat.treedef.unflatten(self.prox_of_leaves(self.assign(flat), flat.leaves, steps))
+        own, joints = self.assign(flat), self.joints(flat)
+        new = self.prox_of_leaves(own, flat.leaves, steps)
+        refuse_overlaps(joints)
+        for joint in joints:
+            penalty = joint.beside(own, flat.leaves)
+            joint.put(penalty.prox(joint.matrix(flat.leaves), joint.steps(steps, flat.leaves)), new)
+        return flat.treedef.unflatten(new)
 
     def prox_of_leaves(
         self, assigned: Sequence[Regularizer | None], leaves: Sequence[Any], steps: Sequence[Any]
@@ -90,8 +105,12 @@ class TreePenalty(Operators, Struct, abc.ABC):
     def _penalties(self, params: Any) -> dict[str, jax.Array]:
         penalized = self._penalized(params)
         values = _evaluate([reg for _, _, reg in penalized], [leaf for _, leaf, _ in penalized])
+        flat = flatten_with_paths(params)
+        joints = self.joints(flat)
+        paths = [path for path, _, _ in penalized] + [", ".join(flat.paths[i] for i in j.positions) for j in joints]
+        values += [joint.group(joint.matrix(flat.leaves)) for joint in joints]
         result: dict[str, jax.Array] = {}
-        for (path, _, _), value in zip(penalized, values, strict=True):
+        for path, value in zip(paths, values, strict=True):
             result[path] = result[path] + value if path in result else value  # keys that contain "/" may coincide
         return result
 
@@ -136,6 +155,9 @@ class TreeSum(TreePenalty):
         columns = zip(*(term.assign(flat) for term in self.terms), strict=True)
         present = ([regularizer for regularizer in column if regularizer is not None] for column in columns)
         return [sum(found[1:], start=found[0]) if found else None for found in present]
+
+    def joints(self, flat: Leaves) -> list[Joint]:
+        return [joint for term in self.terms for joint in term.joints(flat)]
 
     def get_config(self) -> dict[str, Any]:
         """Return the terms as plain lists and dicts, fit for JSON."""

@@ -11,20 +11,41 @@ from numpy.typing import NDArray
 from jaxreg._core import checks
 from jaxreg._rules.paths import flatten_with_paths, is_hidden
 from jaxreg._shrink.layer import Layer, Mask
+from jaxreg._shrink.remove import without_dead
+from jaxreg._shrink.units import units
 
 Activation = Callable[[Any], Any]
 
 
 def shrink(
     params: Any,
-    graph: Sequence[tuple[str, str]],
-    *,
+    graph: Sequence[tuple[str, str]] | Callable[..., Any],
+    *inputs: Any,
     activation: Activation | None = None,
     transposed: Sequence[str] | None = None,
 ) -> Any:
     """Remove the units that contribute nothing; the function computed stays the same, to rounding.
 
-    A unit (an output of a dense layer, a channel of a convolution) goes if, for every layer that reads it,
+    `shrink(params, apply, *inputs)` finds the units in the program of `apply(params, *inputs)`, by `jaxreg.units`:
+    heads, channels, residual streams, tied and concatenated layers, whatever the activation. A unit goes if in every
+    sum that reads it each summand is exactly 0, because of the weights or of the unit, or is the same for every input
+    and goes into the bias that is added to that sum (not through convolutions, see below). A module that
+    keeps its shapes is built anew with the widths of the new arrays:
+
+        Linen     smaller = jaxreg.shrink(params, lambda p, x: model.apply({"params": p}, x), x)
+                  MLP(features=smaller["Dense_0"]["kernel"].shape[1]).apply({"params": smaller}, x)
+                  of `nn.MultiHeadDotProductAttention`: heads, size = smaller[...]["query"]["kernel"].shape[1:]; then
+                  num_heads=heads, qkv_features=heads * size
+        NNX       graphdef, state = nnx.split(model)
+                  smaller = jaxreg.shrink(state, lambda s, x: nnx.merge(graphdef, s)(x), x)
+                  nnx.update(MLP(smaller["hidden"]["kernel"].shape[1], rngs), smaller)
+        Equinox   arrays, static = eqx.partition(model, eqx.is_array)
+                  smaller = jaxreg.shrink(arrays, lambda a, x: jax.vmap(eqx.combine(a, static))(x), x)
+                  arrays, static = eqx.partition(MLP(smaller.hidden.weight.shape[0], key), eqx.is_array)
+                  eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), jax.tree.leaves(smaller)), static)
+
+    `shrink(params, graph)` is told which layer reads which, for trees without their program. Then a unit (an
+    output of a dense layer, a channel of a convolution) goes if, for every layer that reads it,
 
     - all weights of that layer for it are exactly 0, or
     - it is always 0: its incoming weights and its bias are exactly 0 (in a batch normalization: scale and bias, or all
@@ -34,8 +55,8 @@ def shrink(
       added to the bias of the dense layers that read it (from dense to dense layers only: zero padding at borders makes
       a constant channel of a convolution no constant).
 
-    Any other unit with a constant output stays. Removing units can leave others without readers, so this is repeated
-    until nothing goes; the last unit of a layer always stays.
+    In both, any other unit with a constant output stays. Removing units can leave others without readers, so this is
+    repeated until nothing goes; the last unit of a layer always stays.
 
     The layers of a network of these sizes are built with the widths of the new arrays: Linen modules with smaller
     `features`; for NNX construct the smaller model and `nnx.update(model, smaller_state)`.
@@ -48,7 +69,9 @@ def shrink(
             a common consumer are added up before it (residual connections) and shrink together. A dense layer may read
             a flattened convolution (channels last, as in Flax). Name all that write and all that read a unit; units
             that are added to the input or are the output of the network must not be named as those of a producer.
-        activation: the function between producers and consumers, elementwise.
+            Or the function `apply(params, *inputs)` of the network.
+        *inputs: behind a function, its other arguments: arrays, or `jax.ShapeDtypeStruct`s of their shapes.
+        activation: with a graph, the function between producers and consumers, elementwise.
         transposed: the modules whose kernels are (..., out, in): `ConvTranspose(transpose_kernel=True)`. It is asked
             for where the arrays do not tell, as for a convolution of as many inputs as outputs that Linen did not name
             (`Conv_0`); `[]` says that there is none.
@@ -58,10 +81,11 @@ def shrink(
             feature axes, stacked layers, a norm over the units (LayerNorm, GroupNorm, RMSNorm), a grouped convolution
             behind a producer (of one as the first producer arrays tell nothing, so name none); or a kernel may be
             (..., in, out) or (..., out, in), and `transposed` does not say which.
-        TypeError: `graph` is no sequence of pairs of paths, `transposed` none of paths, or `params` holds tracers.
+        TypeError: `graph` is no function and no sequence of pairs of paths, `transposed` none of paths, or `params`
+            holds tracers; `inputs` stand beside a graph, or `activation` and `transposed` beside a function.
 
     Example:
-        >>> import jax.numpy as jnp, jaxreg
+        >>> import jax, jax.numpy as jnp, jaxreg
         >>> params = {
         ...     "Dense_0": {"kernel": jnp.array([[1.0, 0.0, 3.0]]), "bias": jnp.zeros(3)},
         ...     "Dense_1": {"kernel": jnp.array([[4.0], [5.0], [0.0]]), "bias": jnp.ones(1)},
@@ -69,11 +93,26 @@ def shrink(
         >>> smaller = jaxreg.shrink(params, [("Dense_0", "Dense_1")])
         >>> smaller["Dense_0"]["kernel"], smaller["Dense_1"]["kernel"]
         (Array([[1.]], dtype=float32), Array([[4.]], dtype=float32))
+
+        The same from the program. A sigmoid of 0 is ½, and ½·5 goes into the bias:
+
+        >>> def apply(params, x):
+        ...     hidden, output = params["Dense_0"], params["Dense_1"]
+        ...     return jax.nn.sigmoid(x @ hidden["kernel"] + hidden["bias"]) @ output["kernel"] + output["bias"]
+        >>> smaller = jaxreg.shrink(params, apply, jnp.ones((1, 1)))
+        >>> smaller["Dense_0"]["kernel"], smaller["Dense_1"]["bias"]
+        (Array([[1.]], dtype=float32), Array([3.5], dtype=float32))
     """
+    if callable(graph):
+        return _by_program(params, graph, inputs, activation, transposed)
+    if inputs:
+        raise TypeError(
+            f"`shrink(params, graph)` takes no inputs, got {checks.short(inputs)}. They belong to a function, "
+            "`shrink(params, apply, *inputs)`; write `activation=` and `transposed=` with their names."
+        )
     edges = _edges(graph)
     paths, leaves, _, treedef = flatten_with_paths(params)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        raise TypeError("`shrink` needs numbers, for they decide the new shapes: call it outside of `jax.jit`.")
+    _check_numbers(leaves)
     by_path = {path: leaf for path, leaf in zip(paths, leaves, strict=True) if not is_hidden(leaf)}
     if len(by_path) < sum(not is_hidden(leaf) for leaf in leaves):
         raise ValueError("`shrink`: two leaves have the same path; no key may contain '/'.")
@@ -85,6 +124,26 @@ def shrink(
         pass
     smaller = {path: array for layer in layers.values() for path, array in layer.leaves().items()}
     return treedef.unflatten([_smaller_leaf(leaf, smaller.get(path)) for path, leaf in zip(paths, leaves, strict=True)])
+
+
+def _check_numbers(leaves: Iterable[Any]) -> None:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise TypeError("`shrink` needs numbers, for they decide the new shapes: call it outside of `jax.jit`.")
+
+
+def _by_program(params: Any, apply: Callable[..., Any], inputs: tuple[Any, ...], activation: Any, kernels: Any) -> Any:
+    if activation is not None or kernels is not None:
+        raise TypeError(
+            "`shrink(params, apply, *inputs)` reads activations and the axes of kernels in the program: leave out "
+            "`activation=` and `transposed=`."
+        )
+    flat = flatten_with_paths(params)
+    _check_numbers(flat.leaves)
+    for path, leaf in zip(flat.paths, flat.leaves, strict=True):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(f"`shrink` needs numbers, got {checks.short(leaf)} at {checks.short(path)}.")
+    smaller = without_dead(units(apply, params, *inputs))
+    return flat.treedef.unflatten([_smaller_leaf(leaf, smaller.get(i)) for i, leaf in enumerate(flat.leaves)])
 
 
 class _Space:

@@ -59,10 +59,18 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
     if not isinstance(reg, (Regularizer, TreePenalty)):
         raise TypeError(f"`coefficient_max` takes a regularizer or a `TreeRegularizer`, got {short(reg)}.")
     flat = flatten_with_paths(grads_at_zero)
-    assigned = as_tree(reg).assign(flat)
+    tree = as_tree(reg)
+    assigned = tree.assign(flat)
     tops = [
         _top(penalty, jnp.asarray(g)) for penalty, g in zip(assigned, flat.leaves, strict=True) if penalty is not None
     ]
+    for joint in tree.joints(flat):
+        if any(assigned[i] is not None for i in joint.positions):
+            raise NotImplementedError(
+                f"`coefficient_max`: a leaf of the groups of {joint.call} has a penalty of its own as well. Ask for "
+                "each of them alone."
+            )
+        tops.append(_top(joint.group, joint.matrix(flat.leaves)))
     if not tops:
         raise ValueError("`coefficient_max`: no leaf of the gradients has a penalty.")
     return jnp.max(jnp.stack(tops))

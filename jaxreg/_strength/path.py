@@ -266,7 +266,9 @@ def _like_start(start: Any, params: Any) -> Any:
 def _zero_share(reg: TreePenalty, params: Any) -> jax.Array:
     flat = flatten_with_paths(params)
     assigned = reg.assign(flat)
-    penalized = [jnp.asarray(leaf) for leaf, r in zip(flat.leaves, assigned, strict=True) if r is not None]
+    joint = {i for joint in reg.joints(flat) for i in joint.positions}
+    shown = enumerate(zip(flat.leaves, assigned, strict=True))
+    penalized = [jnp.asarray(leaf) for i, (leaf, r) in shown if r is not None or i in joint]
     zeros = sum((jnp.sum(leaf == 0) for leaf in penalized), start=jnp.zeros((), int))
     return zeros / max(1, sum(leaf.size for leaf in penalized))
 

@@ -1,0 +1,314 @@
+"""units: which axes of which parameters belong together, found in the program of the network."""
+
+import dataclasses
+import glob
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxreg._core.checks import short
+from jaxreg._reports.table import Report, Table, count, merged
+from jaxreg._rules.joint_group import JointGroup
+from jaxreg._rules.paths import Leaves, flatten_with_paths, is_hidden
+from jaxreg._rules.tree_penalty import TreePenalty
+from jaxreg._shrink.axes import Axes, Tracer
+from jaxreg._shrink.moves import POSITIONS
+from jaxreg._shrink.nodes import Ids, Nodes
+from jaxreg._shrink.walk import Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The indices of one axis of one parameter that belong to the units of a family."""
+
+    path: str
+    leaf: int
+    axis: int
+    labels: NDArray[np.int64]  # of each index the number of its unit, −1 for none
+    is_read: bool  # whether the parameter only reads the units, as a kernel its inputs; else they are made of it
+
+    def __str__(self) -> str:
+        return f"{self.path}[{self.axis}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Units of equal kind, such as all hidden units of a layer: they lie on the same axes of the same parameters."""
+
+    parts: tuple[Part, ...]
+    size: int  # units
+    entries: int  # of the parameters, in each unit
+    nodes: tuple[int, ...]  # the names of the units, for `shrink`
+    why: str = ""  # why none of them can be removed; "" if they can
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def makers(self) -> tuple[Part, ...]:
+        """The parts that the units are made of; all of them, if they are only read."""
+        return tuple(part for part in self.parts if not part.is_read) or self.parts
+
+    def joint_group(self, penalty: Any, weight: str = "none") -> JointGroup:
+        """Return the penalty of each unit, of the parameters that it is made of."""
+        axes = {}
+        for part in self.makers:
+            is_whole = np.array_equal(part.labels, np.arange(self.size))
+            axes[glob.escape(part.path)] = part.axis if is_whole else (part.axis, part.labels.tolist())
+        return JointGroup(penalty, axes, weight)
+
+    def shares(self, other: "Family") -> bool:
+        """Whether a parameter has an entry of which units of both families are made."""
+        pairs = itertools.product(self.makers, other.makers)
+        return any(
+            a.leaf == b.leaf and (a.axis != b.axis or ((a.labels >= 0) & (b.labels >= 0)).any()) for a, b in pairs
+        )
+
+    def __str__(self) -> str:
+        shown = [str(part) for part in self.parts[:3]]
+        return ", ".join(shown) + (f" + {len(self.parts) - 3} more" if len(self.parts) > 3 else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The network as it was traced; `shrink` follows the numbers through it."""
+
+    jaxpr: Any
+    flat: Leaves
+    axes: list[tuple[int, int, Ids]]  # of the parameters: the leaf, its axis, the nodes
+    reads: Mapping[Place, tuple[Ids, ...]]
+
+
+class Units(Report, Sequence[Family]):
+    """The families of units that can be removed, as a sequence; prints as a table, with the pinned axes."""
+
+    def __init__(self, families: list[Family], pinned: list[Family], program: Program, nodes: Nodes) -> None:
+        self._families, self.pinned, self.program, self._nodes = families, pinned, program, nodes
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._families[i]
+
+    def __len__(self) -> int:
+        return len(self._families)
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(self._families)
+
+    def numbers(self, ids: Ids) -> list[tuple[int, int]]:
+        """Return pairs (position in `ids`, node of a unit)."""
+        return self._nodes.members(ids)
+
+    def joint_groups(self, penalty: Any, weight: str = "none") -> TreePenalty:
+        """Return the penalty of each unit, of the parameters that it is made of: groups that do not overlap.
+
+        A unit that is 0 gives a constant, and `shrink` removes it; the weights that read it have no penalty, for they
+        are those of which the next units are made. Of families that are made of the same entries (heads, and entries
+        inside of heads) the first in the table has them; `family.joint_group(penalty)` is that of one.
+        """
+        chosen: list[Family] = []
+        for family in self:
+            if not any(family.shares(other) for other in chosen):
+                chosen.append(family)
+        if not chosen:
+            raise ValueError(f"`units(...).joint_groups`: there is no unit that could go.\n{self}")
+        first, *others = (family.joint_group(penalty, weight) for family in chosen)
+        return sum(others, start=first)
+
+    def _table(self) -> Table:
+        header = ("axes that go together", "units", "entries each", "why none can go")
+        cells = [(str(f), (count(f.size), count(f.entries), f.why)) for f in (*self._families, *self.pinned)]
+        rows = [(path, *cells[alike[0]][1]) for path, alike in merged(cells)]
+        kinds = f"{len(self)} {'kind' if len(self) == 1 else 'kinds'} of units"
+        return Table(header, rows, (kinds, count(sum(map(len, self))), "", ""), left=(0, 3))
+
+    def _notes(self) -> list[str]:
+        return []
+
+
+def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
+    """Find the units of a network in its own program: which axes of which parameters belong together.
+
+    A unit is what can be removed as one, such as a hidden unit, a channel, an attention head, a channel of a residual
+    stream: some indices of some axes of some parameters. Units of equal kind are a family. The program, as
+    `jax.make_jaxpr` gives it, is followed operation by operation: where it reads two axes index by index, they belong
+    together; where it merges or splits axes (heads × size), an index of the whole goes with one of either. Jitted,
+    rematerialized and vmapped parts, `scan`, branches and custom derivatives are followed too.
+
+    What is not understood pins its axes: the worst case is a unit that cannot be removed, never a wrong network. Why an
+    axis is pinned stands in the table:
+
+        an axis of an input, of the output     they have their widths from outside
+        a sum or mean over it, scaled by       a mean divides by a length, and attention by its root: with a smaller one
+            its length, two activations meet       the network would compute something else (LayerNorm, RMSNorm; not
+                                                   BatchNorm, nor the groups of GroupNorm)
+        a maximum over it, its order counts    a unit of 0 counts there: softmax, sorting, cumulative sums
+        looked up by an index                  the rows of an embedding, positions
+        a constant's axis                      an array that `apply` holds and does not get by `params`
+        cut at a fixed place, cut in two ways  slices of unequal length, reshapes that do not fit (slices of equal
+                                                   length stay so: their units go together)
+        not used; the name of an operation     nothing is known of it
+
+    Of numbers that the code computes from a width only n, √n and their inverses are found, as products with the values.
+
+    Args:
+        apply: the function of the network, `apply(params, *inputs)`: `model.apply` of Linen; of NNX
+            `lambda state, x: nnx.merge(graphdef, state)(x)`; any other.
+        params: a tree of parameters, or of `jax.ShapeDtypeStruct`s; all arrays that have a unit's axis, statistics too.
+        *inputs: arrays or `jax.ShapeDtypeStruct`s. Only shapes count, also of `params`.
+
+    Returns:
+        the families as a sequence, each with `size`, `entries` (numbers in a unit) and `parts`, which say where it is:
+        `path`, `axis`, and `labels`, the number of its unit for each index of the axis, −1 for none. `pinned` are the
+        families that must stay, with `why`. Prints as a table. `joint_groups(penalty)` penalizes each unit.
+
+    Raises:
+        TypeError: `apply` is no function, or `params` holds something that is no array.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxreg
+        >>> params = {
+        ...     "Dense_0": {"kernel": jnp.ones((4, 8)), "bias": jnp.zeros(8)},
+        ...     "Dense_1": {"kernel": jnp.ones((8, 3)), "bias": jnp.zeros(3)},
+        ... }
+        >>> def apply(params, x):
+        ...     hidden, output = params["Dense_0"], params["Dense_1"]
+        ...     return jax.nn.gelu(x @ hidden["kernel"] + hidden["bias"]) @ output["kernel"] + output["bias"]
+        >>> print(jaxreg.units(apply, params, jnp.ones((2, 4))))
+        axes that go together                 units  entries each  why none can go
+        ────────────────────────────────────────────────────────────────────────────────
+        Dense_0/bias[0], Dense_0/kernel[1], Dense_1/kernel[0]
+                                                  8             8
+        Dense_0/kernel[0]                         4             8  an axis of an input
+        Dense_1/bias[0], Dense_1/kernel[1]        3             9  an axis of the output
+        ────────────────────────────────────────────────────────────────────────────────
+        1 kind of units                           8
+        >>> jaxreg.units(apply, params, jnp.ones((2, 4))).joint_groups(jaxreg.L1(0.1))
+        JointGroup(L1(l1=0.1), axes=[('Dense_0/bias', 0), ('Dense_0/kernel', 1)])
+
+    References:
+        Fang et al., *DepGraph: towards any structural pruning*, CVPR 2023 (the groups are found from gradients there).
+    """
+    _check(apply, flat := flatten_with_paths(params))
+    jaxpr = jax.make_jaxpr(apply)(params, *inputs)
+    nodes = Nodes()
+    tracer = Tracer(nodes)
+    leaves = _leaves(flat, jaxpr, nodes)
+    places = [axes for axes in leaves if axes is not None]
+    rest = [
+        Axes(tuple(nodes.pinned("an axis of an input", n) for n in aval.shape), data=True)
+        for aval in jaxpr.in_avals[len(places) :]
+    ]
+    for result in tracer.inside(jaxpr, [*places, *rest], ()):
+        for ids in result.nodes:
+            nodes.pin(ids, "an axis of the output")
+    tracer.moves.finish()
+    nodes.resolve()
+    owners = _Owners(flat, leaves, tracer, nodes)
+    reads = {place: contraction.axes for place, contraction in tracer.contractions.items()}
+    program = Program(jaxpr, flat, owners.axes, reads)
+    return Units(owners.families(), owners.pinned(), program, nodes)
+
+
+def _check(apply: Any, flat: Leaves) -> None:
+    if not callable(apply):
+        raise TypeError(
+            f"`units(apply, params, *inputs)` takes the function of the network first, got {short(apply)}: "
+            '`jaxreg.units(lambda p, x: model.apply({"params": p}, x), params, x)`.'
+        )
+    for path, leaf in zip(flat.paths, flat.leaves, strict=True):
+        if not (is_hidden(leaf) or hasattr(leaf, "dtype") or isinstance(leaf, (int, float, complex))):
+            raise TypeError(
+                f"`units(apply, params, *inputs)` takes a tree of arrays, got {short(leaf)} at {short(path)}. Of an "
+                "Equinox module take `arrays, static = eqx.partition(module, eqx.is_array)`, and "
+                "`lambda arrays, x: eqx.combine(arrays, static)(x)` for the function."
+            )
+
+
+def _leaves(flat: Leaves, jaxpr: Any, nodes: Nodes) -> list[Axes | None]:
+    """The axes of the parameters; an array that stands in two places has the same ones in both."""
+    arrays = [i for i, leaf in enumerate(flat.leaves) if not is_hidden(leaf)]
+    used = {id(v) for eqn in jaxpr.jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.jaxpr.outvars}
+    found: list[Axes | None] = [None] * len(flat.leaves)
+    known: dict[int, Axes] = {}
+    for i, var in zip(arrays, jaxpr.jaxpr.invars, strict=False):
+        leaf, shape = flat.leaves[i], var.aval.shape
+        axes = Axes(tuple(map(nodes.new, shape)), leaves=frozenset({i}))
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            axes = axes._replace(nodes=known.setdefault(id(leaf), axes).nodes)
+        if id(var) not in used:
+            for ids in axes.nodes:
+                nodes.pin(ids, "not used")
+        found[i] = axes
+    return found
+
+
+class _Owners:
+    """Which units the indices of the parameters belong to."""
+
+    def __init__(self, flat: Leaves, leaves: list[Axes | None], tracer: Tracer, nodes: Nodes) -> None:
+        self._flat, self._leaves, self._nodes = flat, leaves, nodes
+        self.axes = [(i, a, ids) for i, axes in enumerate(leaves) if axes for a, ids in enumerate(axes.nodes)]
+        self._read: set[tuple[int, int]] = set()
+        for contraction in tracer.contractions.values():
+            self._read |= self._places(contraction.leaves, contraction.of_weights)
+        for of, axes in tracer.written:
+            self._read -= self._places(of, axes)
+
+    def _places(self, leaves: frozenset[int], axes: Sequence[Ids]) -> set[tuple[int, int]]:
+        """Which axes of these parameters the given ones are."""
+        found: set[tuple[int, int]] = set()
+        for leaf in leaves:
+            own = [(a, ids) for i, a, ids in self.axes if i == leaf]
+            for axis in axes:
+                same = [a for a, ids in own if np.isin(ids, axis).any()]
+                found |= {(leaf, a) for a in same or self._related(own, axis)}
+        return found
+
+    def _related(self, own: list[tuple[int, Ids]], axis: Ids) -> list[int]:
+        units = {unit for _, unit in self._nodes.members(axis)}
+        return [a for a, ids in own if units & {unit for _, unit in self._nodes.members(ids)}]
+
+    def families(self) -> list[Family]:
+        """Units that can be removed."""
+        places: dict[int, dict[tuple[int, int], list[int]]] = {}
+        for i, a, ids in self.axes:
+            for position, unit in self._nodes.members(ids):
+                places.setdefault(unit, {}).setdefault((i, a), []).append(position)
+        return [family for family in self._grouped({u: (where, "") for u, where in places.items()}) if len(family) > 1]
+
+    def pinned(self) -> list[Family]:
+        """Indices that stay, by what they are with and why."""
+        places: dict[int, tuple[dict[tuple[int, int], list[int]], str]] = {}
+        for i, a, ids in self.axes:
+            free = {position for position, _ in self._nodes.members(ids)}
+            for position, (root, why) in enumerate(
+                zip(self._nodes.root(ids).tolist(), self._nodes.reasons(ids), strict=True)
+            ):
+                if position not in free and why != POSITIONS:
+                    places.setdefault(root, ({}, why))[0].setdefault((i, a), []).append(position)
+        return self._grouped(places)
+
+    def _grouped(self, places: Mapping[int, tuple[dict[tuple[int, int], list[int]], str]]) -> list[Family]:
+        """Units of one kind: as many indices, as far apart, of the same axes."""
+        kinds: dict[Any, dict[int, dict[tuple[int, int], list[int]]]] = {}
+        for node, (where, why) in places.items():
+            steps = tuple((key, len(at), at[1] - at[0] if len(at) > 1 else 0) for key, at in sorted(where.items()))
+            kinds.setdefault((steps, why), {})[node] = where
+        found = [self._family(members, why) for (_, why), members in kinds.items()]
+        return sorted(found, key=lambda family: (family.parts[0].leaf, -len(family.parts), -family.entries))
+
+    def _family(self, members: dict[int, dict[tuple[int, int], list[int]]], why: str) -> Family:
+        parts, entries = [], 0
+        first, *_ = members.values()
+        for leaf, axis in sorted(first):
+            shape = tuple(map(len, self._leaves[leaf].nodes))  # type: ignore[union-attr]
+            labels = np.full(shape[axis], -1)
+            for unit, where in enumerate(members.values()):
+                labels[where[leaf, axis]] = unit
+            entries += len(first[leaf, axis]) * int(np.prod(shape)) // shape[axis]
+            parts.append(Part(self._flat.paths[leaf], leaf, axis, labels, (leaf, axis) in self._read))
+        return Family(tuple(parts), len(members), entries, tuple(members), why)

@@ -1,0 +1,224 @@
+"""jaxreg.JointGroup: groups across leaves, against one matrix put together by NumPy, on paper, and by bisection."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxreg
+
+RNG = np.random.default_rng(0)
+AXES = {"a/kernel": 1, "a/bias": 0, "b/kernel": (0, [2, 0, 1, -1, 1, 2, 0])}
+
+
+def tree(scale=1.0):
+    shapes = {"a": {"kernel": (4, 3), "bias": (3,)}, "b": {"kernel": (7, 2), "bias": (2,)}}
+    return jax.tree.map(
+        lambda s: (scale * RNG.normal(size=s)).astype(np.float32), shapes, is_leaf=lambda s: type(s) is tuple
+    )
+
+
+def rows(t):
+    """The entries of each of the three units, written out."""
+    labels = np.array(AXES["b/kernel"][1])
+    return np.array(
+        [
+            np.concatenate([t["a"]["kernel"][:, u], t["a"]["bias"][u : u + 1], t["b"]["kernel"][labels == u].ravel()])
+            for u in range(3)
+        ],
+        np.float64,
+    )
+
+
+def same(a, b, tolerance=2e-6):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_value_and_gradient_are_those_of_the_norms():
+    params, reg = tree(), jaxreg.JointGroup(jaxreg.L1(0.3), AXES)
+    norms = np.linalg.norm(rows(params), axis=1)
+    same(reg(params), 0.3 * norms.sum())
+    grads = jax.grad(reg)(params)
+    same(rows(grads), 0.3 * rows(params) / norms[:, None])
+    assert not np.any(grads["b"]["bias"]) and not np.any(grads["b"]["kernel"][3])
+    same(jaxreg.JointGroup(jaxreg.L1(0.3), AXES, "sqrt_size")(params), 0.3 * 3.0 * norms.sum())  # 4 + 1 + 4 entries
+    (paths, value), *rest = reg.breakdown(params).items()
+    assert paths == "a/bias, a/kernel, b/kernel" and value == reg(params) and not rest
+    at_zero = jax.grad(reg)(jax.tree.map(np.zeros_like, params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(at_zero))
+
+
+@pytest.mark.parametrize(
+    "penalty", [jaxreg.L1(1.5), jaxreg.MCP(1.5, gamma=3.0), jaxreg.L0(2.0)], ids=["L1", "MCP", "L0"]
+)
+def test_prox_is_that_of_the_norms(penalty):
+    params = tree(0.8)
+    got = jaxreg.JointGroup(penalty, AXES).prox(params, 0.9)
+    norms = np.linalg.norm(rows(params), axis=1)
+    new = np.array([minimizer(penalty, a, 0.9) for a in norms])
+    same(rows(got), rows(params) * (new / norms)[:, None], 1e-4)
+    np.testing.assert_array_equal(got["b"]["kernel"][3], params["b"]["kernel"][3])
+    np.testing.assert_array_equal(got["b"]["bias"], params["b"]["bias"])
+
+
+def minimizer(penalty, a, step):
+    """argmin_r step·ρ(r) + (r − a)²/2 on a fine grid, ρ from the formulas."""
+    r = np.linspace(0, a, 200_001)
+    match penalty:
+        case jaxreg.L1(l1=c):
+            rho = c * r
+        case jaxreg.L0(l0=c):
+            rho = c * (r > 0)
+        case _:
+            c, gamma = penalty.strength, penalty.gamma
+            rho = np.where(r <= gamma * c, c * r - r**2 / (2 * gamma), gamma * c**2 / 2)
+    return r[np.argmin(step * rho + (r - a) ** 2 / 2)]
+
+
+def test_beside_penalties_of_leaves_the_prox_is_that_of_sparse_groups():
+    params, tau = tree(), 0.7
+    reg = jaxreg.JointGroup(jaxreg.L1(0.5), AXES) + jaxreg.TreeRegularizer({"a/*": jaxreg.L1(0.2), "b/*": None})
+    got = rows(reg.prox(params, tau))
+    z = rows(params)
+    z[:, :5] = np.sign(z[:, :5]) * np.maximum(abs(z[:, :5]) - tau * 0.2, 0)
+    norms = np.linalg.norm(z, axis=1, keepdims=True)
+    same(got, z * np.maximum(1 - tau * 0.5 / norms, 0))
+    same(reg(params), 0.5 * np.linalg.norm(rows(params), axis=1).sum() + 0.2 * abs(rows(params)[:, :5]).sum())
+
+
+def secular(z, tau, c):
+    """argmin_w c‖w‖ + ½ Σ (w_i − z_i)²/τ_i by bisection: w = z/(1 + κτ), κ = c/‖w‖."""
+    if np.linalg.norm(z / tau) <= c:
+        return 0 * z
+    low, high = 0.0, np.linalg.norm(z)
+    for _ in range(200):
+        r = (low + high) / 2
+        low, high = (r, high) if np.linalg.norm(z / (r + c * tau)) > 1 else (low, r)
+    return z * r / (r + c * tau)
+
+
+def test_a_step_for_each_entry_is_one_equation_over_the_leaves():
+    params, c = tree(), 0.6
+    steps = jax.tree.map(lambda leaf: (0.1 + abs(RNG.normal(size=leaf.shape))).astype(np.float32), params)
+    got = jaxreg.JointGroup(jaxreg.L1(c), AXES).prox(params, steps)
+    expected = [secular(z, tau, c) for z, tau in zip(rows(params), rows(steps), strict=True)]
+    same(rows(got), np.array(expected), 1e-5)
+    leaf_steps = {"a": {"kernel": 0.3, "bias": 0.6}, "b": {"kernel": 0.9, "bias": 1.0}}
+    got = jaxreg.JointGroup(jaxreg.L1(c), AXES).prox(params, leaf_steps)
+    tau = np.array([0.3] * 4 + [0.6] + [0.9] * 4)
+    same(rows(got), np.array([secular(z, tau, c) for z in rows(params)]), 1e-5)
+
+
+def run(tx, params, grads, steps=3):
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_proximal_around_gradient_descent():
+    params, grads, c = tree(), tree(0.3), 0.8
+    reg = jaxreg.JointGroup(jaxreg.L1(c), AXES)
+    got = run(jaxreg.proximal(optax.sgd(0.2), reg, 0.2), params, grads)
+    w, g = rows(params), rows(grads)
+    for _ in range(3):
+        z = w - 0.2 * g
+        w = z * np.maximum(1 - 0.2 * c / np.linalg.norm(z, axis=1, keepdims=True), 0)
+    same(rows(got), w, 1e-5)
+    same(got["b"]["bias"], params["b"]["bias"] - 3 * 0.2 * grads["b"]["bias"], 1e-5)
+
+
+def test_proximal_adam_rests_where_the_gradients_balance():
+    """The minimum of ½ Σ h_i (w_i − t_i)² + c Σ‖w_u‖, found by bisection for each unit; in Adam's metric the same."""
+    target, c = rows(tree()), 1.0
+    h = jax.tree.map(lambda leaf: (0.5 + abs(RNG.normal(size=leaf.shape))).astype(np.float32), tree())
+    t = tree()
+    target, curvature = rows(t), rows(h)
+    tx = jaxreg.proximal_adam(optax.exponential_decay(0.1, 100, 0.5), jaxreg.JointGroup(jaxreg.L1(c), AXES))
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            grads = jax.tree.map(lambda w, t, h: h * (w - t), params, t, h)
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=1000)[0][0]
+
+    got = rows(train(jax.tree.map(jnp.ones_like, t)))
+    expected = np.array([secular(z, 1 / hu, c) for z, hu in zip(target, curvature, strict=True)])
+    same(got, expected, 2e-3)
+    np.testing.assert_array_equal((got == 0).all(axis=1), (expected == 0).all(axis=1))
+
+
+def test_add_regularization_and_track():
+    params, grads = tree(), tree()
+    reg = jaxreg.JointGroup(jaxreg.L1(0.3), AXES) + jaxreg.TreeRegularizer({"**": jaxreg.L2(0.1)})
+    tx = jaxreg.add_regularization(reg, track=True)
+    updates, state = tx.update(grads, tx.init(params), params)
+    slope = 0.3 * rows(params) / np.linalg.norm(rows(params), axis=1, keepdims=True) + 0.2 * rows(params)
+    same(rows(updates), rows(grads) + slope)
+    same(state.penalty, reg(params))
+    top = jaxreg.coefficient_max(jaxreg.JointGroup(jaxreg.L1(), AXES), grads)
+    same(top, np.linalg.norm(rows(grads), axis=1).max())
+
+
+def test_half_precision_keeps_what_it_cannot_hold():
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree(4.0))
+    params["a"]["bias"] = params["a"]["bias"].astype(jnp.float32)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    got = run(jaxreg.proximal(optax.sgd(1e-3), jaxreg.JointGroup(jaxreg.L1(1.0), AXES), 1e-3), params, zeros, 200)
+    z = rows(params)
+    expected = z * np.maximum(1 - 0.2 / np.linalg.norm(z, axis=1, keepdims=True), 0)
+    same(rows(got), expected, 2**-8)
+    assert got["a"]["kernel"].dtype == jnp.bfloat16 and got["a"]["bias"].dtype == jnp.float32
+
+
+def test_as_an_object():
+    reg = jaxreg.JointGroup(jaxreg.L1(0.3), AXES)
+    again = jaxreg.deserialize(jaxreg.serialize(reg))
+    assert again == reg and hash(again) == hash(reg) and jax.tree.leaves(reg) == [0.3]
+    assert eval(repr(reg), {"JointGroup": jaxreg.JointGroup, "L1": jaxreg.L1}) == reg
+    params = tree()
+    same((2.0 * reg)(params), 2.0 * reg(params))
+    both = reg + jaxreg.TreeRegularizer({"b/bias": jaxreg.L1(1.0)})
+    assert jaxreg.deserialize(jaxreg.serialize(both)) == both and list(both.assignment(params)) == ["b/bias"]
+    tied = jnp.ones((3, 2))
+    same(jaxreg.JointGroup(jaxreg.L1(1.0), {"*": 0})({"x": tied, "y": tied}), 3 * np.sqrt(2))
+    out = jaxreg.JointGroup(jaxreg.L1(1.0), {"*": 0}).prox({"x": tied, "y": tied})
+    same(out["x"], np.ones((3, 2)) * (1 - 1 / np.sqrt(2)))
+    same(out["y"], out["x"])
+
+
+def test_what_is_refused():
+    params, l1 = tree(), jaxreg.L1(0.3)
+    reg = jaxreg.JointGroup(l1, AXES)
+    spectral = jaxreg.TreeRegularizer({"a/kernel": jaxreg.Spectral(l1)})
+    inputs = jaxreg.JointGroup(l1, {"a/kernel": 0})
+    sparse = jaxreg.TreeRegularizer({"a/*": l1})
+    masked = optax.masked(jaxreg.add_regularization(reg), {"a": {"kernel": True, "bias": False}, "b": True})
+    by_group = jaxreg.proximal_adam(0.1, reg, moments="group")
+    for error, match, call in (
+        (TypeError, "elementwise", lambda: jaxreg.JointGroup(jaxreg.Spectral(l1), AXES)),
+        (TypeError, "takes a mapping of patterns to axes", lambda: jaxreg.JointGroup(l1, "a")),
+        (TypeError, "an axis is an int", lambda: jaxreg.JointGroup(l1, {"a": 1.0})),
+        (ValueError, "as many indices as the others", lambda: jaxreg.JointGroup(l1, {"a": (0, [0, 0, 1])})),
+        (ValueError, "No leaf matches the pattern 'c'", lambda: jaxreg.JointGroup(l1, {"c": 0})(params)),
+        (ValueError, "has no axis 2", lambda: jaxreg.JointGroup(l1, {"a/kernel": 2})(params)),
+        (ValueError, "one number of units, got", lambda: jaxreg.JointGroup(l1, {"a/kernel": 0, "a/bias": 0})(params)),
+        (NotImplementedError, "has also the penalty", lambda: (reg + spectral).prox(params)),
+        (NotImplementedError, "overlapping groups", lambda: (reg + inputs).prox(params)),
+        (NotImplementedError, "shows the penalties of single leaves", lambda: jaxreg.summary(reg, params)),
+        (NotImplementedError, "has a penalty of its own", lambda: jaxreg.coefficient_max(reg + sparse, params)),
+        (NotImplementedError, 'write `moments="entry"`', lambda: by_group.init(params)),
+        (ValueError, "Mask all leaves of a group", lambda: masked.update(params, masked.init(params), params)),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+    for other in (spectral, inputs):  # the way out: gradients of both
+        slopes = jaxreg.add_regularization(reg + other)
+        slopes.update(params, slopes.init(params), params)
