@@ -213,9 +213,9 @@ def test_half_precision_and_frozen_leaves() -> None:
         (lambda: 0.0 * TreeBudget(2), NotImplementedError, "every positive multiple is the set itself"),
         (lambda: (TreeBudget(2) + TreeBudget(1))(tree()), NotImplementedError, "Ask the tree"),
         (lambda: jaxreg.TreeBudget.from_config({"rules": [["**"]], "axis": None}), ValueError, "takes {'rules'"),
-
     ],
-    ids="above one,negative,bool,string,numbers,penalty,pattern,axis,rank,nothing,sum,config".split(","),
+    ids=["above one", "negative", "bool", "string", "numbers", "penalty", "pattern", "axis", "rank", "nothing", "sum",
+         "config"],
 )  # fmt: skip
 def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
