@@ -206,15 +206,16 @@ def test_half_precision_and_frozen_leaves() -> None:
         (lambda: TreeBudget(True), TypeError, "got True of type bool"),
         (lambda: TreeBudget("**/kernel"), TypeError, r"`jaxreg.TreeBudget\({'\*\*/kernel': 0.1}\)`"),
         (lambda: TreeBudget([0.1, 0.2]), TypeError, r"a rule is a pair \(pattern, share\), got 0.1"),
+        (lambda: TreeBudget({"a/*": jaxreg.TopK(0.1)}), TypeError, "got TopK.*Write the number"),
         (lambda: TreeBudget({"c/*": 0.1})(tree()), ValueError, "`TreeBudget`: No leaf matches the pattern 'c/"),
         (lambda: TreeBudget(2, axis="a"), TypeError, r"`TreeBudget\(axis=...\)` must be an int"),
         (lambda: TreeBudget(2, axis=-2).prox(tree()), ValueError, r"`TreeBudget\(axis=...\)` must name different axes"),
         (lambda: 0.0 * TreeBudget(2), NotImplementedError, "every positive multiple is the set itself"),
         (lambda: (TreeBudget(2) + TreeBudget(1))(tree()), NotImplementedError, "Ask the tree"),
         (lambda: jaxreg.TreeBudget.from_config({"rules": [["**"]], "axis": None}), ValueError, "takes {'rules'"),
-
     ],
-    ids=['above one', 'negative', 'bool', 'string', 'numbers', 'pattern', 'axis', 'rank', 'nothing', 'sum', 'config'],
+    ids=["above one", "negative", "bool", "string", "numbers", "penalty", "pattern", "axis", "rank", "nothing", "sum",
+         "config"],
 )  # fmt: skip
 def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -81,8 +81,9 @@ def proximal(
 
     Args:
         inner: the optimizer.
-        reg: a regularizer, a `TreeRegularizer`, or a function of the step count, from 0, that returns one of them; a
-            schedule times a regularizer is one: `lambda step: ramp(step) * reg`. It does not compile again.
+        reg: a regularizer, a `TreeRegularizer` or `TreeBudget`, or a function of the step count, from 0, that returns
+            one of them; a schedule times a regularizer is one: `lambda step: ramp(step) * reg`. It does not compile
+            again.
         learning_rate: η, a number, a schedule of the step count, or `None` to read it from the state of an
             `optax.inject_hyperparams` inside `inner` that holds exactly one `learning_rate`. The scale of an
             `optax.contrib.reduce_on_plateau` inside is read and multiplies it.
@@ -278,8 +279,8 @@ def wrapped(
             ps = [p if (rest := residuals[i]) is None else p + rest for i, p in zip(places, ps, strict=True)]
             zs = [p + jnp.asarray(rows[i].update, p.dtype) for i, p in zip(places, ps, strict=True)]
             steps = [
-                step_sizes(reg, None, p, None, eta, metric_leaves[i])
-                for i, reg, p in zip(places, regularizers, ps, strict=True)
+                step_sizes(regularizer, None, p, None, eta, metric_leaves[i])
+                for i, regularizer, p in zip(places, regularizers, ps, strict=True)
             ]
             for i, w in zip(places, prox_of_all(regularizers, ps, zs, steps), strict=True):
                 row = rows[i]

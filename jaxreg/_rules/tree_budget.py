@@ -233,6 +233,11 @@ def _top_k(pair: Any) -> tuple[Any, Any]:
             "leaves, `jaxreg.TreeBudget(0.1)`, or a dict, `{'**/kernel': 0.1}`."
         )
     pattern, share = pair
+    if isinstance(share, Regularizer):
+        raise TypeError(
+            f"`TreeBudget`: a rule has a share or a count, got {checks.short(share)} for {named(pattern)}. Write "
+            "the number, `{'**/kernel': 0.1}`; a penalty of each leaf is a rule of `jaxreg.TreeRegularizer`."
+        )
     return pattern, None if share is None else TopK(_counts.checked_share("TreeBudget", share), None)
 
 
