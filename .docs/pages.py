@@ -9,29 +9,19 @@ from types import ModuleType
 import docstrings
 import names
 
-# What a room of the package is called on the site.
-TITLES = {
-    "penalties": "Penalties",
-    "sets": "Sets (constraints)",
-    "_core": "Base classes, sums and multiples",
-    "_rules": "Rules, names and JSON",
-    "_optax": "Optimizers",
-    "_strength": "Choosing a strength",
-    "_reports": "Tables",
-    "_shrink": "Smaller networks",
-}
+TITLES = {"penalties": "Penalties", "sets": "Sets (constraints)"}  # of the others, what their folder says of itself
 
 
 def sections() -> dict[str, list[str]]:
-    """Return the names of `jaxreg` by the room that defines them; a room without a title is an error."""
+    """Return the names of `jaxreg` by the room that defines them, penalties first."""
     jaxreg = importlib.import_module("jaxreg")
     result: dict[str, list[str]] = {room: [] for room in TITLES}
     for name in names.documented()["jaxreg"]:
         room = names.home("jaxreg", name)[0].split(".")[1]
         if room == "penalties" and issubclass(getattr(jaxreg, name), jaxreg.Constraint):
             room = "sets"
-        result[room].append(name)
-    return result
+        result.setdefault(room, []).append(name)
+    return dict(sorted(result.items(), key=lambda item: (item[0] not in TITLES, item[0])))
 
 
 def write(folder: Path) -> None:
@@ -42,7 +32,7 @@ def write(folder: Path) -> None:
     for room, members in rooms.items():
         for name in members:
             (folder / f"{name}.rst").write_text(_heading(name) + _also(jaxreg, name) + _entry("jaxreg", name))
-        (folder / f"{_page(room)}.rst").write_text(_heading(TITLES[room]) + _table(jaxreg, members, toctree=True))
+        (folder / f"{_page(room)}.rst").write_text(_heading(_title(room)) + _table(jaxreg, members, toctree=True))
     others = [module for module in names.documented() if module != "jaxreg"]
     for module in others:
         live = importlib.import_module(module)
@@ -56,7 +46,14 @@ def write(folder: Path) -> None:
 
 def _page(room: str) -> str:
     """The page of a room: `smaller-networks`, since `shrink` is that of a function."""
-    return "-".join(re.findall(r"\w+", TITLES[room].lower()))
+    return "-".join(re.findall(r"\w+", _title(room).lower()))
+
+
+def _title(room: str) -> str:
+    """`Smaller networks`: the docstring of the folder, up to its first stop."""
+    if room in TITLES:
+        return TITLES[room]
+    return re.split(r"[.;:]", inspect.getdoc(importlib.import_module(f"jaxreg.{room}")) or room)[0]
 
 
 def _heading(title: str) -> str:
