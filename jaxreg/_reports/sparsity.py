@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxreg._core.checks import short
+from jaxreg._core.text import printable
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
 from jaxreg._rules.paths import untied
 
@@ -37,8 +38,8 @@ class Zeros:
 class Sparsity(Report, Mapping[str, Zeros]):
     """Map each leaf's path to its `Zeros`; `total` adds them up; prints as a table."""
 
-    def __init__(self, found: dict[str, Zeros]) -> None:
-        self._found = found
+    def __init__(self, found: dict[str, Zeros], units: dict[str, Any]) -> None:
+        self._found, self.units = found, units
         self.total = sum(found.values(), start=Zeros(0, 0))
 
     def __getitem__(self, path: str) -> Zeros:
@@ -61,7 +62,8 @@ class Sparsity(Report, Mapping[str, Zeros]):
         return Table((*header, "dead heads")[:shown], rows, total)
 
     def _notes(self) -> list[str]:
-        return []
+        dead = ((name, int(np.count_nonzero(mask)), len(mask)) for name, mask in self.units.items())
+        return [f"dead units: {n} of {size} of {printable(name)}" for name, n, size in dead]
 
 
 def _cells(zeros: Zeros) -> tuple[str, ...]:
@@ -76,7 +78,7 @@ def _cells(zeros: Zeros) -> tuple[str, ...]:
     return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *dead
 
 
-def sparsity(params: Any) -> Sparsity:
+def sparsity(params: Any, *, units: Any = None) -> Sparsity:
     """Count the entries that are exactly 0, and the units that are dead, in each leaf of a tree.
 
         zeros        = #{i : w_i = 0}                      (-0.0 counts, nan does not)
@@ -94,14 +96,18 @@ def sparsity(params: Any) -> Sparsity:
 
     Args:
         params: any tree of arrays. Integers, bools and keys are left out; tied leaves count once, at their first path.
+        units: `jaxreg.units(apply, params, *inputs)`, for a line below the table for each family: how many of its units
+            are dead, because all that they are made of in any leaf is 0, or all that reads them. `shrink` removes
+            those whose constant has a place to go.
 
     Returns:
         a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`,
-        `heads`, `dead_heads`, and their sum as `total`. It prints as a table; with more than 40 leaves, those whose
-        paths differ only in numbers share a row.
+        `heads`, `dead_heads`, and their sum as `total`; `.units` maps families to
+        arrays of bools. It prints as a table; with more than 40 leaves, those whose paths differ only in numbers share
+        a row.
 
     Raises:
-        TypeError: a leaf is traced or a placeholder; there is nothing to count.
+        TypeError: a leaf is traced or a placeholder, so that there is nothing to count; or `units` are none.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -117,13 +123,17 @@ def sparsity(params: Any) -> Sparsity:
         ────────────────────────────────────────────────────────────────
         2 leaves              9      7  77.8%       1 of 2        1 of 3
     """
+    if units is not None and not hasattr(units, "dead"):
+        raise TypeError(
+            f"`sparsity(units=...)` takes `jaxreg.units(apply, params, *inputs)` of the network, got {short(units)}."
+        )
     found: dict[str, Zeros] = {}
     parameters = untied(params)
     ranks = {path: np.ndim(leaf) for path, leaf in parameters}
     for path, leaf in parameters:
         zeros = count_zeros("sparsity", path, leaf, _part_of_attention(path, ranks))
         found[path] = found[path] + zeros if path in found else zeros
-    return Sparsity(found)
+    return Sparsity(found, {} if units is None else units.dead(params))
 
 
 def count_zeros(call: str, path: str, leaf: Any, part: str = "") -> Zeros:
