@@ -299,6 +299,46 @@ def test_dropout_and_custom_derivatives():
     assert [len(f) for f in jaxreg.units(apply, params, jnp.ones((2, 6)), jax.random.key(0))] == [5]
 
 
+def test_joint_groups_and_dead_units():
+    params = {"w0": normal(6, 5), "b0": normal(5), "w1": normal(5, 4), "b1": normal(4), "w2": normal(4, 3)}
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), params)
+
+    def apply(p, x):
+        return jnp.tanh(jax.nn.sigmoid(x @ p["w0"] + p["b0"]) @ p["w1"] + p["b1"]) @ p["w2"]
+
+    units = jaxreg.units(apply, params, jnp.ones((2, 6)))
+    reg = units.joint_groups(jaxreg.L1(1.0))
+    norms = [np.sqrt((params[w] ** 2).sum(axis=0) + params[b] ** 2) for w, b in (("w0", "b0"), ("w1", "b1"))]
+    np.testing.assert_allclose(reg(params), sum(n.sum() for n in norms), rtol=1e-6)
+    step = (np.sort(norms[0])[0] + np.sort(norms[0])[1]) / 2
+    dead = [n <= step for n in norms]
+    pruned = reg.prox(params, step)
+    report = jaxreg.sparsity(pruned, units=units)
+    for found, expected in zip(report.units.values(), dead, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert "dead units: 1 of 5 of b0[0], w0[1], w1[0]" in str(report)
+    small = jaxreg.shrink(pruned, apply, jnp.ones((2, 6)))
+    assert small["w1"].shape == (4, max(1, 4 - dead[1].sum()))
+    x = normal(2, 6).astype(np.float32)
+    np.testing.assert_allclose(apply(small, x), apply(pruned, x), rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match=r"takes `jaxreg.units"):
+        jaxreg.sparsity(params, units=[("a", "b")])
+
+
+def test_joint_groups_of_families_that_share_entries():
+    network, params, _ = next(case for case in NETWORKS if case[0] is heads)
+    units = found(network, params)
+    reg = units.joint_groups(jaxreg.L1(1.0))  # the heads; the entries inside of heads have the same values
+    assert isinstance(reg, jaxreg.JointGroup) and "'v', 1" in str(reg)
+    norms = np.sqrt(sum((params[name] ** 2).sum(axis=(0, 2)) for name in "qkv"))
+    np.testing.assert_allclose(reg(params), norms.sum(), rtol=1e-6)
+    inside = units[1].joint_group(jaxreg.L1(1.0))
+    np.testing.assert_allclose(inside(params), np.sqrt((params["v"] ** 2).sum(axis=(0, 1))).sum(), rtol=1e-6)
+    network, params, _ = next(case for case in NETWORKS if case[0] is scaled)
+    with pytest.raises(ValueError, match="there is no unit that could go"):
+        found(network, params).joint_groups(jaxreg.L1(1.0))
+
+
 # -------------------------------------------------------------------------------------------------------- Flax, Equinox
 
 

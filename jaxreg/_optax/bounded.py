@@ -66,10 +66,13 @@ def bounded(
         ...     return 0.5 * jnp.sum((w - jnp.array([3.0, 4.0])) ** 2)
         >>> tx = optax.chain(jaxreg.bounded(jaxreg.L2(1.0), kappa=1.0, rate=0.1), optax.sgd(0.1))
         >>> w = jnp.ones(2)
-        >>> state, update = tx.init(w), jax.jit(tx.update)
+        >>> state = tx.init(w)
+        >>> @jax.jit
+        ... def step(w, state):
+        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+        ...     return optax.apply_updates(w, updates), state
         >>> for _ in range(300):
-        ...     updates, state = update(jax.grad(loss)(w), state, w)
-        ...     w = optax.apply_updates(w, updates)
+        ...     w, state = step(w, state)
         >>> w.round(3), state[0].strength.round(3)                    # ‖w‖² = 1, and (3, 4) − w = 2λw
         (Array([0.6, 0.8], dtype=float32), Array(2., dtype=float32))
 

@@ -67,10 +67,13 @@ def proximal_adam(
         ...     return jnp.sum((w - jnp.array([3.0, 0.5])) ** 2)
         >>> tx = jaxreg.proximal_adam(optax.exponential_decay(0.1, 100, 0.5), jaxreg.L1(2.0))
         >>> w = jnp.ones(2)
-        >>> state, update = tx.init(w), jax.jit(tx.update)
+        >>> state = tx.init(w)
+        >>> @jax.jit
+        ... def step(w, state):
+        ...     updates, state = tx.update(jax.grad(loss)(w), state, w)
+        ...     return optax.apply_updates(w, updates), state
         >>> for _ in range(1000):
-        ...     updates, state = update(jax.grad(loss)(w), state, w)
-        ...     w = optax.apply_updates(w, updates)
+        ...     w, state = step(w, state)
         >>> w.round(3)                                                        # 3 − 2/2, and 0 because 2·0.5 < 2
         Array([2., 0.], dtype=float32)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxreg._core.checks import short
 from jaxreg._reports.conformity import Conformity, conformity
+from jaxreg._core.text import printable
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
 from jaxreg._rules.paths import untied
 from jaxreg._rules.tree import as_tree
@@ -41,8 +42,8 @@ class Zeros:
 class Sparsity(Report, Mapping[str, Zeros]):
     """Map each leaf's path to its `Zeros`; `total` adds them up; prints as a table."""
 
-    def __init__(self, found: dict[str, Zeros]) -> None:
-        self._found = found
+    def __init__(self, found: dict[str, Zeros], units: dict[str, Any]) -> None:
+        self._found, self.units = found, units
         self.total = sum(found.values(), start=Zeros(0, 0))
 
     def __getitem__(self, path: str) -> Zeros:
@@ -66,7 +67,8 @@ class Sparsity(Report, Mapping[str, Zeros]):
         return Table(header, rows, total)
 
     def _notes(self) -> list[str]:
-        return []
+        dead = ((name, int(np.count_nonzero(mask)), len(mask)) for name, mask in self.units.items())
+        return [f"dead units: {n} of {size} of {printable(name)}" for name, n, size in dead]
 
 
 _ALWAYS = 6  # columns; the others only where there is something to count
@@ -92,7 +94,7 @@ def _cells(zeros: Zeros) -> tuple[str, ...]:
     return count(zeros.size), count(zeros.zeros), share(zeros.zeros, zeros.size), *parts, rank
 
 
-def sparsity(params: Any, reg: Any = None) -> Sparsity:
+def sparsity(params: Any, reg: Any = None, *, units: Any = None) -> Sparsity:
     """Count the entries that are exactly 0, and the units that are dead, in each leaf of a tree.
 
         zeros        = #{i : w_i = 0}                      (-0.0 counts, nan does not)
@@ -113,15 +115,18 @@ def sparsity(params: Any, reg: Any = None) -> Sparsity:
         reg: a `TreeRegularizer`, or one regularizer for all floating leaves, whose structures are counted too: the
             blocks of `NofM` and groups of `TopK` that conform, the groups of `Group` that are zero, by axes or labels,
             and the numerical rank of a leaf with `Rank`, the largest of several.
+        units: `jaxreg.units(apply, params, *inputs)`, for a line below the table for each family: how many of its units
+            are dead, because all that they are made of in any leaf is 0, or all that reads them. `shrink` removes
+            those whose constant has a place to go.
 
     Returns:
         a mapping `{path: Zeros}` with `size`, `zeros`, `share`, `inputs`, `dead_inputs`, `outputs`, `dead_outputs`,
         `heads`, `dead_heads`, and `structure` (`blocks`, `conforming`, `groups`, `zero_groups`, `rank`; None where
-        there are none); their sum as `total`. It prints as a table; with more than 40 leaves, those whose paths differ
-        only in numbers share a row.
+        there are none); their sum as `total`; `.units` maps families to arrays of bools. It prints as a table; with
+        more than 40 leaves, those whose paths differ only in numbers share a row.
 
     Raises:
-        TypeError: a leaf is traced or a placeholder; there is nothing to count.
+        TypeError: a leaf is traced or a placeholder, so that there is nothing to count; or `units` are none.
         ValueError: a rule of `reg` matches no leaf.
 
     Example:
@@ -140,6 +145,10 @@ def sparsity(params: Any, reg: Any = None) -> Sparsity:
         >>> jaxreg.sparsity(params, jaxreg.TreeRegularizer({"**/kernel": jaxreg.NofM(1, 2)})).total.structure
         Conformity(blocks=3, conforming=3, rank=None, groups=None, zero_groups=None)
     """
+    if units is not None and not hasattr(units, "dead"):
+        raise TypeError(
+            f"`sparsity(units=...)` takes `jaxreg.units(apply, params, *inputs)` of the network, got {short(units)}."
+        )
     found: dict[str, Zeros] = {}
     parameters = untied(params)
     rules = {} if reg is None else as_tree(reg).assignment(params)
@@ -148,7 +157,7 @@ def sparsity(params: Any, reg: Any = None) -> Sparsity:
         zeros = count_zeros("sparsity", path, leaf, _part_of_attention(path, ranks))
         zeros = dataclasses.replace(zeros, structure=conformity(rules.get(path), leaf))
         found[path] = found[path] + zeros if path in found else zeros
-    return Sparsity(found)
+    return Sparsity(found, {} if units is None else units.dead(params))
 
 
 def count_zeros(call: str, path: str, leaf: Any, part: str = "") -> Zeros:

@@ -5,7 +5,7 @@ nodes are united. A reshape that merges axes makes a product: the flat index (h,
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ class Nodes:
         self._reasons = [""]
         self._products: list[tuple[Ids, list[Ids]]] = []
         self._product_of: dict[int, tuple[int, int]] = {}
+        self._final = np.zeros(0, np.int64)  # of each root the number of its reason, once all was said
 
     def new(self, n: int) -> Ids:
         """Return n nodes of which nothing is known."""
@@ -83,19 +84,21 @@ class Nodes:
             after = self.root(np.arange(self._count)), np.count_nonzero(self._pins())
             if after[1] == before[1] and np.array_equal(after[0], before[0]):
                 break
-        self._product_of = {}
+        self._final = self._pins()
         for i, (flat, _) in enumerate(self._products):
-            for position, root in enumerate(self.root(flat).tolist()):
-                self._product_of.setdefault(root, (i, position))
+            roots = self.root(flat)
+            for position in np.flatnonzero(self._final[roots] == 0).tolist():
+                self._product_of.setdefault(int(roots[position]), (i, position))
 
     def members(self, ids: Ids) -> list[tuple[int, int]]:
         """Return pairs (position in `ids`, unit that takes it away); what can never be removed has none."""
-        pins = self._pins()
         found: list[tuple[int, int]] = []
-        todo = list(enumerate(self.root(ids).tolist()))
+        roots = self.root(ids)
+        free = np.flatnonzero(self._final[roots] == 0)
+        todo = list(zip(free.tolist(), roots[free].tolist(), strict=True))
         while todo:
             position, root = todo.pop()
-            if pins[root]:
+            if self._final[root]:
                 continue
             if root in self._product_of:
                 i, flat = self._product_of[root]
@@ -108,13 +111,12 @@ class Nodes:
 
     def reasons(self, ids: Ids) -> list[str]:
         """Why each of them can never be removed, "" where nothing is in the way."""
-        pins = self._pins()
         found = []
         for root in self.root(ids).tolist():
             todo, why = [root], ""
             while todo and not why:
                 node = todo.pop()
-                why = self._reasons[pins[node]]
+                why = self._reasons[self._final[node]]
                 if not why and node in self._product_of:
                     i, flat = self._product_of[node]
                     factors = self._products[i][1]
@@ -207,7 +209,3 @@ class Nodes:
 
 
 _TWO_WAYS = "cut in two ways"
-
-
-def distinct(ids: Iterable[int]) -> list[int]:
-    return list(dict.fromkeys(ids))

@@ -43,12 +43,8 @@ class _Removal:
         while new := self._without_the_last(self._dead()):
             self._gone |= new
         smaller: dict[int, Array] = {}
-        keep: dict[tuple[int, int], Array] = {}
-        for leaf, axis, index in self._places(self._gone):
-            of_axis = keep.setdefault((leaf, axis), np.full(self._arrays[leaf].shape[axis], True))
-            of_axis[index] = False
-        for (leaf, axis), of_axis in keep.items():
-            smaller[leaf] = smaller.get(leaf, self._arrays[leaf]).compress(of_axis, axis)
+        for (leaf, axis), indices in self._places(self._gone).items():
+            smaller[leaf] = np.delete(smaller.get(leaf, self._arrays[leaf]), indices, axis)
         return smaller | {leaf: self._arrays[leaf] for leaf in self._biases - {*smaller}}
 
     def _dead(self) -> set[int]:
@@ -69,9 +65,9 @@ class _Removal:
                 changed[leaf] = wide + of(mask).reshape(wide.shape)
         self._biases |= {*changed}
         self._arrays |= {leaf: wide.astype(self._arrays[leaf].dtype) for leaf, wide in changed.items()}
-        for leaf, axis, index in self._places(dead):
+        for (leaf, axis), indices in self._places(dead).items():
             array = self._arrays[leaf] = self._arrays[leaf].copy()
-            np.moveaxis(array, axis, 0)[index] = 0
+            np.moveaxis(array, axis, 0)[indices] = 0
         return dead
 
     def _followed(self) -> Numbers:
@@ -116,8 +112,13 @@ class _Removal:
                 dead = dead - {min(members - self._gone)}
         return dead
 
-    def _places(self, units: Iterable[int]) -> list[tuple[int, int, int]]:
-        return [place for unit in units for place in self._at[unit]]
+    def _places(self, units: Iterable[int]) -> dict[tuple[int, int], list[int]]:
+        """The indices of some units, by leaf and axis."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for unit in units:
+            for leaf, axis, index in self._at[unit]:
+                found.setdefault((leaf, axis), []).append(index)
+        return found
 
 
 def _is_array(leaf: Any) -> bool:

@@ -1,8 +1,6 @@
 """units: which axes of which parameters belong together, found in the program of the network."""
 
 import dataclasses
-import glob
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,65 +10,12 @@ from numpy.typing import NDArray
 
 from jaxreg._core.checks import short
 from jaxreg._reports.table import Report, Table, count, merged
-from jaxreg._rules.joint_group import JointGroup
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_hidden
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg._shrink.axes import Axes, Tracer
-from jaxreg._shrink.moves import POSITIONS
+from jaxreg._shrink.families import Family, Owners
 from jaxreg._shrink.nodes import Ids, Nodes
 from jaxreg._shrink.walk import Place
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """The indices of one axis of one parameter that belong to the units of a family."""
-
-    path: str
-    leaf: int
-    axis: int
-    labels: NDArray[np.int64]  # of each index the number of its unit, −1 for none
-    is_read: bool  # whether the parameter only reads the units, as a kernel its inputs; else they are made of it
-
-    def __str__(self) -> str:
-        return f"{self.path}[{self.axis}]"
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """Units of equal kind, such as all hidden units of a layer: they lie on the same axes of the same parameters."""
-
-    parts: tuple[Part, ...]
-    size: int  # units
-    entries: int  # of the parameters, in each unit
-    nodes: tuple[int, ...]  # the names of the units, for `shrink`
-    why: str = ""  # why none of them can be removed; "" if they can
-
-    def __len__(self) -> int:
-        return self.size
-
-    @property
-    def makers(self) -> tuple[Part, ...]:
-        """The parts that the units are made of; all of them, if they are only read."""
-        return tuple(part for part in self.parts if not part.is_read) or self.parts
-
-    def joint_group(self, penalty: Any, weight: str = "none") -> JointGroup:
-        """Return the penalty of each unit, of the parameters that it is made of."""
-        axes = {}
-        for part in self.makers:
-            is_whole = np.array_equal(part.labels, np.arange(self.size))
-            axes[glob.escape(part.path)] = part.axis if is_whole else (part.axis, part.labels.tolist())
-        return JointGroup(penalty, axes, weight)
-
-    def shares(self, other: "Family") -> bool:
-        """Whether a parameter has an entry of which units of both families are made."""
-        pairs = itertools.product(self.makers, other.makers)
-        return any(
-            a.leaf == b.leaf and (a.axis != b.axis or ((a.labels >= 0) & (b.labels >= 0)).any()) for a, b in pairs
-        )
-
-    def __str__(self) -> str:
-        shown = [str(part) for part in self.parts[:3]]
-        return ", ".join(shown) + (f" + {len(self.parts) - 3} more" if len(self.parts) > 3 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +62,11 @@ class Units(Report, Sequence[Family]):
             raise ValueError(f"`units(...).joint_groups`: there is no unit that could go.\n{self}")
         first, *others = (family.joint_group(penalty, weight) for family in chosen)
         return sum(others, start=first)
+
+    def dead(self, params: Any) -> dict[str, NDArray[np.bool_]]:
+        """Return which units are dead, by family: all that they are made of is 0, or all that reads them."""
+        leaves = flatten_with_paths(params).leaves
+        return {str(family): family.dead(leaves) for family in self}
 
     def _table(self) -> Table:
         header = ("axes that go together", "units", "entries each", "why none can go")
@@ -207,7 +157,7 @@ def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
             nodes.pin(ids, "an axis of the output")
     tracer.moves.finish()
     nodes.resolve()
-    owners = _Owners(flat, leaves, tracer, nodes)
+    owners = Owners(flat, leaves, tracer, nodes)
     reads = {place: contraction.axes for place, contraction in tracer.contractions.items()}
     program = Program(jaxpr, flat, owners.axes, reads)
     return Units(owners.families(), owners.pinned(), program, nodes)
@@ -244,71 +194,3 @@ def _leaves(flat: Leaves, jaxpr: Any, nodes: Nodes) -> list[Axes | None]:
                 nodes.pin(ids, "not used")
         found[i] = axes
     return found
-
-
-class _Owners:
-    """Which units the indices of the parameters belong to."""
-
-    def __init__(self, flat: Leaves, leaves: list[Axes | None], tracer: Tracer, nodes: Nodes) -> None:
-        self._flat, self._leaves, self._nodes = flat, leaves, nodes
-        self.axes = [(i, a, ids) for i, axes in enumerate(leaves) if axes for a, ids in enumerate(axes.nodes)]
-        self._read: set[tuple[int, int]] = set()
-        for contraction in tracer.contractions.values():
-            self._read |= self._places(contraction.leaves, contraction.of_weights)
-        for of, axes in tracer.written:
-            self._read -= self._places(of, axes)
-
-    def _places(self, leaves: frozenset[int], axes: Sequence[Ids]) -> set[tuple[int, int]]:
-        """Which axes of these parameters the given ones are."""
-        found: set[tuple[int, int]] = set()
-        for leaf in leaves:
-            own = [(a, ids) for i, a, ids in self.axes if i == leaf]
-            for axis in axes:
-                same = [a for a, ids in own if np.isin(ids, axis).any()]
-                found |= {(leaf, a) for a in same or self._related(own, axis)}
-        return found
-
-    def _related(self, own: list[tuple[int, Ids]], axis: Ids) -> list[int]:
-        units = {unit for _, unit in self._nodes.members(axis)}
-        return [a for a, ids in own if units & {unit for _, unit in self._nodes.members(ids)}]
-
-    def families(self) -> list[Family]:
-        """Units that can be removed."""
-        places: dict[int, dict[tuple[int, int], list[int]]] = {}
-        for i, a, ids in self.axes:
-            for position, unit in self._nodes.members(ids):
-                places.setdefault(unit, {}).setdefault((i, a), []).append(position)
-        return [family for family in self._grouped({u: (where, "") for u, where in places.items()}) if len(family) > 1]
-
-    def pinned(self) -> list[Family]:
-        """Indices that stay, by what they are with and why."""
-        places: dict[int, tuple[dict[tuple[int, int], list[int]], str]] = {}
-        for i, a, ids in self.axes:
-            free = {position for position, _ in self._nodes.members(ids)}
-            for position, (root, why) in enumerate(
-                zip(self._nodes.root(ids).tolist(), self._nodes.reasons(ids), strict=True)
-            ):
-                if position not in free and why != POSITIONS:
-                    places.setdefault(root, ({}, why))[0].setdefault((i, a), []).append(position)
-        return self._grouped(places)
-
-    def _grouped(self, places: Mapping[int, tuple[dict[tuple[int, int], list[int]], str]]) -> list[Family]:
-        """Units of one kind: as many indices, as far apart, of the same axes."""
-        kinds: dict[Any, dict[int, dict[tuple[int, int], list[int]]]] = {}
-        for node, (where, why) in places.items():
-            steps = tuple((key, len(at), at[1] - at[0] if len(at) > 1 else 0) for key, at in sorted(where.items()))
-            kinds.setdefault((steps, why), {})[node] = where
-        found = [self._family(members, why) for (_, why), members in kinds.items()]
-        return sorted(found, key=lambda family: (family.parts[0].leaf, -len(family.parts), -family.entries))
-
-    def _family(self, members: dict[int, dict[tuple[int, int], list[int]]], why: str) -> Family:
-        parts, entries = [], 0
-        first, *_ = members.values()
-        for leaf, axis in sorted(first):
-            shape = tuple(map(len, self._leaves[leaf].nodes))  # type: ignore[union-attr]
-            labels = np.full(shape[axis], -1)
-            for unit, where in enumerate(members.values()):
-                labels[where[leaf, axis]] = unit
-            entries += len(first[leaf, axis]) * int(np.prod(shape)) // shape[axis]
-            parts.append(Part(self._flat.paths[leaf], leaf, axis, labels, (leaf, axis) in self._read))
-        return Family(tuple(parts), len(members), entries, tuple(members), why)
