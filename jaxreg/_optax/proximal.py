@@ -283,8 +283,7 @@ def wrapped(
                 for i, regularizer, p in zip(places, regularizers, ps, strict=True)
             ]
             for i, w in zip(places, prox_of_all(regularizers, ps, zs, steps), strict=True):
-                row = rows[i]
-                new[i] = (*half_precision.as_update(row.regularizer, w, row.update, row.param, residuals[i]), None)
+                new[i] = (*half_precision.as_update(rows[i].regularizer, w, *rows[i][:2], residuals[i]), None)
             return new
 
         step = stepped_jointly if reg.is_joint else stepped

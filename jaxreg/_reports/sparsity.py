@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from jaxreg._core.checks import short
-from jaxreg._reports.conformity import Conformity, conformity
 from jaxreg._core.text import printable
+from jaxreg._reports.conformity import Conformity, conformity
 from jaxreg._reports.table import Report, Table, count, leaves, merged, share
 from jaxreg._rules.paths import untied
 from jaxreg._rules.tree import as_tree
