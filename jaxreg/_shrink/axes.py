@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreg._shrink.moves import POSITIONS, RULES, Moves
 from jaxreg._shrink.nodes import Ids, Nodes
-from jaxreg._shrink.walk import Place, Visitor
+from jaxreg._shrink.walk import Place, Visitor, scanned
 
 
 class Axes(NamedTuple):
@@ -57,7 +57,7 @@ class Tracer(Visitor[Axes]):
         ]
 
     def scan(self, eqn: Any, values: list[Axes], place: Place) -> list[Axes]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        fixed, carried = scanned(eqn)
         for value in values[carried:]:
             self.nodes.pin(value.nodes[0], "layers of a `scan`")
         data = any(value.data for value in values[fixed:carried])

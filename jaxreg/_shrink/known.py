@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxreg._shrink.axes import ELEMENTWISE
 from jaxreg._shrink.known_moves import RULES, Array, Known, Mask, nothing, same_along
-from jaxreg._shrink.walk import Place, Visitor
+from jaxreg._shrink.walk import Place, Visitor, scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Numbers(Visitor[Known]):
         return [nothing(out.aval.shape, out.aval.dtype) for out in eqn.outvars]
 
     def scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        fixed, carried = scanned(eqn)
         values = [value.bare() for value in values]
         carry = values[fixed:carried]
         each = [same_along(value, (0,)).moved(lambda x: x[0]) for value in values[carried:]]
