@@ -45,6 +45,8 @@ class Numbers(Visitor[Known]):
     def _results(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
         """A bias can take something up only if nobody else reads it, or the sum that it is added to."""
         alone = [v if self._uses[id(var)] == 1 else v.bare() for var, v in zip(eqn.invars, values, strict=True)]
+        if eqn.primitive.name == "cond":  # another branch may read it too
+            alone = [value.bare() for value in alone]
         return super()._results(eqn, alone, place)
 
     def constant(self, value: Any) -> Known:
