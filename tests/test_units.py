@@ -123,6 +123,15 @@ def scaled(xp, p, x):
     return xp.maximum(x @ p["w0"], 0) @ p["w1"] / np.sqrt(p["w1"].shape[0])
 
 
+def mean_field(xp, p, x):
+    return (xp.maximum(x @ p["w0"], 0) / p["w1"].shape[0]) @ p["w1"]
+
+
+def mean_by_product(xp, p, x):
+    h = x @ p["w0"]
+    return (h - h @ (xp.ones((h.shape[1], 1)) / h.shape[1])) @ p["w1"]
+
+
 def padded(xp, p, x):
     """A wider second block, the first one's channels padded by zeros."""
     h = x @ p["w0"]
@@ -165,6 +174,8 @@ NETWORKS = [
     (flattened, {"w0": normal(2, 5), "w1": normal(15, 3)}, [5]),
     (low_rank, {"w": normal(6, 3), "a": normal(6, 4), "b": normal(4, 3)}, [4]),
     (scaled, {"w0": normal(6, 7), "w1": normal(7, 3)}, []),
+    (mean_field, {"w0": normal(6, 7), "w1": normal(7, 3)}, []),
+    (mean_by_product, {"w0": normal(6, 7), "w1": normal(7, 3)}, []),
     (padded, {"w0": normal(6, 4), "w1": normal(4, 7), "out": normal(7, 2)}, [4]),
     (sorted_units, {"w0": normal(6, 5), "w1": normal(5, 3)}, []),
     (embedding, {"table": normal(6, 5), "w": normal(5, 3), "v": normal(6, 3)}, [5]),
@@ -282,6 +293,23 @@ def test_programs_inside_of_programs(how, sizes):
     small = jaxreg.shrink(params, lambda p, x: layers(p, x, how), x)
     assert jax.tree.leaves(small)[1].shape == (*stack, 5, 2 if sizes else 3)
     np.testing.assert_allclose(layers(small, x, how), layers(params, x, how), rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_that_another_branch_reads_takes_nothing_up():
+    params = {"w": normal(6, 5), "v": normal(5, 3), "b": normal(3)}
+    params = jax.tree.map(lambda a: a.astype(np.float32), params)
+    params["w"][:, 1] = 0  # a constant, sigmoid(0) = ½
+
+    def apply(p, x):
+        def one(p):
+            return jax.nn.sigmoid(x @ p["w"]) @ p["v"] + p["b"]
+
+        return jax.lax.cond(x[0, 0] > 0, one, lambda p: x[:, :3] * p["b"], p)
+
+    x = np.ones((2, 6), np.float32)
+    small = jaxreg.shrink(params, apply, x)
+    for sign in (1, -1):
+        np.testing.assert_allclose(apply(small, sign * x), apply(params, sign * x), rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_and_custom_derivatives():

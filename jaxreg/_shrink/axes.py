@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreg._shrink.moves import POSITIONS, RULES, Moves
 from jaxreg._shrink.nodes import Ids, Nodes
-from jaxreg._shrink.walk import Place, Visitor
+from jaxreg._shrink.walk import Place, Visitor, scanned
 
 
 class Axes(NamedTuple):
@@ -19,6 +19,7 @@ class Axes(NamedTuple):
     leaves: frozenset[int] = frozenset()  # the parameters that it is made of, as long as these alone do
     value: float | None = None  # of a number that the program holds
     summed: tuple[Ids, ...] = ()  # the axes that a product was summed over
+    divided: tuple[Ids, ...] = ()  # axes by whose lengths it was divided: a sum over them would be a mean
 
 
 class Contraction(NamedTuple):
@@ -57,7 +58,7 @@ class Tracer(Visitor[Axes]):
         ]
 
     def scan(self, eqn: Any, values: list[Axes], place: Place) -> list[Axes]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        fixed, carried = scanned(eqn)
         for value in values[carried:]:
             self.nodes.pin(value.nodes[0], "layers of a `scan`")
         data = any(value.data for value in values[fixed:carried])
@@ -95,10 +96,14 @@ class Tracer(Visitor[Axes]):
         a, b = values
         for i, k in zip((*one, *one_batch), (*other, *other_batch), strict=True):
             self.nodes.unite(a.nodes[i], b.nodes[k])
-        summed = tuple(a.nodes[i] for i in one)
-        if a.data and b.data:
-            for ids in summed:
+        summed, divided = tuple(a.nodes[i] for i in one), (*a.divided, *b.divided)
+        for ids in summed:
+            if a.data and b.data:
                 self.nodes.pin(ids, "two activations meet")
+            if self._is_plain(a) or self._is_plain(b):
+                self.nodes.pin(ids, "a sum or mean over it")
+            if any(len(ids) == len(n) and (self.nodes.root(ids) == self.nodes.root(n)).all() for n in divided):
+                self.nodes.pin(ids, "scaled by its length")
         weights, of_weights = (a, one) if b.data else (b, other)
         self.contractions[place] = Contraction(summed, tuple(weights.nodes[i] for i in of_weights), weights.leaves)
         self.written.append((weights.leaves, tuple(ids for i, ids in enumerate(weights.nodes) if i not in of_weights)))
@@ -117,6 +122,8 @@ class Tracer(Visitor[Axes]):
             self.nodes.pin(ids, POSITIONS)
         if x.data and kernel.data:
             self._pin(kernel, "two activations meet")
+        if self._is_plain(kernel):
+            self._pin(kernel, "a sum or mean over it")
         if groups == 1:
             self.nodes.unite(features, inputs)
         else:  # one kernel for each group of features
@@ -145,27 +152,39 @@ class Tracer(Visitor[Axes]):
                 self.nodes.unite(beside[0], ids)
             nodes.append(beside[0] if beside else self.nodes.new(n))
         numbers = [v.value for v in values]
-        self._scaled(eqn, values, numbers)
+        divided = (*self._scaled(eqn, values, numbers), *(ids for v in values for ids in v.divided))
         value = _number(eqn.primitive.name, eqn.params, numbers)
         summed = next((v.summed for v in values if v.summed), ()) if len(values) == numbers.count(None) == 1 else ()
         data = any(v.data for v in values)
-        out = Axes(tuple(nodes), data, frozenset() if data else _leaves(values), value, summed)
+        out = Axes(tuple(nodes), data, frozenset() if data else _leaves(values), value, summed, divided)
         return [out] * len(eqn.outvars)
 
-    def _scaled(self, eqn: Any, values: list[Axes], numbers: list[float | None]) -> None:
-        """Pin a width n where √n, 1/√n or, behind a sum over it, 1/n is multiplied with: the program holds a number."""
+    def _scaled(self, eqn: Any, values: list[Axes], numbers: list[float | None]) -> list[Ids]:
+        """Pin a width n where √n, 1/√n or, behind a sum over it, 1/n is multiplied with: the program holds a number.
+
+        Return the axes of whose lengths n a factor is n or 1/n; those become means if they are summed over.
+        """
         if eqn.primitive.name not in ("mul", "div") or numbers.count(None) != 1:
-            return
+            return []
         (factor,) = (n for n in numbers if n is not None)
         (scaled,) = (v for v, n in zip(values, numbers, strict=True) if n is None)
         precise = 4 * float(np.finfo(np.float32).eps if eqn.outvars[0].aval.dtype.itemsize >= 4 else 2.0**-9)
         widths: list[tuple[int, tuple[Ids, ...], tuple[float, ...]]]
         widths = [(len(ids), (ids,), (0.5,)) for ids in scaled.nodes]
         widths.append((math.prod(map(len, scaled.summed)), scaled.summed, (0.5, 1.0)))
+
+        def is_power(n: int, power: float) -> bool:
+            return n > 1 and factor > 0 and abs(abs(math.log(factor)) - power * math.log(n)) < precise
+
         for n, axes, powers in widths:
-            if n > 1 and factor > 0 and any(abs(abs(math.log(factor, n)) - p) * math.log(n) < precise for p in powers):
+            if any(is_power(n, power) for power in powers):
                 for ids in axes:
                     self.nodes.pin(ids, "scaled by its length")
+        return [ids for ids in scaled.nodes if is_power(len(ids), 1.0)]
+
+    def _is_plain(self, value: Axes) -> bool:
+        """Whether it is made of numbers that the program holds alone."""
+        return not value.data and not value.leaves
 
     def _pin(self, value: Axes, why: str) -> None:
         for ids in value.nodes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxreg._shrink.axes import ELEMENTWISE
 from jaxreg._shrink.known_moves import RULES, Array, Known, Mask, nothing, same_along
-from jaxreg._shrink.walk import Place, Visitor
+from jaxreg._shrink.walk import Place, Visitor, scanned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Numbers(Visitor[Known]):
     def _results(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
         """A bias can take something up only if nobody else reads it, or the sum that it is added to."""
         alone = [v if self._uses[id(var)] == 1 else v.bare() for var, v in zip(eqn.invars, values, strict=True)]
+        if eqn.primitive.name == "cond":  # another branch may read it too
+            alone = [value.bare() for value in alone]
         return super()._results(eqn, alone, place)
 
     def constant(self, value: Any) -> Known:
@@ -61,7 +63,7 @@ class Numbers(Visitor[Known]):
         return [nothing(out.aval.shape, out.aval.dtype) for out in eqn.outvars]
 
     def scan(self, eqn: Any, values: list[Known], place: Place) -> list[Known]:
-        fixed, carried = eqn.params["num_consts"], eqn.params["num_consts"] + eqn.params["num_carry"]
+        fixed, carried = scanned(eqn)
         values = [value.bare() for value in values]
         carry = values[fixed:carried]
         each = [same_along(value, (0,)).moved(lambda x: x[0]) for value in values[carried:]]

@@ -66,6 +66,19 @@ class Visitor(abc.ABC, Generic[Value]):
         return self.unknown(eqn, values) if programs else self.operation(eqn, values, place)
 
 
+def scanned(eqn: Any) -> tuple[int, int]:
+    """Return where, among the operands of a `scan`, the carry begins and where it ends.
+
+    By the ranks: what is scanned over loses an axis inside, what is stacked gets one outside; the names of the
+    parameters that tell it differ between versions of JAX.
+    """
+    body = eqn.params["jaxpr"].jaxpr
+    each = sum(len(a.aval.shape) > len(b.aval.shape) for a, b in zip(eqn.invars, body.invars, strict=True))
+    last = sum(len(a.aval.shape) == len(b.aval.shape) for a, b in zip(eqn.outvars, body.outvars, strict=True))
+    end = len(eqn.invars) - each
+    return end - last, end
+
+
 _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call",
     "custom_vjp_call_jaxpr",
