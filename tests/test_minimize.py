@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 import jaxreg
@@ -219,6 +219,22 @@ def test_data_on_several_devices():
     w = np.asarray(found.params, float)
     g = X[:400].T @ (X[:400] @ w - Y[:400]) / 400
     assert distance_to_subgradients(w, 0.05, g) < 5e-5
+
+
+def test_parameters_on_explicit_axes_and_their_derivative():
+    """Σ(w_i − 1)² + c·|w_i|: w_i = 1 − c/2, on the devices where it began."""
+    mesh = jax.make_mesh((2,), ("model",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        start = jax.device_put(jnp.zeros(4), PartitionSpec("model"))
+
+        def total(c):
+            found = jaxreg.minimize(lambda w: jnp.sum((w - 1) ** 2), jaxreg.L1(c), start)
+            return found.params.sum(), found.params
+
+        slope, params = jax.jit(jax.grad(total, has_aux=True))(0.1)
+        np.testing.assert_allclose(params, 0.95, atol=1e-5)
+        np.testing.assert_allclose(slope, -2.0, rtol=1e-5)
+        assert params.sharding == start.sharding
 
 
 @jax.tree_util.register_static

@@ -112,8 +112,21 @@ def _tangent(problem: Problem, w: Vector, step: Any, theta: Numbers, along: Alon
 
 def _conjugate_gradients(matrix: Callable[[Vector], Vector], b: Vector) -> Vector:
     """The solution of least norm; nan if there is none, as where the minimum is not unique and moves on a line."""
-    epsilon = float(jnp.finfo(dtype(b)).eps)
-    u = jax.scipy.sparse.linalg.cg(matrix, b, tol=epsilon**0.75, maxiter=_MOST)[0]
+    epsilon, b_b = float(jnp.finfo(dtype(b)).eps), dot(b, b)
+
+    def turn(state: Any) -> Any:
+        u, rest, p, r_r, count = state
+        q = matrix(p)
+        alpha = r_r / dot(p, q)
+        u, rest = plus(u, alpha, p), plus(rest, -alpha, q)
+        new = dot(rest, rest)
+        return u, rest, plus(rest, new / r_r, p), new, count + 1
+
+    def runs(state: Any) -> Any:
+        return (state[3] > epsilon**1.5 * b_b) & (state[4] < _MOST)
+
+    zeros = jax.tree.map(jnp.zeros_like, b)
+    u = jax.lax.while_loop(runs, turn, (zeros, b, b, b_b, jnp.asarray(0, jnp.int32)))[0]
     rest = minus(b, matrix(u))
-    solved = dot(rest, rest) <= epsilon**0.5 * dot(b, b)
+    solved = dot(rest, rest) <= epsilon**0.5 * b_b
     return where(solved, u, jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), u))
