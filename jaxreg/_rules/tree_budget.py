@@ -51,9 +51,9 @@ class TreeBudget(TreePenalty):
             outputs). None: each entry by itself.
 
     Raises:
-        TypeError: a share is not a number. ValueError: it is negative or a float above 1; a pattern matches no leaf; a
-            budget is for 2³² entries or more.
-        NotImplementedError: it was asked for the penalty or the operator of a single leaf.
+        TypeError: a share is not a number. ValueError: it is negative or a float above 1; a pattern matches no leaf.
+        NotImplementedError: it was asked for the penalty or the operator of a single leaf; a budget is for 2³² entries
+            or more.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -206,7 +206,7 @@ class BudgetShare(constraint.Constraint):
             sizes.append(size)
             number += size.size
         if number >= _MOST:
-            raise ValueError(
+            raise NotImplementedError(
                 f"`TreeBudget` counts less than 2³² entries or groups, got {number}. Give several budgets, "
                 "`jaxreg.TreeBudget({'layers_0/**': 0.1, 'layers_1/**': 0.1})`, or count groups, `axis=...`."
             )

@@ -40,8 +40,8 @@ class TopK(constraint.Constraint):
 
     Raises:
         TypeError: `share` is not a number.
-        ValueError: it is negative, nan, or a float above 1; `axis` is not an axis of the array; a group has 2³² entries
-            or more.
+        ValueError: it is negative, nan, or a float above 1; `axis` is not an axis of the array.
+        NotImplementedError: a group has 2³² entries or more.
 
     Example:
         >>> import jax.numpy as jnp, jaxreg
@@ -89,7 +89,7 @@ class TopK(constraint.Constraint):
         shape = np.shape(x)
         size = math.prod(shape[axis] for axis in _axes.axes_of("TopK", self.axis, len(shape)))
         if isinstance(size, int) and size >= 2**32:
-            raise ValueError(
+            raise NotImplementedError(
                 f"`TopK` counts in groups of less than 2³² entries, got {size}. Take smaller ones, "
                 "`TopK(share, axis=...)`, or treat each layer of a stack by itself, `Stacked(TopK(share), axes=...)`."
             )

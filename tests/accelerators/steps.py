@@ -54,6 +54,7 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
     net, l1 = _rules(jaxreg.L1L2(0.1, 0.2)), _rules(jaxreg.L1(0.1))
     whole, divided = (_rules(jaxreg.Group(jaxreg.L1(0.1), axis=axis)) for axis in (-1, -2))
     decoupled = optax.chain(optax.scale_by_adam(), jaxreg.add_regularization(net), optax.scale_by_learning_rate(RATE))
+    of_layers = _rules(jaxreg.TopK(0.1, axis=(-2, -1)))
     budget = jaxreg.TreeBudget([("**/*norm", None), ("layers*/*", 0.1), ("**", None)])
     found = {
         "Adam": (adam, adam),
@@ -72,8 +73,8 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
             adam,
         ),
         "keep_zeros(adam)": (jaxreg.keep_zeros(adam), adam),
-        "proximal(adam), TopK": (jaxreg.proximal(adam, _rules(jaxreg.TopK(0.1)), RATE), adam),
-        "proximal(adam), TopK each 10th step": (jaxreg.proximal(adam, _rules(jaxreg.TopK(0.1)), RATE, every=10), adam),
+        "proximal(adam), TopK": (jaxreg.proximal(adam, of_layers, RATE), adam),
+        "proximal(adam), TopK each 10th step": (jaxreg.proximal(adam, of_layers, RATE, every=10), adam),
         "proximal(adam), NofM": (jaxreg.proximal(adam, _rules(jaxreg.NofM(2, 4)), RATE), adam),
         "proximal(adam), TreeBudget": (jaxreg.proximal(adam, budget, RATE), adam),
         "SGD, L1L2": (optax.chain(jaxreg.add_regularization(net), sgd), sgd),
