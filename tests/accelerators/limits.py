@@ -58,6 +58,7 @@ STEPS = {
     "Adam, L1L2 coupled, penalty tracked": 1.35,
     "Adam, L1L2 decoupled": 1.05,
     "proximal_adam, L1": 1.05,
+    "keep_zeros(adam)": 1.05,
     "SGD, L1L2": 1.05,
     "proximal(sgd), L1": 1.05,
     "proximal(amsgrad), L1": 1.05,
