@@ -8,12 +8,25 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from tests.benchmarks import growth, loss, machine, matrices, overhead, peers, penalty, prox, report, step, sweep
+from tests.benchmarks import (
+    growth,
+    loss,
+    machine,
+    matrices,
+    overhead,
+    peers,
+    penalty,
+    prox,
+    report,
+    solvers,
+    step,
+    sweep,
+)
 from tests.benchmarks.settings import Settings
 
 FAMILIES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (penalty, loss, step, prox, sweep, matrices, overhead, growth)
+    for module in (penalty, loss, step, prox, sweep, matrices, overhead, growth, solvers)
 }
 
 
@@ -42,7 +55,9 @@ def main() -> None:
         gc.collect()
         jax.clear_caches()
     if args.out:
-        report.to_json(args.out, rows, peers.MISSING, args.quick)
+        only = [] if args.only == list(FAMILIES) else ["--only", *args.only]
+        command = " ".join(["python -m tests.benchmarks", *only, *(["--quick"] if args.quick else [])])
+        report.to_json(args.out, rows, peers.MISSING, command)
     missed = [row for row in rows if row.reached is False]
     judged = sum(row.limit is not None for row in rows)
     note = " (which says nothing at the sizes of --quick)" if args.quick else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "keras", "jaxopt", "torch")
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "optax", "keras", "jaxopt", "torch", "scikit-learn", "celer", "skglm")
 
 
 def description(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:

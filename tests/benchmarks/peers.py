@@ -20,10 +20,20 @@ def _optional(name: str) -> Any:
 keras: Any = _optional("keras")
 jaxopt: Any = _optional("jaxopt")
 torch: Any = _optional("torch")
+celer: Any = _optional("celer")
+skglm: Any = _optional("skglm")
+sklearn: Any = _optional("sklearn.linear_model")
 if keras is not None and keras.backend.backend() != "jax":
     keras = None
 
-PEERS = {"Keras on JAX": keras, "jaxopt": jaxopt, "PyTorch": torch}
+PEERS = {
+    "Keras on JAX": keras,
+    "jaxopt": jaxopt,
+    "PyTorch": torch,
+    "celer": celer,
+    "skglm": skglm,
+    "scikit-learn": sklearn,
+}
 MISSING = [name for name, module in PEERS.items() if module is None]
 
 

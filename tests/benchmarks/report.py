@@ -40,10 +40,10 @@ def _digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1e-6 else "0"
 
 
-def to_json(path: Path, rows: list[Measurement], missing: list[str], quick: bool) -> None:
+def to_json(path: Path, rows: list[Measurement], missing: list[str], command: str) -> None:
     result = {
         "machine": machine.description(),
-        "command": "python -m tests.benchmarks" + (" --quick" if quick else ""),
+        "command": command,
         "missing": missing,
         "measurements": [row.to_json() for row in rows],
     }
@@ -70,6 +70,6 @@ def markdown(path: Path) -> str:
     lines += [
         "",
         f"(`{result['command']}`: time over time, median, least and greatest of the pairs; {kept} of {len(exact)} "
-        f"exact limits on temporaries, bytes and operations are kept. {machine.one_line(result['machine'])}.)",
+        f"exact limits on temporaries, bytes, operations and errors are kept. {machine.one_line(result['machine'])}.)",
     ]
     return "\n".join(lines)
