@@ -98,3 +98,28 @@ def test_a_pattern_that_matches_nothing_and_configs_of_another_form():
         jaxreg.Joined(jaxreg.L2(), "c")(TREE)
     with pytest.raises(ValueError, match=r"`Joined.from_config` takes .*got \{\}"):
         jaxreg.Joined.from_config({})
+
+
+def test_steps_of_a_latent_point_add_up_and_have_their_limit():
+    """Without gradients w_k = (1 − 0.3·T_k/‖v‖)·v for a latent point, T_k the sum of the steps; `max_step` bounds each."""
+    joined, params = jaxreg.Joined(CASES["norm"][0], "a"), {"a": TREE["a"]}
+    norm = np.linalg.norm(TREE["a"])
+    for options, total in (
+        ({"latent": True}, 0.3),
+        ({"max_step": 0.01}, 0.03),
+        ({"latent": True, "max_step": 0.01}, 0.03),
+    ):
+        tx = jaxreg.proximal(optax.sgd(0.1), joined, 0.1, **options)
+        w, state = params, tx.init(params)
+        for _ in range(3):
+            updates, state = tx.update({"a": np.zeros((2, 3), np.float32)}, state, w)
+            w = optax.apply_updates(w, updates)
+        np.testing.assert_allclose(w["a"], TREE["a"] * (1 - 0.3 * total / norm), rtol=1e-5)
+
+
+def test_adam_pulls_no_entry_without_a_gradient_by_more_than_its_step():
+    """τ = η/eps there; the pull of the norm, 0.3·w/‖w‖·τ, is bounded by 4η."""
+    params = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    tx = jaxreg.proximal_adam(0.01, jaxreg.Joined(CASES["norm"][0]))
+    updates, _ = tx.update({"a": jnp.array([1.0]), "b": jnp.array([0.0])}, tx.init(params), params)
+    assert -0.0401 < float(updates["b"][0]) < -0.03

@@ -108,6 +108,11 @@ def test_a_step_for_each_entry_is_one_equation_over_the_leaves():
     got = jaxreg.JointGroup(jaxreg.L1(c), AXES).prox(params, leaf_steps)
     tau = np.array([0.3] * 4 + [0.6] + [0.9] * 4)
     same(rows(got), np.array([secular(z, tau, c) for z in rows(params)]), 1e-5)
+    tau[4] = 0.3
+    for bias in (0.3, np.float32(0.3), jnp.full(3, 0.3)):  # numbers beside arrays, in either order
+        leaf_steps["a"] = {"kernel": np.full((4, 3), 0.3, np.float32), "bias": bias}
+        got = jaxreg.JointGroup(jaxreg.L1(c), AXES).prox(params, leaf_steps)
+        same(rows(got), np.array([secular(z, tau, c) for z in rows(params)]), 1e-5)
 
 
 def run(tx, params, grads, steps=3):

@@ -250,6 +250,49 @@ def test_the_table_says_what_belongs_together_and_why_not():
     assert "cut at a fixed place" in str(found(network, params))
 
 
+def convolved(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x[None, None, :, :], kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def by_rows(h, w1):
+    return jax.lax.scan(lambda carry, row: (carry, row @ w1), 0.0, h)[1]
+
+
+MEANS = {
+    "of a kernel transposed": lambda h, w1: h @ (w1.T / len(w1)).T,
+    "by an array": lambda h, w1: (h * jnp.full(len(w1), 1 / len(w1))) @ w1,
+    "with a new axis": lambda h, w1: (h / len(w1))[:, None] @ w1,
+    "behind a product": lambda h, w1: jnp.tri(5) @ (h / len(w1)) @ w1,
+    "behind a concatenation": lambda h, w1: jnp.concatenate([h / len(w1), h / len(w1)], -1) @ jnp.repeat(w1, 2, 0),
+    "in two factors": lambda h, w1: jnp.einsum("bij,ijo->bo", (h / len(w1)).reshape(5, 2, -1), w1.reshape(2, -1, 3)),
+    "behind a sum over examples": lambda h, w1: jnp.sum(h / len(w1), 0) @ w1,
+    "after a reshape": lambda h, w1: (h @ w1).reshape(5, 3, 1) / len(w1),
+    "after a bias": lambda h, w1: (h @ w1 + w1[0] * 0) / len(w1),
+    "after a branch": lambda h, w1: jax.lax.cond(h[0, 0] > 0, lambda: h @ w1, lambda: -h @ w1) / len(w1),
+    "after a scan": lambda h, w1: by_rows(h, w1)[None] * jax.lax.rsqrt(jnp.float32(len(w1))),
+    "before a convolution": lambda h, w1: convolved(h / len(w1), w1[None, None]),
+    "of a fan-in": lambda h, w1: convolved(h, jnp.concatenate([w1[None]] * 3)[None] / np.sqrt(3 * len(w1))),
+    "after a convolution": lambda h, w1: -convolved(h, jnp.concatenate([w1[None]] * 3)[None]) / (3 * len(w1)),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_a_mean_pins_its_axis_however_it_is_written(name):
+    """A narrower network would divide by another number."""
+    params = {"w0": normal(6, 8), "w1": normal(8, 3)}
+    units = found(lambda _, p, x: MEANS[name](jnp.tanh(x @ p["w0"]), p["w1"]), params)
+    assert not len(units) and "scaled by its length" in str(units)
+
+
+def test_heads_go_unless_their_number_is_divided_by():
+    """Two heads of size 4: 1/√4 in front of the softmax is no mean over heads, 1/3 behind the sum over three is."""
+    params = {**{name: normal(6, 2, 4) for name in "qkv"}, "out": normal(2, 4, 2)}
+    assert sorted(map(len, found(heads, params))) == [2, 4]
+    params = {**{name: normal(6, 3, 5) for name in "qkv"}, "out": normal(3, 5, 2)}
+    assert sorted(map(len, found(lambda xp, p, x: heads(xp, p, x) / len(p["out"]), params))) == [5]
+
+
 def test_an_array_that_the_function_holds_pins():
     params = {"w0": normal(6, 5), "w1": normal(5, 3)}
     mean = jnp.ones(5)

@@ -1,6 +1,6 @@
 """The proximal step of one leaf: its step sizes, with their bound, and its operator, or inner steps for that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._optax import groups
+from jaxreg._optax.leaves import Row, refuse_frozen_leaves
 from jaxreg._optax.metrics import Metric
+from jaxreg._rules.tree_penalty import TreePenalty
 
 
 def prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
@@ -38,14 +40,22 @@ def _has_prox(reg: Regularizer, z: jax.Array, step: jax.Array) -> bool:
 
 
 def step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
-    """Return (regularizer, its groups, parameter, norms of groups, η, leaf of the metric) -> τ."""
+    """Return (regularizer, its groups, parameter, norms of groups, η, leaf of the metric, slope if known) -> τ."""
 
     def of_leaf(
-        regularizer: Regularizer, form: groups.Grouped | None, p: jax.Array, r: Any, eta: Any, leaf: Any
+        regularizer: Regularizer,
+        form: groups.Grouped | None,
+        p: jax.Array,
+        r: Any,
+        eta: Any,
+        leaf: Any,
+        known: Any = None,
     ) -> jax.Array:
         eta = jnp.asarray(eta, numerics.real_dtype(p))
 
         def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
+            if known is not None:
+                return jnp.asarray(known)
             if form is not None:
                 return form.slope(p, r)
             return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
@@ -59,6 +69,15 @@ def step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
         return tau if max_step is None else jnp.minimum(tau, jnp.asarray(max_step, tau.dtype))
 
     return of_leaf
+
+
+def slopes_in_joint(reg: TreePenalty, rows: Sequence[Row], metric_leaves: Sequence[Any]) -> list[Any]:
+    """|∂R/∂p_i| of leaves that have one penalty together, None for the others; all of them must be stepped."""
+    refuse_frozen_leaves(rows, metric_leaves)
+    places = [i for i, row in enumerate(rows) if row.regularizer is not None]
+    found = reg.slopes_of_leaves([numerics.promote(rows[i].param) for i in places])
+    by_place = dict(zip(places, found, strict=True))
+    return [by_place.get(i) for i in range(len(rows))]
 
 
 def _slope(regularizer: Regularizer, p: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from jaxreg._core.structure import Reach
 from jaxreg._optax import adam_groups, groups, half_precision, joint_step, one_leaf
 from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
-from jaxreg._optax.leaves import RegOrSchedule, refuse_frozen_leaves, regularizer_at, side_by_side
+from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
 from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
@@ -220,13 +220,13 @@ def wrapped(
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
         due, count = when.is_due(state.count), optax.safe_increment(state.count)
-        if reg.is_joint:
-            refuse_frozen_leaves(rows, metric_leaves)
+        slopes = one_leaf.slopes_in_joint(reg, rows, metric_leaves) if reg.is_joint else none
 
         def prox_of_all(regularizers: Any, points: Any, moved: Any, steps: Any) -> list[jax.Array]:
             if not reg.is_joint:
                 return list(map(leaf_prox, regularizers, points, moved, steps))
-            return reg.prox_of_leaves(regularizers, moved, [eta] * len(moved) if isinstance(metric, Uniform) else steps)
+            one_step = isinstance(metric, Uniform)  # the same in all leaves, and told so
+            return reg.prox_of_leaves(regularizers, moved, steps[:1] * len(steps) if one_step else steps)
 
         if when.latent:
             if empty:
@@ -234,7 +234,7 @@ def wrapped(
 
             def tau(i: int, regularizer: Regularizer, p: jax.Array) -> jax.Array:
                 form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
-                return step_sizes(regularizer, form, p, form and form.norms(p), eta, metric_leaves[i])
+                return step_sizes(regularizer, form, p, form and form.norms(p), eta, metric_leaves[i], slopes[i])
 
             points, totals = map(treedef.flatten_up_to, (state.latent, state.total))
             found = latent_point.step(rows, points, totals, tau, prox_of_all, when.every == 1 or due)
@@ -279,7 +279,7 @@ def wrapped(
             ps = [p if (rest := residuals[i]) is None else p + rest for i, p in zip(places, ps, strict=True)]
             zs = [p + jnp.asarray(rows[i].update, p.dtype) for i, p in zip(places, ps, strict=True)]
             steps = [
-                step_sizes(regularizer, None, p, None, eta, metric_leaves[i])
+                step_sizes(regularizer, None, p, None, eta, metric_leaves[i], slopes[i])
                 for i, regularizer, p in zip(places, regularizers, ps, strict=True)
             ]
             for i, w in zip(places, prox_of_all(regularizers, ps, zs, steps), strict=True):

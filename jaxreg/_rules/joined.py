@@ -93,13 +93,14 @@ class Joined(TreePenalty):
         step = (
             taus[0] if same else _vector([jnp.broadcast_to(tau, x.shape) for tau, x in zip(taus, parts, strict=True)])
         )
-        moved = self.penalty.prox(_vector(parts), step)
-        new, begin = list(leaves), 0
-        for i, x in zip(places, parts, strict=True):
-            part = moved[begin : begin + x.size].reshape(x.shape)
+        moved = _split(self.penalty.prox(_vector(parts), step), parts)
+        new = list(leaves)
+        for i, x, part in zip(places, parts, moved, strict=True):
             new[i] = (part if jnp.iscomplexobj(x) else jnp.real(part)).astype(x.dtype)
-            begin += x.size
         return new
+
+    def slopes_of_leaves(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        return _split(jnp.abs(jax.grad(self.penalty)(_vector(list(leaves)))), leaves) if leaves else []
 
     def get_config(self) -> dict[str, Any]:
         """Return the penalty and the pattern as plain dicts and lists, fit for JSON."""
@@ -139,6 +140,11 @@ class PartOfJoined(Regularizer):
 
 def _vector(leaves: list[Any]) -> jax.Array:
     return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+
+
+def _split(vector: jax.Array, like: Sequence[Any]) -> list[jax.Array]:
+    ends = np.cumsum([np.size(leaf) for leaf in like])
+    return [x.reshape(np.shape(leaf)) for x, leaf in zip(jnp.split(vector, ends[:-1]), like, strict=True)]
 
 
 names.add_builtin(Joined)

@@ -110,7 +110,9 @@ class Joint:
     def steps(self, steps: Sequence[Any], leaves: Sequence[Any]) -> Any:
         """The step sizes of the entries: one number if all leaves have the same, else a matrix."""
         own = [steps[i] for i in self.positions]
-        if all(step is own[0] or (isinstance(step, float) and step == own[0]) for step in own) and not np.ndim(own[0]):
+        if not any(map(np.ndim, own)) and all(
+            step is own[0] or (isinstance(step, float) and isinstance(own[0], float) and step == own[0]) for step in own
+        ):
             return own[0]
         full = list(leaves)
         for i in self.positions:

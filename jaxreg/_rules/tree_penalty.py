@@ -90,6 +90,10 @@ class TreePenalty(Operators, Struct, abc.ABC):
             for leaf, leaf_step, regularizer in zip(leaves, steps, assigned, strict=True)
         ]
 
+    def slopes_of_leaves(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        """Return |∂R/∂w_i| of leaves that are penalized together; 0 everywhere for a set."""
+        return [jnp.zeros_like(jnp.real(leaf)) for leaf in leaves]
+
     def _penalized(self, params: Any) -> list[tuple[str, Any, Regularizer]]:
         flat = flatten_with_paths(params)
         seen: set[int] = set()

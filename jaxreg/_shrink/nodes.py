@@ -54,6 +54,10 @@ class Nodes:
         number = self._reasons.index(why)
         self._why[ids] = np.where(self._why[ids] == 0, number, self._why[ids])
 
+    def said(self, ids: Ids) -> set[str]:
+        """Why they stay, by what was said so far; "" for those of which nothing was."""
+        return {self._reasons[number] for number in self._pins()[self.root(ids)]}
+
     def pinned(self, why: str, n: int) -> Ids:
         ids = self.new(n)
         self.pin(ids, why)
