@@ -224,7 +224,9 @@ def test_what_is_refused(make: Any, error: type[Exception], message: str) -> Non
 
 def test_too_many_entries_to_count() -> None:
     big = {name: jax.ShapeDtypeStruct((2**16, 2**15), "float32") for name in "ab"}
-    with pytest.raises(NotImplementedError, match=r"less than 2³² entries or groups, got 4294967296.*count groups, `axis=...`"):
+    with pytest.raises(
+        NotImplementedError, match=r"less than 2³² entries or groups, got 4294967296.*count groups, `axis=...`"
+    ):
         jax.eval_shape(TreeBudget(2).prox, big)
     assert jax.eval_shape(TreeBudget(2, axis=0).prox, big) == big
     rules = {"a": 2, "b": 2}

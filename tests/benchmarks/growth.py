@@ -58,7 +58,7 @@ def _chains(config: settings.Settings) -> list[Measurement]:
         first, *more = each
         for name in more:
             work = f"prox of {type(reg).__name__}, time for each of {name}"
-            found += ratios(FAMILY, work, each, {first: None}, ours=name)
+            found += ratios(FAMILY, work, each, {first: None}, ours=name, stated=True)
             seconds = min(times[name])
             found.append(exact(FAMILY, f"prox of {type(reg).__name__}, {name}", "-", 1e3 * seconds, "ms", None))
     return found

@@ -67,9 +67,12 @@ def markdown(path: Path) -> str:
             lines.append(f"| {row.family}: {row.work} | {row.against} | {spread} | {row.limit or '–'} | {reached} |")
     exact = [row for row in rows if row.limit is not None and row.unit != "×"]
     kept = sum(bool(row.reached) for row in exact)
+    limits = (
+        f"; {kept} of {len(exact)} exact limits on temporaries, bytes, operations and errors are kept" if exact else ""
+    )
     lines += [
         "",
-        f"(`{result['command']}`: time over time, median, least and greatest of the pairs; {kept} of {len(exact)} "
-        f"exact limits on temporaries, bytes, operations and errors are kept. {machine.one_line(result['machine'])}.)",
+        f"(`{result['command']}`: time over time, median, least and greatest of the pairs{limits}. "
+        f"{machine.one_line(result['machine'])}.)",
     ]
     return "\n".join(lines)
