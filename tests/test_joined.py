@@ -101,7 +101,7 @@ def test_a_pattern_that_matches_nothing_and_configs_of_another_form():
 
 
 def test_steps_of_a_latent_point_add_up_and_have_their_limit():
-    """Without gradients w_k = (1 − 0.3·T_k/‖v‖)·v for a latent point, T_k the sum of the steps; `max_step` bounds each."""
+    """Without gradients w_k = (1 − 0.3·T_k/‖v‖)·v for a latent point, T_k the sum of steps; `max_step` bounds each."""
     joined, params = jaxreg.Joined(CASES["norm"][0], "a"), {"a": TREE["a"]}
     norm = np.linalg.norm(TREE["a"])
     for options, total in (
