@@ -307,7 +307,7 @@ def test_what_was_written_before_there_was_a_radius_is_read() -> None:
         (lambda: Rank(1).prox(jnp.ones(4)), ValueError, r"`Rank` takes a matrix, got shape \(4,\)"),
         (lambda: Rank(1).prox(jnp.ones((2, 2)), jnp.ones((2, 2))), NotImplementedError, r"`Rank\.prox` with an array"),
         (lambda: UnitNorm(0, -1.0), ValueError, r"`UnitNorm\(radius=\.\.\.\)`"),
-        (lambda: jax.eval_shape(TopK(1).prox, jax.ShapeDtypeStruct((2**16, 2**16), "int8")), NotImplementedError, "2³²"),
+        (lambda: jax.eval_shape(TopK(1), jax.ShapeDtypeStruct((2**16, 2**16), "int8")), NotImplementedError, "2³²"),
     ],
 )  # fmt: skip
 def test_what_is_refused(make: Any, error: type[Exception], match: str) -> None:
