@@ -83,10 +83,11 @@ def test_minima_in_a_ball_of_all_leaves():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda joined: (joined + jaxreg.TreeRegularizer({"**": jaxreg.L2(0.1)}))(TREE),
+        lambda joined: joined + jaxreg.TreeRegularizer({"**": jaxreg.L2(0.1)}),
+        lambda joined: 2 * jaxreg.TreeRegularizer({"b/*": jaxreg.L2(0.1)}) + joined,
         lambda joined: jaxreg.add_regularization(joined).update(TREE, optax.EmptyState(), TREE),
     ],
-    ids=["sum", "gradients"],
+    ids=["sum", "sum of others", "gradients"],
 )
 def test_one_leaf_has_no_answer(call):
     with pytest.raises(NotImplementedError, match=r"`Joined`: a leaf has no .* of its own.*loss\(params\) \+ joined"):
@@ -101,7 +102,7 @@ def test_a_pattern_that_matches_nothing_and_configs_of_another_form():
 
 
 def test_steps_of_a_latent_point_add_up_and_have_their_limit():
-    """Without gradients w_k = (1 − 0.3·T_k/‖v‖)·v for a latent point, T_k the sum of steps; `max_step` bounds each."""
+    """Without gradients w_k = (1 − 0.3·T_k/‖v‖)·v, T_k the sum of the steps, each at most `max_step`."""
     joined, params = jaxreg.Joined(CASES["norm"][0], "a"), {"a": TREE["a"]}
     norm = np.linalg.norm(TREE["a"])
     for options, total in (
@@ -123,3 +124,16 @@ def test_adam_pulls_no_entry_without_a_gradient_by_more_than_its_step():
     tx = jaxreg.proximal_adam(0.01, jaxreg.Joined(CASES["norm"][0]))
     updates, _ = tx.update({"a": jnp.array([1.0]), "b": jnp.array([0.0])}, tx.init(params), params)
     assert -0.0401 < float(updates["b"][0]) < -0.03
+
+
+def test_an_array_that_stands_in_two_places_counts_once():
+    w = jnp.array([3.0, 4.0])
+    moved = jaxreg.Joined(jaxreg.MaxNorm(1.0, axis=0)).prox({"a": w, "b": w})
+    np.testing.assert_allclose([moved["a"], moved["b"]], [[0.6, 0.8]] * 2, rtol=1e-6)
+
+
+def test_the_coefficient_at_which_all_leaves_are_zero_and_no_table():
+    top = jaxreg.coefficient_max(2 * jaxreg.Joined(jaxreg.Group(jaxreg.L1(), axis=0)), TREE)
+    np.testing.assert_allclose(top, NORM / 2, rtol=1e-6)
+    with pytest.raises(NotImplementedError, match=r"`summary` .* single leaves, and Joined\(.*`reg.breakdown"):
+        jaxreg.summary(jaxreg.Joined(jaxreg.MaxNorm(1.0, axis=0)), TREE)

@@ -278,6 +278,11 @@ PENALTY, START = jaxreg.L1(0.1), np.ones(2, np.float32)
         (TypeError, r"got shape \(2,\) and dtype float32", lambda: jaxreg.minimize(lambda w: w, PENALTY, START)),
         (ValueError, r"no leaf is a parameter", lambda: jaxreg.minimize(loss, PENALTY, np.ones(2, int))),
         (TypeError, r"'' of dtype float16", lambda: jaxreg.minimize(loss, PENALTY, START.astype(np.float16))),
+        (
+            TypeError,
+            r"a shape without numbers, ShapeDtypeStruct\(.*jnp.zeros\(s.shape",
+            lambda: jaxreg.minimize(loss, PENALTY, jax.ShapeDtypeStruct((2,), np.float32)),
+        ),
         (TypeError, r"got 'text'", lambda: jaxreg.minimize(loss, PENALTY, START, "text")),
         (ValueError, r"tol=.*got -1\.0", lambda: jaxreg.minimize(loss, PENALTY, START, tol=-1.0)),
         (ValueError, r"max_steps=.*got 0\.", lambda: jaxreg.minimize(loss, PENALTY, START, max_steps=0)),

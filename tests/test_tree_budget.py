@@ -211,15 +211,27 @@ def test_half_precision_and_frozen_leaves() -> None:
         (lambda: TreeBudget(2, axis="a"), TypeError, r"`TreeBudget\(axis=...\)` must be an int"),
         (lambda: TreeBudget(2, axis=-2).prox(tree()), ValueError, r"`TreeBudget\(axis=...\)` must name different axes"),
         (lambda: 0.0 * TreeBudget(2), NotImplementedError, "every positive multiple is the set itself"),
-        (lambda: (TreeBudget(2) + TreeBudget(1))(tree()), NotImplementedError, "Ask the tree"),
+        (lambda: TreeBudget(2) + TreeBudget(1), NotImplementedError, "Ask the tree"),
+        (
+            lambda: jaxreg.coefficient_max(TreeBudget(2), tree()),
+            NotImplementedError,
+            r"of `TreeBudget\(\[\('\*\*', 2\)\]\)`.*lambda c: jaxreg.TreeBudget\(1 - c\)",
+        ),
         (lambda: jaxreg.TreeBudget.from_config({"rules": [["**"]], "axis": None}), ValueError, "takes {'rules'"),
     ],
     ids=["above one", "negative", "bool", "string", "numbers", "penalty", "pattern", "axis", "rank", "nothing", "sum",
-         "config"],
+         "top", "config"],
 )  # fmt: skip
 def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_positive_multiple_is_the_set_itself_and_tied_arrays_stay_tied() -> None:
+    assert all(factor * TreeBudget(2) == TreeBudget(2) for factor in (2, np.float32(2), jnp.float32(2)))
+    w = jnp.array([3.0, 2.0])
+    pruned = TreeBudget(1).prox({"a": w, "b": w})  # one entry, which stands in two places
+    np.testing.assert_array_equal([pruned["a"], pruned["b"]], [[3.0, 0.0]] * 2)
 
 
 def test_too_many_entries_to_count() -> None:

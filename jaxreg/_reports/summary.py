@@ -91,6 +91,11 @@ def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
     """Return the tree's own rules, or, of a sum of trees, one for each leaf."""
     if isinstance(tree, TreeRegularizer):
         return tree
+    if tree.is_joint:
+        raise NotImplementedError(
+            f"`summary` shows the penalties of single leaves, and {short(tree)} takes several together: "
+            "`reg.breakdown(params)` has its penalty, `jaxreg.sparsity(params)` the entries that are 0."
+        )
     if tree.joints(flatten_with_paths(params)):
         raise NotImplementedError(
             "`summary` shows the penalties of single leaves, and a `JointGroup` has groups across leaves: "

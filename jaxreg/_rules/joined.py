@@ -12,7 +12,7 @@ from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._rules.identifiers import get
-from jaxreg._rules.paths import Leaves, flatten_with_paths
+from jaxreg._rules.paths import Leaves
 from jaxreg._rules.patterns import check_pattern, decode_pattern, encode_pattern
 from jaxreg._rules.tree import TreeRegularizer
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -65,23 +65,11 @@ class Joined(TreePenalty):
 
     def __call__(self, params: Any) -> jax.Array:
         """Return the penalty of the tree, a scalar."""
-        return self.penalty(_vector([leaf for _, leaf, _ in self._penalized(params)]))
+        return self.penalty(self.vector(params))
 
     def breakdown(self, params: Any) -> dict[str, jax.Array]:
         """Return the penalty beside all paths, joined by commas."""
         return {", ".join(path for path, _, _ in self._penalized(params)): self(params)}
-
-    def prox(self, params: Any, step: Any = 1.0) -> Any:
-        """Return the tree with the proximal operator of the vector, the other leaves unchanged.
-
-        Args:
-            params: the tree.
-            step: a non-negative number, or a tree like `params` of numbers and arrays (see `Regularizer.prox`).
-        """
-        flat = flatten_with_paths(params)
-        one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
-        steps = [step] * len(flat.leaves) if one_step else flat.treedef.flatten_up_to(step)
-        return flat.treedef.unflatten(self.prox_of_leaves(self.assign(flat), flat.leaves, steps))
 
     def prox_of_leaves(
         self, assigned: Sequence[Regularizer | None], leaves: Sequence[Any], steps: Sequence[Any]
@@ -101,6 +89,13 @@ class Joined(TreePenalty):
 
     def slopes_of_leaves(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
         return _split(jnp.abs(jax.grad(self.penalty)(_vector(list(leaves)))), leaves) if leaves else []
+
+    def refusal(self, what: str) -> NotImplementedError:
+        return _refusal(what)
+
+    def vector(self, params: Any) -> jax.Array:
+        """Return the entries of the leaves, one leaf after the other."""
+        return _vector([leaf for _, leaf, _ in self._penalized(params)])
 
     def get_config(self) -> dict[str, Any]:
         """Return the penalty and the pattern as plain dicts and lists, fit for JSON."""
@@ -126,16 +121,17 @@ class PartOfJoined(Regularizer):
     penalty: Any
 
     def __call__(self, x: ArrayLike) -> NoReturn:
-        raise self._refusal("penalty")
+        raise _refusal("penalty")
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> NoReturn:
-        raise self._refusal("proximal operator")
+        raise _refusal("proximal operator")
 
-    def _refusal(self, what: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"`Joined`: a leaf has no {what} of its own, nor in a sum with others. Ask the tree, `joined(params)`, "
-            "`joined.prox(params, step)`; in a loss write `loss(params) + joined(params)`."
-        )
+
+def _refusal(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"`Joined`: a leaf has no {what} of its own, nor in a sum with others. Ask the tree, `joined(params)`, "
+        "`joined.prox(params, step)`; in a loss write `loss(params) + joined(params)`."
+    )
 
 
 def _vector(leaves: list[Any]) -> jax.Array:

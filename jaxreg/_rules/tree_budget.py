@@ -141,6 +141,9 @@ class TreeBudget(TreePenalty):
         penalized = self._penalized(params)
         return _measure(self, [reg for _, _, reg in penalized], [jnp.asarray(leaf) for _, leaf, _ in penalized])[1]
 
+    def refusal(self, what: str) -> NotImplementedError:
+        return _refusal(what)
+
     def get_config(self) -> dict[str, Any]:
         """Return the rules and the axis as plain lists and numbers, fit for JSON."""
         rules = [[encode_pattern(r.pattern), codec.encode(_share(r))] for r in self.rules]
@@ -157,7 +160,9 @@ class TreeBudget(TreePenalty):
         return cls([(decode_pattern(pattern), share) for pattern, share in rules], checks.as_tuple(config["axis"]))
 
     def __mul__(self, factor: Any) -> "TreeBudget":
-        if isinstance(self._factor(factor), (int, float)) and factor > 0:
+        factor = self._factor(factor)
+        is_number = isinstance(factor, (int, float, np.generic, np.ndarray, jax.Array)) and np.ndim(factor) == 0
+        if is_number and not isinstance(factor, jax.core.Tracer) and 0 < float(factor) < np.inf:
             return self
         raise NotImplementedError(
             f"`{checks.short(factor)} * {checks.short(self)}`: of a set every positive multiple is the set itself. "
@@ -183,17 +188,10 @@ class BudgetShare(constraint.Constraint):
         """The share is checked already; as a count it stays an int."""
 
     def __call__(self, x: ArrayLike) -> NoReturn:
-        raise self._refusal("penalty")
+        raise _refusal("penalty")
 
     def prox(self, z: ArrayLike, step: ArrayLike = 1.0) -> NoReturn:
-        raise self._refusal("proximal operator")
-
-    def _refusal(self, what: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"`TreeBudget`: leaves that share a budget have no {what} of their own, nor in a sum with others. "
-            "Ask the tree, `budget(params)`, `budget.prox(params, step)`, or give it alone to `jaxreg.proximal(tx, "
-            "budget, learning_rate)`, with other penalties in the loss."
-        )
+        raise _refusal("proximal operator")
 
     def kept(self, leaves: list[jax.Array], steps: list[Any]) -> list[jax.Array]:
         """The leaves with what stays, and 0."""
@@ -222,6 +220,14 @@ class BudgetShare(constraint.Constraint):
         if tau.ndim:
             z = z / jnp.sqrt(jnp.maximum(tau, float(jnp.finfo(tau.dtype).tiny)))
         return euclidean.norms(z, _axes.axes_of("TreeBudget", self.axis, z.ndim))
+
+
+def _refusal(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"`TreeBudget`: leaves that share a budget have no {what} of their own, nor in a sum with others. "
+        "Ask the tree, `budget(params)`, `budget.prox(params, step)`, or give it alone to `jaxreg.proximal(tx, "
+        "budget, learning_rate)`, with other penalties in the loss."
+    )
 
 
 def _top_k(pair: Any) -> tuple[Any, Any]:

@@ -31,6 +31,10 @@ class TreePenalty(Operators, Struct, abc.ABC):
         del flat
         return []
 
+    def refusal(self, what: str) -> NotImplementedError:
+        """The error where single leaves of a joint penalty are asked for something."""
+        return NotImplementedError(f"`{type(self).__name__}`: single leaves have no {what} of their own.")
+
     @abc.abstractmethod
     def __mul__(self, factor: Any) -> "TreePenalty":
         """Return the penalty times a factor."""
@@ -74,7 +78,10 @@ class TreePenalty(Operators, Struct, abc.ABC):
         one_step = isinstance(step, (int, float, np.generic)) or (hasattr(step, "shape") and step.shape == ())
         steps = [step] * len(flat.leaves) if one_step else flat.treedef.flatten_up_to(step)
         own, joints = self.assign(flat), self.joints(flat)
-        new = self.prox_of_leaves(own, flat.leaves, steps)
+        tied = _tied(flat.leaves) if self.is_joint else {}
+        new = self.prox_of_leaves([None if i in tied else reg for i, reg in enumerate(own)], flat.leaves, steps)
+        for second, first in tied.items():
+            new[second] = new[first]
         refuse_overlaps(joints)
         for joint in joints:
             penalty = joint.beside(own, flat.leaves)
@@ -119,6 +126,13 @@ class TreePenalty(Operators, Struct, abc.ABC):
         return result
 
 
+def _tied(leaves: Sequence[Any]) -> dict[int, int]:
+    """The positions of arrays that stand in an earlier place too, with that place."""
+    first: dict[int, int] = {}
+    found = {i: first.setdefault(id(x), i) for i, x in enumerate(leaves) if isinstance(x, (jax.Array, np.ndarray))}
+    return {i: j for i, j in found.items() if i != j}
+
+
 def _is_penalty(value: Any) -> bool:
     return isinstance(value, TreePenalty)
 
@@ -153,6 +167,8 @@ class TreeSum(TreePenalty):
                     f"`TreeSum(terms=...)` takes penalties of trees, got {checks.short(term)}. Write a sum as `a + b`, "
                     "and a regularizer for all leaves as `jaxreg.TreeRegularizer({'**': reg})`."
                 )
+            if term.is_joint and len(terms) > 1:
+                raise term.refusal("penalty")
         object.__setattr__(self, "terms", tuple(terms))
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:

@@ -68,9 +68,11 @@ class Tracer(Visitor[Axes]):
         carry = [value._replace(data=data or value.data, value=None) for value in values[fixed:carried]]
         each = [value._replace(nodes=value.nodes[1:]) for value in values[carried:]]
         out = self.inside(eqn.params["jaxpr"], [*values[:fixed], *carry, *each], place)
-        if any((o.data and not c.data) or o.divided for o, c in zip(out, carry, strict=False)):
+        becomes_data = any(o.data and not c.data for o, c in zip(out, carry, strict=False))
+        if becomes_data or any(o.divided for o, _ in zip(out, carry, strict=False)):
             carry = [
-                c._replace(data=True, divided=_once((*c.divided, *o.divided))) for c, o in zip(carry, out, strict=False)
+                c._replace(data=c.data or becomes_data, divided=_once((*c.divided, *o.divided)))
+                for c, o in zip(carry, out, strict=False)
             ]
             out = self.inside(eqn.params["jaxpr"], [*values[:fixed], *carry, *each], place)
         last = [self.meet(a, b) for a, b in zip(carry, out, strict=False)]

@@ -101,6 +101,11 @@ def _check_parameters(flat: Any, moving: list[Any]) -> None:
             f"{checks.short(flat.treedef.unflatten(flat.leaves))}. Write floats, `jnp.zeros(3)`, and not integers."
         )
     for path, leaf, is_parameter in zip(flat.paths, flat.leaves, flat.parameters, strict=True):
+        if is_parameter and isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"`minimize(params=...)` is the point to start at, got a shape without numbers, {checks.short(leaf)}, "
+                f"at {checks.short(path)}. Write `jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), params)`."
+            )
         if is_parameter and jnp.finfo(jnp.result_type(leaf)).bits < 32:
             raise TypeError(
                 f"`minimize(params=...)` takes float32 and float64, got {checks.short(path)} of dtype "

@@ -11,8 +11,10 @@ from jaxreg._core.checks import real_only, short
 from jaxreg._core.constraint import Constraint
 from jaxreg._core.regularizer import Regularizer, Scaled, Sum
 from jaxreg._core.structure import Parts
+from jaxreg._rules.joined import Joined
 from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
+from jaxreg._rules.tree_budget import TreeBudget
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties import L1, L1L2, SLOPE, Anchored, Group, Matrix, Stacked, Weighted
 
@@ -25,7 +27,7 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
         P + L2:          that of P                     P + NonNegative: that of P for the negative part of g
         Stacked(P):      the largest over the layers   Matrix(P):       that of P for the matrix of g
         Weighted(P, weights):  that of P for g/weights, of norms if P is a `Group`
-        Anchored(P, 0.0):      that of P
+        Anchored(P, 0.0):      that of P         Joined(P):       that of P for the vector of g
         SLOPE(weights):        max_k Σ_{i≤k} |g|_(i) / Σ_{i≤k} weights_i, the factor of the weights (the dual norm)
 
     g is the gradient of the loss where the penalized parameters are 0 (and the others, such as an intercept, at their
@@ -60,6 +62,10 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
         raise TypeError(f"`coefficient_max` takes a regularizer or a `TreeRegularizer`, got {short(reg)}.")
     flat = flatten_with_paths(grads_at_zero)
     tree = as_tree(reg)
+    if isinstance(tree, Joined):
+        return _top(tree.penalty, tree.vector(grads_at_zero))
+    if isinstance(tree, TreeBudget):
+        raise _has_none(tree, "jaxreg.TreeBudget(1 - c)")
     assigned = tree.assign(flat)
     tops = [
         _top(penalty, jnp.asarray(g)) for penalty, g in zip(assigned, flat.leaves, strict=True) if penalty is not None
@@ -107,15 +113,19 @@ def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
             if len(others) == 1:
                 return _top(others[0], _against(penalty.parts().nonnegative, g))
         case Constraint():
-            raise NotImplementedError(
-                f"`coefficient_max` knows no coefficient of `{short(penalty)}`, which is a set. Give `jaxreg.path` a "
-                "function under which it shrinks as the coefficient grows, `lambda c: jaxreg.TopK(1 - c)`, and the "
-                "coefficients, here shares of zeros, such as `[0.5, 0.8, 0.9]`."
-            )
+            raise _has_none(penalty, "jaxreg.TopK(1 - c)")
     raise NotImplementedError(
         "`coefficient_max` knows L1, L1L2, SLOPE, Group, Stacked and Matrix of these, their multiples, and one "
         f"of them plus L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to "
         "give zeros only."
+    )
+
+
+def _has_none(reg: Any, smaller: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"`coefficient_max` knows no coefficient of `{short(reg)}`, which is a set. Give `jaxreg.path` a "
+        f"function under which it shrinks as the coefficient grows, `lambda c: {smaller}`, and the "
+        "coefficients, here shares of zeros, such as `[0.5, 0.8, 0.9]`."
     )
 
 
