@@ -11,6 +11,9 @@ import pytest
 
 from tests.benchmarks import report, timing
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
+from tests.benchmarks.pruning import measure as pruning
+from tests.benchmarks.pruning import report as pruning_report
+from tests.benchmarks.pruning.networks import NETWORKS, Network
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +104,22 @@ def test_the_page_of_the_benchmarks_has_the_tables_of_the_committed_results() ->
     assert results
     for file in results:
         assert report.markdown(file) in page, f"paste what `python -m tests.benchmarks --table {file.name}` prints"
+
+
+def test_the_page_has_the_table_of_what_can_be_removed() -> None:
+    """`python -m tests.benchmarks.pruning --table tests/benchmarks/pruning/results/FILE` prints it."""
+    page = (RESULTS.parent / "README.md").read_text()
+    results = sorted((RESULTS.parent / "pruning" / "results").glob("*.json"))
+    assert results
+    for file in results:
+        assert pruning_report.markdown(file) in page, f"paste what `--table {file.name}` prints"
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_the_kinds_of_units_on_paper_are_found_and_go(network: Network) -> None:
+    rows = pruning.ours(network)
+    assert sorted(row.units or 0 for row in rows) == sorted(network.kinds.values())
+    assert all(row.same for row in rows), rows
 
 
 CLAIMS = {
