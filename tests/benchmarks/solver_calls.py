@@ -131,20 +131,24 @@ def gap(objective: Objective, solvers: dict[str, Solve]) -> Callable[[Array], fl
     return lambda found: float(np.max((objective(found) - best) / best))
 
 
-def gradient_in_strengths(x: Array, y: Array, c: Array, held_x: Array, held_y: Array, w: Array) -> Array:
-    """The derivatives of ½‖y' − x'w‖²/n' in the strengths c of ½‖y − xw‖²/n + Σ_j c_j|w_j|, on the support S of w:
+def gradient_in_strengths(x: Array, y: Array, c: Array, held_x: Array, held_y: Array) -> Array:
+    """The derivatives of ½‖y' − x'w‖²/n' in the strengths c of w = argmin ½‖y − xw‖²/n + Σ_j c_j|w_j|, in NumPy.
 
-    w_S = (x_Sᵀx_S/n)⁻¹ (x_Sᵀy/n − c_S·sign w_S)   ⇒   ∇_S = −sign w_S · (x_Sᵀx_S/n)⁻¹ x'_Sᵀ(x'w − y')/n'
+    Coordinate descent finds the support S and the signs. On S, and with x' for the n' rows that are held out,
 
-    where sign and support are those of the minimum, which is looked up first: |xᵀ(y − xw)/n| ≤ c.
+        w_S = (x_Sᵀx_S/n)⁻¹ (x_Sᵀy/n − c_S·sign w_S)   ⇒   ∇_S = −sign w_S · (x_Sᵀx_S/n)⁻¹ x'_Sᵀ(x'w − y')/n'
     """
-    on, sign = w != 0, np.sign(w[w != 0])
-    gram = x[:, on].T @ x[:, on] / len(x)
-    exact = np.zeros_like(w)
-    exact[on] = np.linalg.solve(gram, x[:, on].T @ y / len(x) - c[on] * sign)
-    pull = np.abs(x.T @ (y - x @ exact)) / len(x)
-    if not (np.all(pull[~on] < c[~on]) and np.array_equal(np.sign(exact[on]), sign)):
-        raise ArithmeticError("The support at which the gradient is to be taken is not that of the minimum.")
+    gram, moment, w = x.T @ x / len(x), x.T @ y / len(x), np.zeros(x.shape[1])
+    for _ in range(200):
+        for j in range(len(w)):
+            z = moment[j] - gram[j] @ w + gram[j, j] * w[j]
+            w[j] = np.sign(z) * max(abs(z) - c[j], 0) / gram[j, j]
+    on = w != 0
+    sign, gram_on = np.sign(w[on]), gram[np.ix_(on, on)]
+    w[on] = np.linalg.solve(gram_on, moment[on] - c[on] * sign)
+    pull = np.abs(moment - gram @ w)
+    if not (np.all(pull[~on] < c[~on]) and np.array_equal(np.sign(w[on]), sign)):
+        raise ArithmeticError("200 rounds of coordinate descent did not find the support of the minimum.")
     slope = np.zeros_like(w)
-    slope[on] = -sign * np.linalg.solve(gram, held_x[:, on].T @ (held_x @ exact - held_y) / len(held_x))
+    slope[on] = -sign * np.linalg.solve(gram_on, held_x[:, on].T @ (held_x @ w - held_y) / len(held_x))
     return slope
