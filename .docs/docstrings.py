@@ -41,12 +41,13 @@ def to_rst(text: str) -> str:
 def inline(line: str) -> str:
     """Return one line with code in double backticks, papers as links, and no mark that was not meant as one."""
     parts = re.split(r"(`[^`]+`)", line)
-    return "".join(f"`{part}`" if i % 2 else _prose(part) for i, part in enumerate(parts))
+    marked = "".join(f"`{part}`" if i % 2 else _prose(part) for i, part in enumerate(parts))
+    return re.sub(r"(?<=\w``)(?=\w)", r"\\ ", marked)  # `Array`s: the mark ends before the letter
 
 
 def _prose(text: str) -> str:
     text = text.replace("\\", r"\\").replace("|", r"\|")
-    text = re.sub(r"(?<=\w)_(?!\w)", r"\_", text.replace("**", r"\*\*"))
+    text = re.sub(r"(?<=\w)_(?!\w)", r"\_", text.replace("*", r"\*"))
     for pattern, link in PAPERS:
         text = pattern.sub(link, text)
     return text
