@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.benchmarks import report, timing
+from tests.benchmarks import report, solver_calls, solvers, timing
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
 from tests.benchmarks.pruning import measure as pruning
 from tests.benchmarks.pruning import report as pruning_report
 from tests.benchmarks.pruning.networks import NETWORKS, Network
+from tests.benchmarks.solver_problems import Problem
 from tests.conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +28,7 @@ FAMILIES = {
     "matrix penalty, value and gradient",
     "overhead",
     "growth",
+    "solvers",
 }
 
 
@@ -92,6 +95,45 @@ def test_the_timer_calls_in_turn_and_equally_often() -> None:
     times = timing.alternate(functions, rounds=3, at_least=0)
     assert {name: len(rounds) for name, rounds in times.items()} == {"a": 3, "b": 3, "c": 3}
     assert "".join(calls[6:]) == "abcbcacab"
+
+
+def test_a_solver_gets_the_loosest_tolerance_that_is_near_enough() -> None:
+    best, asked = np.array([1.0, 2.0]), []
+
+    def solve(tol: float) -> np.ndarray:
+        asked.append(tol)
+        return best * (1 + np.array([tol, 0.0]))
+
+    error = solver_calls.gap(lambda found: found, {"exact": lambda tol: best})
+    problem = Problem("work", {"rough": solve, "never": lambda tol: best + 1}, 0.0, error, bound=2e-3)
+    tolerance, off = solvers.loosest(problem, "rough")
+    assert (tolerance, round(off, 9)) == (1e-3, 1e-3) and asked == [1e-1, 1e-2, 1e-3]
+    assert solvers.loosest(problem, "never") == (solvers.TOLERANCES[-1], 1.0)
+
+
+def test_the_gradient_that_solvers_are_compared_with_is_that_of_finite_differences() -> None:
+    """Of three features, by the minimum on each support: the least objective among those whose signs agree."""
+    rng = np.random.default_rng(0)
+    x, held_x = rng.standard_normal((8, 3)), rng.standard_normal((5, 3))
+    y, held_y, c = x @ [1.0, 0.0, -2.0] + 0.1, rng.standard_normal(5), np.array([0.1, 0.9, 0.2])
+
+    def objective(w: np.ndarray, c: np.ndarray) -> float:
+        return float(((y - x @ w) ** 2).sum() / 16 + c @ np.abs(w))
+
+    def held_out(c: np.ndarray) -> float:
+        candidates = [np.zeros(3)]
+        for signs in np.ndindex(3, 3, 3):
+            sign = np.array(signs) - 1
+            on, w = sign != 0, np.zeros(3)
+            w[on] = np.linalg.solve(x[:, on].T @ x[:, on] / 8, x[:, on].T @ y / 8 - c[on] * sign[on])
+            candidates.append(w)
+        w = min(candidates, key=lambda w: objective(w, c))
+        return float(((held_y - held_x @ w) ** 2).sum() / 10)
+
+    differences = [(held_out(c + h) - held_out(c - h)) / 2e-5 for h in 1e-5 * np.eye(3)]
+    found = solver_calls.gradient_in_strengths(x, y, c, held_x, held_y)
+    np.testing.assert_allclose(found, differences, rtol=1e-6, atol=1e-9)
+    assert np.count_nonzero(found) == 2
 
 
 RESULTS = ROOT / "tests" / "benchmarks" / "results"

@@ -39,6 +39,11 @@ class Problem:
     bound: float = 1e-6
 
 
+def _with_skglm(config: settings.Settings) -> bool:
+    """Not in a quick run: Numba compiles it for half a minute."""
+    return peers.skglm is not None and not config.quick
+
+
 def lasso(config: settings.Settings) -> Problem:
     """½‖y − xw‖²/n + c‖w‖₁."""
     n, p, count = config.scaled(200, 20), config.scaled(500, 30), config.scaled(50, 3)
@@ -55,7 +60,7 @@ def lasso(config: settings.Settings) -> Problem:
         solvers["scikit-learn"] = lambda tol: lasso_path(x, y, alphas=strengths, tol=tol, max_iter=100_000)[1].T
     if peers.celer is not None:
         solvers["celer"] = lambda tol: peers.celer.celer_path(x, y, "lasso", alphas=strengths, tol=tol)[1].T
-    if peers.skglm is not None:
+    if _with_skglm(config):
         solvers["skglm"] = with_skglm(x, y, strengths, 1.0)
     if peers.jaxopt is not None:
 
@@ -94,7 +99,7 @@ def group_lasso(config: settings.Settings) -> Problem:
     if peers.celer is not None:
         celer_path = peers.celer.celer_path
         solvers["celer"] = lambda tol: celer_path(x, y, "grouplasso", alphas=strengths, groups=5, tol=tol)[1].T
-    if peers.skglm is not None:
+    if _with_skglm(config):
         solvers["skglm"] = groups_with_skglm(x, y, strengths, 5)
     if peers.jaxopt is not None:
 
@@ -170,15 +175,15 @@ def multinomial(config: settings.Settings) -> Problem:
 
 def cross_validation(config: settings.Settings) -> Problem:
     n, p, count = config.scaled(500, 30), config.scaled(100, 8), config.scaled(50, 3)
-    return _folds(f"elastic net {n}×{p}, 5 folds × {count} strengths", n, p, count, seeds=1)
+    return _folds(f"elastic net {n}×{p}, 5 folds × {count} strengths", n, p, count, seeds=1, config=config)
 
 
 def repeated_cross_validation(config: settings.Settings) -> Problem:
     n, p, count, seeds = config.scaled(200, 20), config.scaled(10, 4), config.scaled(20, 3), config.scaled(20, 2)
-    return _folds(f"elastic net {n}×{p}, 5 folds × {count} strengths × {seeds} seeds", n, p, count, seeds)
+    return _folds(f"elastic net {n}×{p}, 5 folds × {count} strengths × {seeds} seeds", n, p, count, seeds, config)
 
 
-def _folds(work: str, n: int, p: int, count: int, seeds: int) -> Problem:
+def _folds(work: str, n: int, p: int, count: int, seeds: int, config: settings.Settings) -> Problem:
     """½‖y − xw‖²/n + c·(½‖w‖₁ + ¼‖w‖²) on four fifths of the rows, by their Gram matrix, as there are more than p."""
     x, y = regression(n, p)
     rng = np.random.default_rng(2)
@@ -217,7 +222,7 @@ def _folds(work: str, n: int, p: int, count: int, seeds: int) -> Problem:
         solvers["celer"] = of_each(
             lambda x, y, tol: celer_path(np.asfortranarray(x), y, "lasso", l1_ratio=0.5, alphas=strengths, tol=tol)[1].T
         )
-    if peers.skglm is not None:
+    if _with_skglm(config):
         solvers["skglm"] = of_each(lambda x, y, tol: with_skglm(x, y, strengths, 0.5)(tol))
 
     def objective(w: Array) -> Array:
@@ -258,7 +263,7 @@ def gradients(config: settings.Settings) -> Problem:
             return model.fit(x / strengths, y).coef_ / strengths
 
         solvers[f"{p + 1} fits of scikit-learn"] = differences(scaled)
-    if peers.skglm is not None:
+    if _with_skglm(config):
         solvers[f"{p + 1} fits of skglm"] = differences(weighted_with_skglm(x, y))
     exact = gradient_in_strengths(x, y, strengths, held_x, held_y)
 
