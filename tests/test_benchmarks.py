@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
-from tests.benchmarks import report, timing
+from tests.benchmarks import language_model, machine, report, timing
 from tests.benchmarks.measurement import Limit, Measurement, exact, ratios
 from tests.benchmarks.pruning import measure as pruning
 from tests.benchmarks.pruning import report as pruning_report
@@ -136,3 +137,37 @@ def test_the_readme_says_what_was_measured() -> None:
     medians = {(row.family, row.work, row.against): row.median for row in rows}
     for row, claim in CLAIMS.items():
         assert claim.format(f"{medians[row]:.3g}") in readme
+
+
+LONG_RUN = RESULTS / "language_model" / "x86_64-2-cores.json"
+
+
+def test_the_notebook_has_what_its_long_run_measured() -> None:
+    """`python -m tests.benchmarks.language_model --table FILE` prints the table."""
+    result = json.loads(LONG_RUN.read_text())
+    cells = nbformat.read(language_model.NOTEBOOK, as_version=4).cells
+    page = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert language_model.table(LONG_RUN) in page
+    assert machine.one_line(result["machine"]) in " ".join(page.split())
+    assert f"{result['minutes']:.0f} minutes" in page
+    assert "language_model.png" in page and (ROOT / "notebooks" / "pictures" / "language_model.png").exists()
+    settings = {**language_model.SETTINGS, "PEAK": float(min(result["rates"], key=result["rates"].__getitem__))}
+    assert result["settings"] == settings
+    ran = [(row["name"], row["strength"], row["seed"]) for row in result["rows"]]
+    assert sorted(ran) == sorted(
+        (name, strength, seed)
+        for name, strengths in language_model.STRENGTHS.items()
+        for strength in strengths
+        for seed in language_model.SEEDS
+    )
+
+
+def test_the_long_run_ended_in_its_sets() -> None:
+    """Two of four, and a share, are numbers of zeros on paper; without a proximal step there are none."""
+    for row in json.loads(LONG_RUN.read_text())["rows"]:
+        if row["name"] in ("dense", "L1 in the loss"):
+            assert row["zeros"] == 0
+        if row["name"].startswith("2:4"):
+            assert row["zeros"] >= 0.5
+        if row["name"] == "magnitude":
+            assert row["zeros"] == pytest.approx(1 - row["strength"], abs=1e-4)
