@@ -47,7 +47,7 @@ def inline(line: str) -> str:
 
 def _prose(text: str) -> str:
     text = text.replace("\\", r"\\").replace("|", r"\|")
-    text = re.sub(r"(?<=\w)_(?!\w)", r"\_", text.replace("*", r"\*"))
+    text = re.sub(r"(?<=\w)_(?!\w)", r"\_", text.replace("**", r"\*\*"))
     for pattern, link in PAPERS:
         text = pattern.sub(link, text)
     return text

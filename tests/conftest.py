@@ -34,6 +34,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # skglm on ten features: a thirtieth of the time
 
 
+collect_ignore = ["benchmarks/pruning/torch_networks.py"]  # needs PyTorch, which the extra `test` has not
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything imports JAX. Programs are for one kind of processor: a folder for each machine.
 

@@ -58,7 +58,7 @@ def minimize(
     max_steps: Any = 10_000,
     callback: Callable[[Any, Any, Any], None] | None = None,
 ) -> Minimum:
-    """Return the minimum of loss(params, *args) + reg(params), by accelerated proximal gradients.
+    """Return the minimum of `loss(params, *args) + reg(params)`, by accelerated proximal gradients.
 
         w⁺ = prox(v − γ∇f(v), γ),   v⁺ = w⁺ + β·(w⁺ − w)       until   ‖w − prox(w − γ∇f(w), γ)‖/γ ≤ tol
 
