@@ -122,6 +122,12 @@ def _split(eqn: Any, values: list[Known]) -> list[Known]:
     return found
 
 
+def _unstack(eqn: Any, values: list[Known]) -> list[Known]:
+    (x,), axis = values, eqn.params["axis"]
+    places = range(len(eqn.outvars)) if x.value.shape[axis] > 1 else [0] * len(eqn.outvars)
+    return [x.moved(functools.partial(np.take, indices=i, axis=axis)) for i in places]
+
+
 def _slice(eqn: Any, values: list[Known]) -> list[Known]:
     (x,), p = values, eqn.params
     bounds = zip(p["start_indices"], p["limit_indices"], p["strides"] or [None] * x.value.ndim, strict=True)
@@ -212,6 +218,7 @@ RULES: dict[str, Callable[[Any, list[Known]], list[Known]]] = {
     "rev": _in_order(_flip, False),
     "concatenate": _concatenate,
     "split": _split,
+    "unstack": _unstack,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update,

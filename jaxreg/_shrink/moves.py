@@ -75,6 +75,12 @@ class Moves:
         self._cut(operands[0][axis], [nodes[axis] for nodes in found])
         return found
 
+    def unstacked(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
+        """Of `unstack`: the pieces of an axis, which each of them is without."""
+        axis, nodes = eqn.params["axis"], operands[0]
+        self._cut(nodes[axis], [nodes[axis][i : i + 1] for i in range(len(nodes[axis]))])
+        return [tuple(ids for i, ids in enumerate(nodes) if i != axis)] * len(eqn.outvars)
+
     def sliced(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         strides = eqn.params["strides"] or (1,) * len(operands[0])
         bounds = zip(eqn.params["start_indices"], eqn.params["limit_indices"], strides, strict=True)
@@ -174,6 +180,7 @@ RULES: dict[str, Callable[[Moves, Any, list[Any]], list[tuple[Ids, ...]]]] = {
     **dict.fromkeys(["random_bits", "random_wrap", "random_unwrap", "random_fold_in", "random_split"], Moves.drawn),
     "concatenate": Moves.concatenate,
     "split": Moves.pieces,
+    "unstack": Moves.unstacked,
     "slice": Moves.sliced,
     "gather": Moves.gather,
     "pad": Moves.pad,
