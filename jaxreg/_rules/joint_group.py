@@ -179,7 +179,7 @@ def _row(pattern: Any, axis: Any, labels: Any = None) -> tuple[Any, int, tuple[i
             f"{checks.short(labels)} for {checks.short(pattern)}."
         )
     counts = np.bincount(numbers[numbers >= 0])
-    if not counts.size or counts.min() != counts.max():
+    if not counts.size or np.min(counts) != np.max(counts):
         raise ValueError(
             f"`JointGroup(axes=...)`: each unit from 0 on has as many indices as the others, got {counts.tolist()[:8]} "
             f"of them for {checks.short(pattern)}."
@@ -198,7 +198,7 @@ def _view(position: int, path: str, leaf: Any, axis: int, labels: tuple[int, ...
 def _indices(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """(units, indices of each)."""
     inside = np.flatnonzero(labels >= 0)
-    return inside[np.argsort(labels[inside], kind="stable")].reshape(labels.max() + 1, -1)
+    return inside[np.argsort(labels[inside], kind="stable")].reshape(int(np.max(labels)) + 1, -1)
 
 
 def _units(view: View, leaf: Any) -> int:

@@ -70,7 +70,7 @@ class Family:
         dead = np.full(self.size, False)
         for parts in (self.makers, readers):
             if parts:
-                dead |= np.logical_and.reduce([part.is_zero(leaves[part.leaf], self.size) for part in parts])
+                dead |= np.all([part.is_zero(leaves[part.leaf], self.size) for part in parts], axis=0)
         return dead
 
     def shares(self, other: "Family") -> bool:

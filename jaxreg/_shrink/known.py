@@ -91,13 +91,13 @@ class Numbers(Visitor[Known]):
         rank = len(aval.shape)
         values = [v if v.value.ndim == rank else v.moved(lambda x: x.reshape((1,) * rank)) for v in values]
         shape = np.broadcast_shapes(*(v.value.shape for v in values)) if values else ()
-        known = np.broadcast_to(np.logical_and.reduce([np.broadcast_to(v.known, shape) for v in values]), shape)
+        known = np.broadcast_to(np.all([np.broadcast_to(v.known, shape) for v in values], axis=0), shape)
         zero = np.full(shape, False)
         if name in ("mul", "and", "div"):
             for value in values[: 1 if name == "div" else None]:
                 zero = zero | ~value.may_differ_from_zero
         if name == "select_n":  # whatever is chosen
-            alike = np.logical_and.reduce([np.broadcast_to(v.known & values[1].known, shape) for v in values[1:]])
+            alike = np.all([np.broadcast_to(v.known & values[1].known, shape) for v in values[1:]], axis=0)
             for value in values[2:]:
                 alike = alike & (value.value == values[1].value)
             if (alike & ~known).any():

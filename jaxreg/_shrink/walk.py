@@ -4,7 +4,7 @@ import abc
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import Literal
 
 Value = TypeVar("Value")
 Place = tuple[int, ...]  # the numbers of the operations on the way to one: a function that is called twice is two
@@ -47,7 +47,7 @@ class Visitor(abc.ABC, Generic[Value]):
 
     def inside(self, program: Any, values: Sequence[Value], place: Place) -> list[Value]:
         """Walk through a program inside of an operation."""
-        if isinstance(program, ClosedJaxpr):
+        if hasattr(program, "consts"):  # a closed one
             return self.walk(program.jaxpr, [self.constant(const) for const in program.consts], values, place)
         return self.walk(program, [], values, place)
 
