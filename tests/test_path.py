@@ -313,7 +313,7 @@ def test_half_precision_parameters():
 def test_each_strength_begins_at_the_minimum_of_the_one_before():
     """With folds, in any order of the grid: the minima of coordinate descent, after fewer steps than from zero."""
     masks = np.arange(len(Y)) % 3 != np.arange(3)[:, None]
-    grid = np.geomspace(ALPHA_MAX / 1000, ALPHA_MAX, 8)
+    grid = np.geomspace(ALPHA_MAX / 1000, ALPHA_MAX, 24)
 
     def loss(w, mask):
         return 0.5 * jnp.sum(mask * (X @ w - Y) ** 2) / mask.sum()
@@ -334,7 +334,7 @@ def test_each_strength_begins_at_the_minimum_of_the_one_before():
     np.testing.assert_array_equal(cold.fold_scores, 0)
     np.testing.assert_array_equal(warm.fold_scores, 0)
     np.testing.assert_array_equal(cold.zeros, warm.zeros)
-    assert warm.losses.sum() < cold.losses.sum()
+    assert warm.losses.sum() < 0.9 * cold.losses.sum()
 
 
 def test_without_keys_and_a_tree_that_is_not_like_the_start():
