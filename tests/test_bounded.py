@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxreg
+from tests.training import trained
 
 A = np.array([3.0, -1.0, 0.5, 0.0])
 
@@ -22,16 +23,7 @@ def onto_l1_ball(a: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
 
 
 def run(tx: Any, w: Any, target: Any, steps: int = 1500) -> tuple[Any, Any]:
-    @jax.jit
-    def trained(w: Any) -> Any:
-        def step(carry: Any, _: Any) -> Any:
-            w, state = carry
-            updates, state = tx.update(jax.tree.map(jnp.subtract, w, target), state, w)
-            return (optax.apply_updates(w, updates), state), None
-
-        return jax.lax.scan(step, (w, tx.init(w)), length=steps)[0]
-
-    return trained(w)
+    return trained(tx, lambda w: jax.tree.map(jnp.subtract, w, target), w, steps)
 
 
 def test_the_minima_under_a_bound() -> None:

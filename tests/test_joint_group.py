@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxreg
+from tests.training import trained
 
 RNG = np.random.default_rng(0)
 AXES = {"a/kernel": 1, "a/bias": 0, "b/kernel": (0, [2, 0, 1, -1, 1, 2, 0])}
@@ -144,17 +145,10 @@ def test_proximal_adam_rests_where_the_gradients_balance():
     target, curvature = rows(t), rows(h)
     tx = jaxreg.proximal_adam(optax.exponential_decay(0.1, 100, 0.5), jaxreg.JointGroup(jaxreg.L1(c), AXES))
 
-    @jax.jit
-    def train(params):
-        def step(carry, _):
-            params, state = carry
-            grads = jax.tree.map(lambda w, t, h: h * (w - t), params, t, h)
-            updates, state = tx.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), None
+    def gradient(params):
+        return jax.tree.map(lambda w, t, h: h * (w - t), params, t, h)
 
-        return jax.lax.scan(step, (params, tx.init(params)), length=1000)[0][0]
-
-    got = rows(train(jax.tree.map(jnp.ones_like, t)))
+    got = rows(trained(tx, gradient, jax.tree.map(jnp.ones_like, t), 1000)[0])
     expected = np.array([secular(z, 1 / hu, c) for z, hu in zip(target, curvature, strict=True)])
     same(got, expected, 2e-3)
     np.testing.assert_array_equal((got == 0).all(axis=1), (expected == 0).all(axis=1))

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
 from tests.benchmarks import programs
+from tests.training import trained
 
 contrib = optax.contrib
 KEPT = np.array([[True, False, True], [False, False, True]])
@@ -209,16 +210,7 @@ def test_without_the_parameters() -> None:
 
 
 def _train(tx: Any, loss: Any, w: Any, steps: int) -> Any:
-    @jax.jit
-    def trained(w: Any) -> Any:
-        def step(carry: Any, _: Any) -> Any:
-            w, state = carry
-            updates, state = tx.update(jax.grad(loss)(w), state, w)
-            return (optax.apply_updates(w, updates), state), None
-
-        return jax.lax.scan(step, (w, tx.init(w)), length=steps)[0][0]
-
-    return trained(w)
+    return trained(tx, jax.grad(loss), w, steps)[0]
 
 
 def test_relaxed_lasso_is_least_squares_on_the_support() -> None:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import jaxreg
+from tests.training import trained
 
 A, C = np.array([2.0, -1.0, 0.3, -0.2]), np.array([1.0, 2.0, 1.0, 0.5])  # loss ½ Σ c_i·(w_i − a_i)²
 
@@ -19,16 +20,7 @@ def soft(z: np.ndarray, t: Any) -> np.ndarray:
 
 
 def run(tx: Any, w: Any, steps: int, slope: Any = lambda w: C * (w - A)) -> tuple[Any, Any]:
-    @jax.jit
-    def trained(w: Any) -> Any:
-        def step(carry: Any, _: Any) -> Any:
-            w, state = carry
-            updates, state = tx.update(slope(w), state, w)
-            return (optax.apply_updates(w, updates), state), None
-
-        return jax.lax.scan(step, (w, tx.init(w)), length=steps)[0]
-
-    return trained(w)
+    return trained(tx, slope, w, steps)
 
 
 def test_straight_through_a_set() -> None:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso
 
 import jaxreg
+from tests.training import trained
 
 Array = np.ndarray
 EXACT = {"fit_intercept": False, "tol": 1e-14, "max_iter": 1_000_000}
@@ -31,16 +32,8 @@ def least_squares(x: Array, y: Array, w: Any) -> Any:
 def train(tx: Any, loss: Callable[[Any], Any], start: Any, steps: int) -> Any:
     """The parameters after some steps, in the precision that is switched on."""
 
-    @jax.jit
-    def run(params: Any) -> Any:
-        def step(carry: Any, _: Any) -> Any:
-            params, state = carry
-            updates, state = tx.update(jax.grad(loss)(params), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0][0]
-
-    return jax.tree.map(np.asarray, run(jax.tree.map(lambda p: jnp.asarray(p, float), start)))
+    params = jax.tree.map(lambda p: jnp.asarray(p, float), start)
+    return jax.tree.map(np.asarray, trained(tx, jax.grad(loss), params, steps)[0])
 
 
 # ------------------------------------------------------------------------------------------------- badly scaled lasso

@@ -1,0 +1,22 @@
+"""A training in one program, for tests of optimizers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+
+def trained(tx: Any, gradient: Callable[[Any], Any], params: Any, steps: int) -> tuple[Any, Any]:
+    """The parameters and the state after some steps; `gradient` is that of the loss, at the parameters."""
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        def step(carry: Any, _: Any) -> Any:
+            params, state = carry
+            updates, state = tx.update(gradient(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
+
+    return run(params)
