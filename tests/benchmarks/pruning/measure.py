@@ -61,33 +61,36 @@ def theirs(network: Network) -> list[Removal]:
     both = network.apply(network.params(), network.inputs), _output(module(network), network)
     if not _change(*both) <= TOLERANCE:
         raise AssertionError(f"{network.name} is not the same network in JAX and in PyTorch")
+    model, graph = _graph(network)
+    names = {layer: name for name, layer in model.named_modules()}
     try:
-        model, graph = _graph(network)
-        names = {layer: name for name, layer in model.named_modules()}
-        with _limited():
+        with _asked(), _limited():
             for group in graph.get_all_groups(ignored_layers=[model.head]):
                 groups[names[group[0].dep.target.module]] = len(group[0].idxs)
-    except Exception as error:
-        found.append(Removal(network.name, DEPGRAPH, "search for groups", None, error=_first_line(error)))
+    except PeerError as error:
+        found.append(Removal(network.name, DEPGRAPH, "search for groups", None, error=str(error)))
     found = [_removed(network, name, size) for name, size in groups.items()] + found
     return found + ([_told(network)] if network.name in HEADS else [])
 
 
 def _removed(network: Network, name: str, size: int) -> Removal:
     row = Removal(network.name, DEPGRAPH, name, size)
+    model, graph = _graph(network)
+    layer = model.get_submodule(name)
     try:
-        model, graph = _graph(network)
-        layer = model.get_submodule(name)
-        group = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=[0])
+        with _asked():
+            group = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, idxs=[0])
         for dep, indices in group:
             _zero(
                 dep.target.module, [getattr(i, "idx", i) for i in indices], graph.is_in_channel_pruning_fn(dep.handler)
             )
         before = _output(model, network)
-        group.prune()
-        return dataclasses.replace(row, change=_change(before, _output(model, network)))
-    except Exception as error:
-        return dataclasses.replace(row, error=_first_line(error))
+        with _asked():
+            group.prune()
+            after = _output(model, network)
+    except PeerError as error:
+        return dataclasses.replace(row, error=str(error))
+    return dataclasses.replace(row, change=_change(before, after))
 
 
 def _told(network: Network) -> Removal:
@@ -97,20 +100,18 @@ def _told(network: Network) -> Removal:
     heads = HEADS[network.name]
     most, shared = max(heads.values()), min(heads.values()) if len(heads) > 1 else 1
     row = Removal(network.name, TOLD, ", ".join(heads), most)
+    model, _ = _graph(network)
+    writer = model.get_submodule(next(iter(heads)))
+    thirds = 3 if len(heads) == 1 else 1
+    with peers.torch.no_grad():
+        for parameter in writer.parameters():
+            parameter.unflatten(0, (thirds, shared, most // shared, SIZE))[:, :, 0] = 0
+        model.o.weight.unflatten(1, (shared, most // shared, SIZE))[:, :, 0] = 0
+    before = _output(model, network)
+    layers = [layer for layer in model.modules() if isinstance(layer, (peers.torch.nn.Linear, peers.torch.nn.Conv2d))]
+    num_heads = {model.get_submodule(name): n for name, n in heads.items()}
     try:
-        model, _ = _graph(network)
-        writer = model.get_submodule(next(iter(heads)))
-        thirds = 3 if len(heads) == 1 else 1
-        with peers.torch.no_grad():
-            for parameter in writer.parameters():
-                parameter.unflatten(0, (thirds, shared, most // shared, SIZE))[:, :, 0] = 0
-            model.o.weight.unflatten(1, (shared, most // shared, SIZE))[:, :, 0] = 0
-        before = _output(model, network)
-        layers = [
-            layer for layer in model.modules() if isinstance(layer, (peers.torch.nn.Linear, peers.torch.nn.Conv2d))
-        ]
-        num_heads = {model.get_submodule(name): n for name, n in heads.items()}
-        with _limited():
+        with _asked(), _limited():
             pruner = torch_pruning.pruner.BasePruner(
                 model,
                 peers.torch.from_numpy(network.inputs),
@@ -123,11 +124,13 @@ def _told(network: Network) -> Removal:
                 prune_head_dims=False,
             )
             pruner.step()
-        change = _change(before, _output(model, network))
-        went = model.o.in_features == (most - shared) * SIZE
-        return dataclasses.replace(row, change=change if went else None, error=None if went else "no head went")
-    except Exception as error:
-        return dataclasses.replace(row, error=_first_line(error))
+            after = _output(model, network)
+    except PeerError as error:
+        return dataclasses.replace(row, error=str(error))
+    went = model.o.in_features == (most - shared) * SIZE
+    return dataclasses.replace(
+        row, change=_change(before, after) if went else None, error=None if went else "no head went"
+    )
 
 
 def _graph(network: Network) -> tuple[Any, Any]:
@@ -163,8 +166,17 @@ def _change(before: Any, after: Any) -> float:
     return float(np.abs(after - before).max() / np.abs(before).max())
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+class PeerError(Exception):
+    """What the other library raised, in one line."""
+
+
+@contextlib.contextmanager
+def _asked() -> Iterator[None]:
+    """Around what the other library does, and nothing else: what goes wrong there is what is measured."""
+    try:
+        yield
+    except Exception as error:  # of whatever type: a row of the table says it
+        raise PeerError(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
 @contextlib.contextmanager
