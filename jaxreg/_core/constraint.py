@@ -54,7 +54,7 @@ class Constraint(Regularizer, Indicator, promoted=False):  # the tolerance is in
         inexact = jnp.issubdtype(held.dtype, jnp.inexact)
         epsilon = float(jnp.finfo(held.dtype if inexact else x.dtype).eps)
         # An anchored x is a difference, which has the rounding of what was subtracted.
-        tolerance = _ROUNDING * epsilon * jnp.maximum(_norm(numerics.promote(held)), _norm(x))
+        tolerance = _ROUNDING * epsilon * jnp.maximum(euclidean.norm(numerics.promote(held)), euclidean.norm(x))
         inside = (distance == 0) | ((distance <= tolerance) & jnp.isfinite(distance))
         value = jnp.where(inside, 0, jnp.asarray(jnp.inf, distance.dtype))
         return jnp.where(jnp.isnan(distance), distance, value)
@@ -82,8 +82,4 @@ def _violation(constraint: Constraint, x: Any) -> jax.Array:
 
 def _distance(constraint: Constraint, x: jax.Array) -> jax.Array:
     nearest = constraint.prox(x)
-    return _norm(jnp.where(x == nearest, jnp.zeros_like(x), x - nearest))  # 0 at an infinity that is inside
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    return euclidean.norms(x, tuple(range(x.ndim))).reshape(())
+    return euclidean.norm(jnp.where(x == nearest, jnp.zeros_like(x), x - nearest))  # 0 at an infinity that is inside

@@ -15,6 +15,11 @@ def norms(x: jax.Array, groups: Partition) -> jax.Array:
     return _norms(groups, x)
 
 
+def norm(x: jax.Array) -> jax.Array:
+    """‖x‖₂ of the whole array, a scalar."""
+    return norms(x, tuple(range(x.ndim))).reshape(())
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norms(groups: Partition, x: jax.Array) -> jax.Array:
     scale, square = _squares(groups, x)

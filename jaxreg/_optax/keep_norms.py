@@ -85,7 +85,10 @@ def keep_norms(
         if not any(matched) and flat.leaves and not shows_a_part(flat.leaves):
             raise ValueError(f"`keep_norms`: {matches_nothing(pattern, flat.paths)}")
         found = zip(matched, flat.parameters, flat.leaves, strict=True)
-        norms = [_norm(numerics.promote(leaf)) if yes and is_parameter else None for yes, is_parameter, leaf in found]
+        norms = [
+            euclidean.norm(numerics.promote(leaf)) if yes and is_parameter else None
+            for yes, is_parameter, leaf in found
+        ]
         kept = flat.treedef.unflatten(norms) if flat.leaves else jnp.zeros([])  # `optax.tree.map_params` has no leaves
         return KeepNormsState(optimizer.init(params), jnp.zeros([], jnp.int32), kept)
 
@@ -117,9 +120,5 @@ def _turned(update: Any, param: Any, radius: jax.Array, eta: Any) -> jax.Array:
 
 
 def _unit(x: jax.Array) -> jax.Array:
-    norm = _norm(x)
+    norm = euclidean.norm(x)
     return x / jnp.where(norm > 0, norm, 1)
-
-
-def _norm(x: jax.Array) -> jax.Array:
-    return euclidean.norms(x, tuple(range(x.ndim))).reshape(())

@@ -269,8 +269,7 @@ def _measure(
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    x = numerics.promote(x)
-    return euclidean.norms(x, tuple(range(x.ndim))).reshape(())
+    return euclidean.norm(numerics.promote(x))
 
 
 names.add_builtin(TreeBudget)
