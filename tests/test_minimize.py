@@ -311,3 +311,11 @@ def test_the_way_out_for_a_smooth_penalty_runs():
         jaxreg.minimize(loss, names["reg"], names["params"])
     advice = re.search(r"`(jaxreg\.minimize\(.*\))`", str(refused.value))[1]
     assert eval(advice, names).converged
+
+
+def test_a_gradient_whose_square_is_out_of_range_is_no_certificate() -> None:
+    """ε·½‖w − 2‖² has its minimum at 2, and the residual at most ε·10⁻⁶ that near to it, however small ε is."""
+    small = 1e-22
+    found = jaxreg.minimize(lambda w: small / 2 * jnp.sum((w - 2) ** 2), jaxreg.L2(0.0), jnp.zeros(3), tol=1e-6 * small)
+    assert bool(found.converged) and 0 < float(found.residual) <= 1e-6 * small
+    np.testing.assert_allclose(found.params, 2, rtol=1e-5)

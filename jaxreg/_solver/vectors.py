@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreg._core import euclidean
+
 Vector = Any  # a list whose entries are real arrays, or pairs of them
 
 
@@ -32,8 +34,9 @@ def dot(a: Vector, b: Vector) -> jax.Array:
 
 
 def norm(a: Vector) -> jax.Array:
-    """√⟨a, a⟩."""
-    return jnp.sqrt(dot(a, a))
+    """√⟨a, a⟩, also where the squares are out of range."""
+    kind = dtype(a)
+    return euclidean.norm(jnp.stack([euclidean.norm(x).astype(kind) for x in jax.tree.leaves(a)]))
 
 
 def plus(a: Vector, factor: Any, b: Vector) -> Vector:
