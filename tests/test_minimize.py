@@ -129,13 +129,16 @@ NOT_CONVEX = {
 def test_what_is_not_convex_goes_down_to_a_stationary_point(name):
     """On the support that is left nothing pushes; no step goes up."""
     values, reg = [], NOT_CONVEX[name]
-    with jax.enable_x64(True):
+    jax.config.update("jax_enable_x64", True)  # of the process: callbacks come from threads that no context reaches
+    try:
         found = jaxreg.minimize(
             squares, reg, jnp.ones(P), X, Y, tol=1e-10, callback=lambda _, value, residual: values.append(float(value))
         )
         jax.block_until_ready(found)
         jax.effects_barrier()
         assert found.converged
+    finally:
+        jax.config.update("jax_enable_x64", False)
     finite = np.array(values)[np.isfinite(values)]
     assert len(values) == found.steps and (np.diff(finite) <= 1e-12).all()
     w = np.asarray(found.params)

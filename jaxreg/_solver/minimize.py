@@ -85,7 +85,8 @@ def minimize(
         tol: the residual at which it ends. In float32 about 1e-6 of the terms of the gradient is the least.
         max_steps: the most gradients to take.
         callback: `(steps, value, residual) -> None`, called after each of them with numbers; of runs under `jax.vmap`
-            each.
+            each. As with `jax.debug.callback` the order is not promised, and numbers may arrive rounded to float32
+            where `jax.enable_x64` is a context and not the setting of the process.
 
     Returns:
         A `Minimum`: `params`, `value`, `residual`, `steps`, `converged`, and `reason` in words. Look at `converged`: a
