@@ -13,6 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
 from jaxreg import TreeBudget
+from jaxreg._core import compiler
+from jaxreg.penalties import _counts, _threshold
 
 SHAPES = {"a": {"kernel": (4, 3), "bias": (3,)}, "b": {"kernel": (3, 5)}}
 
@@ -234,12 +236,94 @@ def test_a_positive_multiple_is_the_set_itself_and_tied_arrays_stay_tied() -> No
     np.testing.assert_array_equal([pruned["a"], pruned["b"]], [[3.0, 0.0]] * 2)
 
 
-def test_too_many_entries_to_count() -> None:
-    big = {name: jax.ShapeDtypeStruct((2**16, 2**15), "float32") for name in "ab"}
-    with pytest.raises(
-        NotImplementedError, match=r"less than 2³² entries or groups, got 4294967296.*count groups, `axis=...`"
-    ):
-        jax.eval_shape(TreeBudget(2).prox, big)
-    assert jax.eval_shape(TreeBudget(2, axis=0).prox, big) == big
-    rules = {"a": 2, "b": 2}
-    assert jax.eval_shape(TreeBudget(rules).prox, big) == big
+def test_more_entries_than_a_uint32_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack of layers in parts, and counts in two limbs; the same with parts of a few entries."""
+    big = {name: jax.ShapeDtypeStruct((5, 2**16, 2**14), "float32") for name in "ab"}
+    assert jax.eval_shape(TreeBudget(0.1).prox, big) == big
+    monkeypatch.setattr(_threshold, "_MOST", 12)
+    rng = np.random.default_rng(0)
+    for digits, k in ((9, 21), (0, 21), (0, 50)):
+        leaves = [rng.normal(size=shape).round(digits).astype(np.float32) for shape in ((4, 3, 4), (2, 2, 6), (5,))]
+        masks = largest([abs(x) for x in leaves], k)
+        same(TreeBudget(k).prox(leaves), [np.where(m, x, 0) for m, x in zip(masks, leaves, strict=True)])
+    million = jnp.full(60_000, 2**31 + 3, jnp.uint32)
+    count = _counts.total(million)
+    assert int(count.high) * 65536 + int(count.low) == 60_000 * (2**31 + 3)
+    less = count.minus(_counts.total(million[:-1]))
+    assert int(less.clipped()) == 2**31 + 3 and bool(count.reaches(less)) and not bool(less.reaches(count))
+    k = _counts.allowed_of_all(0.5, 7 * 10**10)
+    np.testing.assert_allclose(int(k.high) * 65536 + int(k.low), 3.5e10, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- the search
+
+
+def kinds(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    one = np.float32(1).view(np.uint32)
+    return {
+        "normal": rng.normal(size=n),
+        "ties": rng.integers(-3, 4, size=n),
+        "equal": np.full(n, -1.5),
+        "half zero": np.where(rng.random(n) < 0.5, 0, rng.normal(size=n)),
+        "scales": rng.normal(size=n) * 10.0 ** rng.integers(-30, 30, size=n),
+        "special": rng.choice([0, -0.0, 1e-40, -1e-45, 1e-38, 3e38, np.inf, -np.inf, np.nan, 1, -1], size=n),
+        "subnormal": rng.integers(0, 50, size=n) * 1e-45,
+        "neighbours": (one + rng.integers(0, 9, size=n).astype(np.uint32)).view(np.float32),
+    }
+
+
+@pytest.mark.parametrize("dtypes", ["float32", "float64", "bfloat16", "float32 bfloat16 float16 float32"])
+def test_the_search_by_brute_force(dtypes: str) -> None:
+    """Which entries stay, for all counts: nan above inf, of equal ones the first, and 0 does not matter."""
+    rng, shapes = np.random.default_rng(0), ((13, 7), (5,), (), (2, 3, 4))
+    names = dtypes.split() * (4 // len(dtypes.split()))
+    with jax.enable_x64("float64" in names):
+        dtype = jnp.result_type(*names)
+        stay = jax.jit(lambda leaves, k: _threshold.stay(leaves, dtype, _counts.total(k[None]))[0])
+        for values in kinds(rng, 121).values():
+            split = np.split(values.astype(np.float64), np.cumsum([np.prod(s, dtype=int) for s in shapes])[:-1])
+            leaves = [jnp.asarray(x.reshape(s)).astype(d) for x, s, d in zip(split, shapes, names, strict=True)]
+            flat = np.concatenate([np.abs(np.asarray(x).astype(np.float64)).ravel() for x in leaves])
+            order = np.lexsort((np.arange(121), -np.nan_to_num(flat, nan=0, posinf=np.inf), ~np.isnan(flat)))
+            for k in (0, 1, 17, 60, 120, 121, 130):
+                found = np.concatenate([np.asarray(m).ravel() for m in stay(leaves, jnp.uint32(k))])
+                expected = np.zeros(121, bool)
+                expected[order[:k]] = True
+                np.testing.assert_array_equal(found & (flat != 0), expected & (flat != 0))
+
+
+def test_how_many_reads_the_search_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few for weights as they are, and a bound for all: with seven pivots, as on a TPU and a GPU."""
+    monkeypatch.setattr(compiler, "by_device", lambda on_cpu, elsewhere, *operands: elsewhere(*operands))
+    rng, shape = np.random.default_rng(0), (2, 400, 400)
+    normal = rng.normal(size=shape)
+    dead = np.where(abs(normal) > 1.6, normal, 0)
+    few = {
+        "normal": normal,
+        "Laplace": rng.laplace(size=shape),
+        "heavy tails": rng.standard_t(2, size=shape),
+        "scales": normal * np.array([1, 1e-3])[:, None, None],
+        "columns": normal * np.where(np.arange(400) % 16, 1, 100),
+        "after a step of Adam": dead + 1e-3 * np.sign(rng.normal(size=shape)),
+    }
+    reads = jax.jit(lambda x, k: _threshold.stay(list(x), x.dtype, _counts.total(k[None]))[1])
+    counts = [int(share * normal.size) for share in (0.7, 0.3, 0.1, 0.01)]
+    for values in few.values():
+        taken = [int(reads(jnp.float32(values), jnp.uint32(k))) for k in counts]
+        assert max(taken) <= 5 and np.mean(taken) <= 4, taken
+    nonzero = np.count_nonzero(dead)
+    for values in (dead, np.sort(dead.ravel()).reshape(shape), 10.0 ** rng.integers(-38, 38, size=shape)):
+        for k in (nonzero - 1, nonzero - 100, 1):
+            assert reads(jnp.float32(values), jnp.uint32(k)) <= 17
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
+def test_a_sample_of_what_is_divided_is_not_gathered(kind: AxisType) -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    value = np.random.default_rng(0).normal(size=(1040, 300)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        leaf = jax.device_put(value, NamedSharding(mesh, PartitionSpec("x")))
+        compiled = prox.lower(TreeBudget(0.1), leaf).compile()
+        kept = compiled(TreeBudget(0.1), leaf) != 0
+    assert kept.sum() == 31_200 and abs(value[kept]).min() > abs(value[~np.asarray(kept)]).max()
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all"))

@@ -1,7 +1,6 @@
 """Which entries are the largest: of equal ones the one with the lowest index, and never more than there is room for."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,40 +35,21 @@ def are_largest(keys: jax.Array, k: jax.Array, axes: Axes) -> jax.Array:
 
     Only numbers of groups are reduced, so that groups may be divided among devices.
     """
-    least = _kth_largest([keys], k, axes)
+    least = _kth_largest(keys, k, axes)
     stay = keys >= least
 
     def first_of_equals(keys: jax.Array, least: jax.Array) -> jax.Array:
         larger, equal = keys > least, keys == least
-        places = jnp.where(equal, ~_index(keys, axes), 0)  # the lowest index is the largest, and none is 0
-        return larger | (equal & (places >= _kth_largest([places], k - _count(larger, axes), axes)))
+        places = jnp.where(equal, ~index(keys, axes), 0)  # the lowest index is the largest, and none is 0
+        return larger | (equal & (places >= _kth_largest(places, k - _count(larger, axes), axes)))
 
     crowded = jnp.any((_count(stay, axes) > k) & (least > 0))
     return jax.lax.cond(crowded, first_of_equals, lambda keys, least: stay, keys, least)
 
 
-def are_largest_of_all(keys: Sequence[jax.Array], k: jax.Array) -> list[jax.Array]:
-    """The same for the keys of several arrays together, which come in their order. Only numbers are reduced."""
-    least = _kth_largest(keys, k, None)
-    stay = [x >= least for x in keys]
-
-    def first_of_equals(keys: Sequence[jax.Array], least: jax.Array) -> list[jax.Array]:
-        room = k - sum(_count(x > least, None) for x in keys)
-        found = []
-        for x in keys:
-            axes, equal = tuple(range(x.ndim)), x == least
-            places = jnp.where(equal, ~_index(x, axes), 0)
-            found.append((x > least) | (equal & (room > 0) & (places >= _kth_largest([places], room, None))))
-            room -= jnp.minimum(room, _count(equal, None))
-        return found
-
-    crowded = (sum(_count(x, None) for x in stay) > k) & (least > 0)
-    return jax.lax.cond(crowded, first_of_equals, lambda keys, least: stay, keys, least)
-
-
 def keys_of(size: jax.Array) -> jax.Array:
     """Unsigned integers that are ordered as numbers that are not negative."""
-    return jax.lax.bitcast_convert_type(size, jnp.uint64 if size.dtype == jnp.float64 else jnp.uint32)
+    return jax.lax.bitcast_convert_type(size, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[size.dtype.itemsize])
 
 
 def only(stay: jax.Array, z: jax.Array, number: jax.Array) -> jax.Array:
@@ -78,38 +58,33 @@ def only(stay: jax.Array, z: jax.Array, number: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(number), jnp.nan, w) if jnp.issubdtype(number.dtype, jnp.floating) else w
 
 
-def _count(inside: jax.Array, axes: Axes | None) -> jax.Array:
-    """Of each group along `axes`; None: of the array, as one number."""
-    return jnp.sum(inside, axis=axes, keepdims=axes is not None, dtype=jnp.uint32)
+def _count(inside: jax.Array, axes: Axes) -> jax.Array:
+    return jnp.sum(inside, axis=axes, keepdims=True, dtype=jnp.uint32)
 
 
-def _kth_largest(keys: Sequence[jax.Array], k: jax.Array, axes: Axes | None) -> jax.Array:
+def _kth_largest(keys: jax.Array, k: jax.Array, axes: Axes) -> jax.Array:
     """The k-th largest key of every group, from its first bit to its last: the largest t that k keys reach.
 
     Two bits a read where one read serves several sums: 16 reads of float32 on a TPU and a GPU, 32 on a CPU. For k = 0
-    it is above all keys of numbers, and where there are fewer than k keys, 0. Of several arrays `axes` is None.
+    it is above all keys of numbers, and where there are fewer than k keys, 0.
     """
 
-    def search(width: int, keys: Sequence[jax.Array], k: jax.Array) -> jax.Array:
-        dtype = keys[0].dtype
+    def search(width: int, keys: jax.Array, k: jax.Array) -> jax.Array:
+        dtype = keys.dtype
         reads = jnp.iinfo(dtype).bits // width
-
-        def reach(t: jax.Array) -> jax.Array:
-            first, *others = (_count(x >= t, axes) for x in keys)
-            return sum(others, start=first) >= k
 
         def digit(i: Any, t: jax.Array) -> jax.Array:
             shift = jnp.asarray(width * (reads - 1 - i), dtype)
             tried = [t + (jnp.asarray(j, dtype) << shift) for j in range(1, 1 << width)]
-            return t + (sum(reach(c).astype(dtype) for c in tried) << shift)
+            return t + (sum((_count(keys >= c, axes) >= k).astype(dtype) for c in tried) << shift)
 
-        shape = [] if axes is None else [1 if axis in axes else n for axis, n in enumerate(keys[0].shape)]
+        shape = [1 if axis in axes else n for axis, n in enumerate(keys.shape)]
         return jax.lax.fori_loop(1, reads, digit, digit(0, jnp.zeros(shape, dtype)))
 
     return compiler.by_device(functools.partial(search, 1), functools.partial(search, 2), keys, k)
 
 
-def _index(keys: jax.Array, axes: Axes) -> jax.Array:
+def index(keys: jax.Array, axes: Axes) -> jax.Array:
     """The place in its group, in the order of the array."""
     index: Any = jnp.zeros((), jnp.uint32)
     for axis in sorted(axes):
