@@ -36,8 +36,8 @@ class TreeBudget(TreePenalty):
     magnitudes those stay that come first, by the order of the leaves and then of the array, so that there are never too
     many. nan stays nan, and counts as the largest. Leaves of different dtypes are compared in the widest of them. A
     share may follow a schedule without compiling again. The threshold is found by counting, over all leaves at once: a
-    sample of one entry in 256 says where to look, and three to five reads of float32 leaves find it, 17 at most, on a
-    CPU 22 (one read more applies it, and 17 where equal magnitudes have to go). Devices exchange the counts alone.
+    sample of one entry in 256 says where to look, and about four reads of float32 leaves find it, 17 at most, on a CPU
+    22 (one read more applies it, and 17 where equal magnitudes have to go). Devices exchange the counts alone.
 
     Leaves that an optimizer does not step belong outside, by a rule `None`: nothing could be taken from them. It has no
     sum with other penalties of trees.

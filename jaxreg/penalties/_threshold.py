@@ -21,7 +21,7 @@ from jaxreg._core import compiler, numerics
 from jaxreg.penalties._counts import Count, total
 from jaxreg.penalties._largest import index, keys_of
 
-_STRIDES = 13, 19  # of the sample; no width of a layer is a multiple of them
+_STRIDES = 13, 19  # of the sample of a large tree
 _LEAST = 1 << 16  # entries of a sample, where there are as many
 _RANKS = np.array([32, 6, 1.2, 0, -1.2, -6, -32], np.float32)  # of the first pivots, in standard deviations
 _RANKS_AFTER = np.array([-4, -1, -0.35, 0, 0.35, 1, 4], np.float32)
@@ -126,7 +126,9 @@ def _sampled(keys: Keys, arrays: list[jax.Array], k: Count, ranks: Any) -> jax.A
         ]
         return jnp.where(sum(counts) >= wanted, tried, t)
 
-    zero = sum(jnp.sum(_count(keys(y) == 0)) for y in sample) & 0  # varies where they do inside of `shard_map`
+    zero = (
+        functools.reduce(jnp.add, [jnp.sum(_count(keys(y) == 0)) for y in sample]) & 0
+    )  # varies where they do inside of `shard_map`
     return jax.lax.fori_loop(0, bits, bit, jnp.zeros(ranks.shape, dtype) + zero.astype(dtype))
 
 
@@ -136,10 +138,11 @@ def _strided(x: jax.Array, size: Any) -> jax.Array:
     along = [a for a in range(max(0, x.ndim - 2), x.ndim) if divided[a] is None and isinstance(x.shape[a], int)]
     if not isinstance(size, int) or not along:
         return x
-    each = min(math.prod(_STRIDES), max(size // _LEAST, 1)) / math.prod(_STRIDES)
+    wanted = min(math.prod(_STRIDES), max(size // _LEAST, 1))
+    each = [math.sqrt(wanted / math.prod(_STRIDES)) * n for n in _STRIDES] if len(along) == 2 else [wanted]
     strides = [1] * x.ndim
-    for a, n in zip(reversed(along), _STRIDES if len(along) == 2 else [math.prod(_STRIDES)], strict=False):
-        strides[a] = max(1, min(round(n * math.sqrt(each)) if len(along) == 2 else round(n * each), x.shape[a]))
+    for a, n in zip(reversed(along), each, strict=False):
+        strides[a] = max(1, min(round(n) | 1, x.shape[a]))  # odd, for what is alike lies at powers of 2
     return jax.lax.slice(x, [0] * x.ndim, x.shape, strides)
 
 
