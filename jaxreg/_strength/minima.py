@@ -77,7 +77,7 @@ def minima(
     References:
         Tibshirani et al., *Strong rules for discarding predictors in lasso-type problems*, JRSS B, 2012.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x, args, coefficients))):
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((reg, coefficients, params, x, args))):
         raise TypeError(
             "`minima` compiles programs for what it finds, so that it is not called inside of `jax.jit` or `jax.vmap`. "
             "There write `jax.lax.scan` of `jaxreg.minimize`, or `jaxreg.path(..., start=...)`."
