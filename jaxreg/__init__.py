@@ -81,8 +81,10 @@ _LAZY = {
     "amsgrad_metric": "jaxreg._optax.metrics",
     "bounded": "jaxreg._optax.bounded",
     "coefficient_max": "jaxreg._strength.coefficient_max",
+    "duality_gap": "jaxreg._strength.duality_gap",
     "keep_norms": "jaxreg._optax.keep_norms",
     "keep_zeros": "jaxreg._optax.keep_zeros",
+    "minima": "jaxreg._strength.minima",
     "minimize": "jaxreg._solver.minimize",
     "path": "jaxreg._strength.path",
     "proximal": "jaxreg._optax.proximal",
@@ -122,6 +124,8 @@ if TYPE_CHECKING:
     from jaxreg._solver.minimize import Minimum as Minimum
     from jaxreg._solver.minimize import minimize as minimize
     from jaxreg._strength.coefficient_max import coefficient_max as coefficient_max
+    from jaxreg._strength.duality_gap import duality_gap as duality_gap
+    from jaxreg._strength.minima import minima as minima
     from jaxreg._strength.path import RegularizationPath as RegularizationPath
     from jaxreg._strength.path import path as path
 else:

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 from sklearn.datasets import load_diabetes
-from sklearn.linear_model import enet_path, lasso_path
+from sklearn.linear_model import ElasticNetCV, LassoCV, enet_path, lasso_path
 from sklearn.model_selection import KFold
 
 import jaxreg
@@ -335,6 +335,28 @@ def test_each_strength_begins_at_the_minimum_of_the_one_before():
     np.testing.assert_array_equal(warm.fold_scores, 0)
     np.testing.assert_array_equal(cold.zeros, warm.zeros)
     assert warm.losses.sum() < 0.9 * cold.losses.sum()
+
+
+@pytest.mark.parametrize("peer", [LassoCV, ElasticNetCV], ids=["LassoCV", "ElasticNetCV"])
+def test_folds_and_strengths_at_once_are_the_cross_validation_of_scikit_learn(peer):
+    grid, masks = ALPHA_MAX * np.array([0.5, 0.1, 0.01]), np.arange(len(Y)) % 4 != np.arange(4)[:, None]
+    ratio = 1.0 if peer is LassoCV else 0.5
+
+    def on_fold(reg, mask):
+        def loss(w):
+            return mask @ (X @ w - Y) ** 2 / (2 * mask.sum())
+
+        found = jaxreg.minimize(loss, reg, jnp.zeros(10), tol=1e-9)
+        return found.params, found.value, -(1 - mask) @ (X @ found.params - Y) ** 2 / (1 - mask).sum()
+
+    with jax.enable_x64(True):
+        reg = jaxreg.L1L2(ratio, (1 - ratio) / 2)
+        result = jaxreg.path(on_fold, reg, grid, keys=jnp.asarray(masks, float))
+    folds = [(np.flatnonzero(mask), np.flatnonzero(~mask)) for mask in masks]
+    theirs = peer(alphas=grid, cv=folds, fit_intercept=False, tol=1e-12, max_iter=10**6)
+    theirs = theirs.set_params(**{} if peer is LassoCV else {"l1_ratio": ratio}).fit(X, Y)
+    np.testing.assert_allclose(-result.fold_scores, theirs.mse_path_, rtol=1e-6)
+    assert result.coefficients[result.best] == theirs.alpha_
 
 
 def test_without_keys_and_a_tree_that_is_not_like_the_start():

@@ -66,8 +66,8 @@ def minimize(
     the distance of 0 from the subgradients of loss + penalty, and ‖∇f‖ where there is no penalty. Where loss + penalty
     is strongly convex with μ, the minimum is at most about 2·residual/μ away. It is exact up to the rounding of ∇f (on
     a TPU or GPU take `jax.default_matmul_precision("highest")`). Where the penalty or the loss is not convex it
-    certifies a stationary point. The step γ is found on the way; a step that does not go down is taken back, and the
-    momentum β begins anew.
+    certifies a stationary point. For a convex loss and a norm `jaxreg.duality_gap` bounds the objective as well. The
+    step γ is found on the way; a step that does not go down is taken back, and the momentum β begins anew.
 
     It is a JAX function: `jax.jit` compiles one program for all strengths, `jax.vmap` runs strengths and folds at once,
     sharded data stay where they are. Called without `jax.jit` it compiles at every call. In all numbers that `reg` and

@@ -16,7 +16,7 @@ from jaxreg._rules.paths import flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_budget import TreeBudget
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg.penalties import L1, L1L2, SLOPE, Anchored, Group, Matrix, Stacked, Weighted
+from jaxreg.penalties import L1, L1L2, SLOPE, Anchored, Group, Matrix, Spectral, Stacked, Weighted
 
 
 def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.Array:
@@ -60,15 +60,22 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
     """
     if not isinstance(reg, (Regularizer, TreePenalty)):
         raise TypeError(f"`coefficient_max` takes a regularizer or a `TreeRegularizer`, got {short(reg)}.")
+    return multiple_max(reg, grads_at_zero, held=False)
+
+
+def multiple_max(reg: Regularizer | TreePenalty, grads_at_zero: Any, *, held: bool) -> jax.Array:
+    """The same; with `held` the smallest multiple of the penalty with the coefficients that it holds."""
     flat = flatten_with_paths(grads_at_zero)
     tree = as_tree(reg)
     if isinstance(tree, Joined):
-        return _top(tree.penalty, tree.vector(grads_at_zero))
+        return _top(tree.penalty, tree.vector(grads_at_zero), held)
     if isinstance(tree, TreeBudget):
         raise _has_none(tree, "jaxreg.TreeBudget(1 - c)")
     assigned = tree.assign(flat)
     tops = [
-        _top(penalty, jnp.asarray(g)) for penalty, g in zip(assigned, flat.leaves, strict=True) if penalty is not None
+        _top(penalty, jnp.asarray(g), held)
+        for penalty, g in zip(assigned, flat.leaves, strict=True)
+        if penalty is not None
     ]
     for joint in tree.joints(flat):
         if any(assigned[i] is not None for i in joint.positions):
@@ -76,42 +83,44 @@ def coefficient_max(reg: Regularizer | TreePenalty, grads_at_zero: Any) -> jax.A
                 f"`coefficient_max`: a leaf of the groups of {joint.call} has a penalty of its own as well. Ask for "
                 "each of them alone."
             )
-        tops.append(_top(joint.group, joint.matrix(flat.leaves)))
+        tops.append(_top(joint.group, joint.matrix(flat.leaves), held))
     if not tops:
         raise ValueError("`coefficient_max`: no leaf of the gradients has a penalty.")
     return jnp.max(jnp.stack(tops))
 
 
-def _top(penalty: Regularizer, g: jax.Array) -> jax.Array:
+def _top(penalty: Regularizer, g: jax.Array, held: bool) -> jax.Array:
     g = numerics.promote(g)
     match penalty:
         case L1() | L1L2():
-            return jnp.max(jnp.abs(g), initial=0)
+            largest = jnp.max(jnp.abs(g), initial=0)
+            return _divided(largest, penalty.l1) if held else largest
         case Group():
-            return _divided(_top(penalty.penalty, penalty.norms(g)), penalty.size_weight(g))
+            return _divided(_top(penalty.penalty, penalty.norms(g), held), penalty.size_weight(g))
         case Scaled():
-            return _divided(_top(penalty.penalty, g), penalty.factor)
+            return _divided(_top(penalty.penalty, g, held), penalty.factor)
         case Stacked():
             layers, _ = penalty.layers(g)
-            return jnp.max(jax.vmap(lambda layer: _top(penalty.penalty, layer))(layers), initial=0)
+            return jnp.max(jax.vmap(lambda layer: _top(penalty.penalty, layer, held))(layers), initial=0)
         case Matrix():
-            return _top(penalty.penalty, penalty.matrix(g))
+            return _top(penalty.penalty, penalty.matrix(g), held)
+        case Spectral() if held:
+            return _top(penalty.penalty, jnp.linalg.svd(g, compute_uv=False), held)
         case Weighted():
             if isinstance(penalty.penalty, Group):
                 group = penalty.penalty
-                return _divided(
-                    _top(Weighted(group.penalty, penalty.of_norms(g)), group.norms(g)), group.size_weight(g)
-                )
-            return _top(penalty.penalty, _divided(g, penalty.of_entries(g)))
+                weighted = Weighted(group.penalty, penalty.of_norms(g))
+                return _divided(_top(weighted, group.norms(g), held), group.size_weight(g))
+            return _top(penalty.penalty, _divided(g, penalty.of_entries(g)), held)
         case SLOPE():
-            largest = jnp.flip(jnp.sort(jnp.abs(g).ravel()))
-            return jnp.max(_divided(jnp.cumsum(largest), jnp.cumsum(penalty.of_places(g))), initial=0)
+            ordered = jnp.flip(jnp.sort(jnp.abs(g).ravel()))
+            return jnp.max(_divided(jnp.cumsum(ordered), jnp.cumsum(penalty.of_places(g))), initial=0)
         case Anchored():
-            return _anchored_top(penalty, g)
+            return _anchored_top(penalty, g, held)
         case Sum():
             others = [term for term in penalty.terms if not _leaves_the_top(term.parts())]
             if len(others) == 1:
-                return _top(others[0], _against(penalty.parts().nonnegative, g))
+                return _top(others[0], _against(penalty.parts().nonnegative, g), held)
         case Constraint():
             raise _has_none(penalty, "jaxreg.TopK(1 - c)")
     raise NotImplementedError(
@@ -129,7 +138,7 @@ def _has_none(reg: Any, smaller: str) -> NotImplementedError:
     )
 
 
-def _anchored_top(anchored: Anchored, g: jax.Array) -> jax.Array:
+def _anchored_top(anchored: Anchored, g: jax.Array, held: bool) -> jax.Array:
     reference, weights = anchored.reference, anchored.weights
     if isinstance(reference, jax.core.Tracer) or np.any(np.asarray(reference)):
         raise NotImplementedError(
@@ -137,7 +146,7 @@ def _anchored_top(anchored: Anchored, g: jax.Array) -> jax.Array:
             f"reference, got {short(reference)}. The coefficient at which they stay there is that of the penalty "
             "inside for the gradient at the reference: `jaxreg.coefficient_max(anchored.penalty, grads_at_reference)`."
         )
-    return _top(anchored.penalty if weights is None else Weighted(anchored.penalty, weights), g)
+    return _top(anchored.penalty if weights is None else Weighted(anchored.penalty, weights), g, held)
 
 
 def _leaves_the_top(parts: Parts) -> bool:

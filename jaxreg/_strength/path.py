@@ -94,7 +94,7 @@ def path(
     With `start` the strengths are trained one after the other, from the strongest on, each from where the last one
     ended; the keys still run at once. A convex problem has the same minima, after fewer steps; one that is not convex
     may find better ones, since the strongest penalty leaves little to choose. On a machine with many arithmetic units
-    all strengths at once may still be sooner.
+    all strengths at once may still be sooner. Linear models of thousands of features are for `jaxreg.minima`.
 
     As many trainings run at once as `chunk` says; by default all of them, or as many as the compiler's own estimate
     says fit into nine tenths of the memory of the devices. Several devices share the trainings. A progress bar is
@@ -145,8 +145,20 @@ def path(
         array([[ 0. ,  0. ,  0. ],
                [ 2.5, -0.5,  0. ],
                [ 2.9, -0.9,  0.1]], dtype=float32)
+
+        Folds of a cross-validation are masks, the keys; all folds and strengths run at once:
+
+        >>> x, y = jnp.tile(jnp.eye(2), (3, 1)), jnp.array([3.0, 0.5, 3.5, 0.0, 2.5, 1.0])
+        >>> masks = jnp.repeat(1 - jnp.eye(3), 2, axis=1)           # a row for each fold, 1 where it is trained on
+        >>> def on_fold(reg, mask):
+        ...     found = jaxreg.minimize(lambda w: mask @ (x @ w - y) ** 2 / (2 * mask.sum()), reg, jnp.zeros(2))
+        ...     return found.params, found.value, -(1 - mask) @ (x @ found.params - y) ** 2 / (1 - mask).sum()
+        >>> folds = jaxreg.path(on_fold, jaxreg.L1(1.0), [0.25, 0.05], keys=masks)
+        >>> folds.fold_scores.round(2)                              # less the mean square of each fold
+        array([[-0.25, -0.81, -0.53],
+               [-0.01, -0.57, -0.57]])
     """
-    grid = _grid(coefficients)
+    grid = grid_of("path", coefficients)
     reg_at = _at(regularizer)
     stacked_keys = jax.random.key(0)[None] if keys is None else keys
     k = _number_of_keys(stacked_keys)
@@ -186,13 +198,14 @@ def path(
     return RegularizationPath(grid, losses.mean(axis=1), scores.mean(axis=1), zeros.mean(axis=1), scores, params)
 
 
-def _grid(coefficients: Any) -> Floats:
+def grid_of(call: str, coefficients: Any) -> Floats:
+    """The coefficients that the user gave or, of one number, those of a path from it down."""
     if np.ndim(coefficients) == 0:
-        top = checks.number("path(coefficients=...)", coefficients, above=0.0)
+        top = checks.number(f"{call}(coefficients=...)", coefficients, above=0.0)
         return np.geomspace(top, top / 1000, 50)
-    grid = np.asarray([checks.number("path(coefficients=...)", c, above=None) for c in coefficients], float)
+    grid = np.asarray([checks.number(f"{call}(coefficients=...)", c, above=None) for c in coefficients], float)
     if grid.ndim != 1 or not len(grid):
-        raise ValueError(f"`path(coefficients=...)` takes a number or a sequence of numbers, got shape {grid.shape}.")
+        raise ValueError(f"`{call}(coefficients=...)` takes a number or a sequence of numbers, got shape {grid.shape}.")
     return grid
 
 
