@@ -14,10 +14,13 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "jax"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import links
 import pages
 from names import ROOT
 
 OUT = ROOT / "build" / "docs"
+# Servers do not show folders that begin with a dot.
+FOLDERS = {".github": "contributing", ".docs": "help"}
 LINK = re.compile(r"\]\(((?:\.\./)*[\w./-]+)(#[\w-]*)?\)")
 
 MENU = """
@@ -32,6 +35,7 @@ MENU = """
 :hidden:
 :caption: In depth
 
+help/errors
 jaxreg/penalties/README
 jaxreg/_rules/README
 jaxreg/_optax/README
@@ -61,7 +65,8 @@ def documents() -> list[Path]:
     """Return the files of the repository that are pages of the site."""
     folders = (ROOT / "jaxreg", ROOT / "tests")
     readmes = [path for folder in folders for path in sorted(folder.rglob("README.md"))]
-    return [ROOT / "README.md", *sorted((ROOT / ".github").glob("*.md")), *readmes, *notebooks()]
+    own = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))]
+    return [ROOT / "README.md", *own, *readmes, *notebooks()]
 
 
 def notebooks() -> list[Path]:
@@ -69,11 +74,12 @@ def notebooks() -> list[Path]:
 
 
 def place(path: Path) -> Path:
-    """Where a file of the repository lies on the site: servers do not show folders that begin with a dot."""
+    """Where a file of the repository lies on the site."""
     relative = path.relative_to(ROOT)
     if relative == Path("README.md"):
         return Path("index.md")
-    return Path("contributing", relative.name) if relative.parts[0] == ".github" else relative
+    folder, *rest = relative.parts
+    return Path(FOLDERS.get(folder, folder), *rest)
 
 
 def lay_out(source: Path) -> None:
@@ -88,7 +94,8 @@ def lay_out(source: Path) -> None:
                 shutil.copy(target, copy)
         copy = source / place(path)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        text = text.replace("](.github/", "](contributing/").replace("/.github/", "/contributing/")
+        for folder, name in FOLDERS.items():
+            text = text.replace(f"]({folder}/", f"]({name}/").replace(f"/{folder}/", f"/{name}/")
         if path == ROOT / "README.md":
             text += MENU.format(notebooks="\n".join(f"notebooks/{notebook.stem}" for notebook in notebooks()))
         copy.write_text(text)
@@ -104,7 +111,10 @@ def main() -> int:
     pages.write(source / "api")
     configuration = str(Path(__file__).parent)
     options = ["--fail-on-warning", "--keep-going", "--quiet", "-j", "auto"]
-    return sphinx([*options, "-c", configuration, "-d", str(OUT / "doctrees"), str(source), str(OUT / "html")])
+    failed = sphinx([*options, "-c", configuration, "-d", str(OUT / "doctrees"), str(source), str(OUT / "html")])
+    for link in (broken := links.broken((OUT / "html").resolve())):
+        print("a link that leads nowhere:", link)
+    return failed or bool(broken)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import docstrings
 import names
+import papers
 
 TITLES = {"penalties": "Penalties", "sets": "Sets (constraints)"}  # of the others, what their folder says of itself
 
@@ -41,7 +42,7 @@ def write(folder: Path) -> None:
         (folder / f"{module}.rst").write_text(text + "".join(_entry(module, name) for name in members))
     listed = "".join(f"   {page}\n" for page in [*map(_page, rooms), *others, "papers"])
     (folder / "index.rst").write_text(_heading("Reference") + ".. toctree::\n   :maxdepth: 2\n\n" + listed)
-    (folder / "papers.rst").write_text(_papers())
+    (folder / "papers.rst").write_text(papers.page())
 
 
 def _page(room: str) -> str:
@@ -97,14 +98,3 @@ def _table(module: ModuleType, members: list[str], toctree: bool) -> str:
 def _summary(module: ModuleType, name: str) -> str:
     text = inspect.getdoc(getattr(module, name)) or ""
     return docstrings.inline(" ".join(text.partition("\n\n")[0].split()))
-
-
-def _papers() -> str:
-    """Every source that a docstring names, and what it is the source of."""
-    lines = []
-    for module, members in names.documented().items():
-        for name in members:
-            text = inspect.getdoc(getattr(importlib.import_module(module), name)) or ""
-            if found := text.partition("References:\n")[2].partition("\n\n")[0]:
-                lines.append(f":py:obj:`{module}.{name}`\n   {docstrings.inline(' '.join(found.split()))}\n\n")
-    return _heading("Papers") + "What each penalty and each function is taken from.\n\n" + "".join(lines)

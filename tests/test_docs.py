@@ -4,10 +4,12 @@ Building it is another matter, `python .docs/build.py`: it needs Sphinx, and its
 """
 
 import importlib
+import inspect
 import re
 import subprocess
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +90,60 @@ def test_docstrings_are_read_as_they_are_meant(kind: str) -> None:
     text, part = DOCSTRINGS[kind]
     to_rst = importlib.import_module("docstrings").to_rst
     assert part in to_rst(text)
+
+
+def _sections_of_errors() -> list[tuple[str, str]]:
+    """The words of each error as the heading has them, and what stands below."""
+    text = (ROOT / ".docs" / "errors.md").read_text()
+    return [tuple(section.split("\n", 1)) for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]]
+
+
+def test_each_error_of_the_page_is_raised_there_and_has_a_way_out() -> None:
+    """The blocks run in `test_package.py`; here: the heading is of the message in its block, code comes after it."""
+    for heading, below in _sections_of_errors():
+        told = re.search(r"^Traceback.*\n(\S.*)\n>>> ", below, re.MULTILINE)
+        assert told, heading
+        words = ".*".join(map(re.escape, heading.strip("`").split("…")))
+        assert re.search(words, told[1]), (heading, told[1])
+
+
+def test_names_on_the_page_of_errors_have_a_page_of_their_own() -> None:
+    names = importlib.import_module("names").documented()["jaxreg"]
+    for heading, below in _sections_of_errors():
+        prose = re.sub(r"```.*?```", "", below, flags=re.DOTALL)
+        found = re.findall(r"`(?:([A-Z]\w+)(?:\.\w+)?|jaxreg\.(\w+)|([a-z]+_[a-z]+))`", prose)
+        assert {name for one in found for name in one if name} <= set(names), heading
+    assert len(_sections_of_errors()) > 20
+
+
+def test_papers_lead_to_names_and_names_to_papers() -> None:
+    papers = importlib.import_module("papers")
+    for name, given in papers.sources().items():
+        section = inspect.getdoc(_found(name)).partition("References:\n")[2].partition("\n\n")[0]
+        assert " ".join(given) == " ".join(section.split())
+        assert all(source.count("*") == 2 and source.endswith(".") for source in given if "`" not in source), given
+    of_a_paper = papers.papers()
+    (adam,) = (names for paper, names in of_a_paper.items() if "(ProxGen)" in paper)
+    assert adam == ["jaxreg.adam_metric", "jaxreg.proximal", "jaxreg.proximal_adam"]
+    assert {name for names in of_a_paper.values() for name in names} == {
+        name for name, given in papers.sources().items() if any(map(papers.title, given))
+    }
+
+
+def _found(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "index.html").write_text('<p id="here"><a href="../page.html?v=1#there">up</a>')
+    links = ["folder", "folder/#here", "https://example.org/x", "#there", "%66older/index.html", "mailto:a@b"]
+    wrong = ["folder/none.html", "folder/index.html#there", "#nowhere"]
+    page = "".join(f'<a class="x" href="{link}">' for link in links + wrong) + '<img src="none.png"><p id="there">'
+    (tmp_path / "page.html").write_text(page)
+    found = importlib.import_module("links").broken(tmp_path)
+    assert found == [f"page.html: {link}" for link in sorted([*wrong, "none.png"])]
 
 
 def test_the_workflow_builds_what_the_page_says() -> None:

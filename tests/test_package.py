@@ -26,6 +26,7 @@ DOCUMENTS = (
     README,
     CONTRIBUTING,
     ROOT / ".github" / "CHANGELOG.md",
+    ROOT / ".docs" / "errors.md",
     *sorted((ROOT / "jaxreg").rglob("README.md")),
     *sorted((ROOT / "tests").rglob("README.md")),
 )

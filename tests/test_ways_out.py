@@ -295,9 +295,53 @@ def test_patterns_that_match_nothing() -> None:
     rules = jaxreg.TreeRegularizer({"**/kernel": B})
     assert advice(lambda: rules(X), error=ValueError, reg=B) == B(X)
     assert rules(advice(lambda: rules(X), 1, ValueError)) == B(X)
-    with pytest.raises(ValueError, match=r"A glob is for the whole path: write '\*\*/kernel'\."):
-        jaxreg.TreeRegularizer({"kernel": B})({"dense": {"kernel": X}})
     assert rules({"dense": {"kernel": X}}) == B(X)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("kernel", "**/kernel"),
+        ("mlp/dense", "mlp/dense/**"),
+        ("**/dense", "**/dense/**"),
+        ("dense", "**/dense/**"),
+        ("mlp.dense.kernel", "mlp/dense/kernel"),
+        ("/mlp/dense/", "mlp/dense/**"),
+        ("dense.*", "**/dense/*"),
+        ("**/kernle", None),
+        ("", None),
+    ],
+)
+def test_a_glob_that_matches_elsewhere(pattern: str, meant: str | None) -> None:
+    """The error and the table of the summary say which glob was meant, and that one matches."""
+    params = {"mlp": {"dense": {"kernel": X}}}
+    rules = jaxreg.TreeRegularizer({pattern: B})
+    with pytest.raises(ValueError, match="No leaf matches the pattern") as raised:
+        rules(params)
+    told = re.findall(r"A glob is for the whole path: write '(.*)'\.$", str(raised.value))
+    assert told == [meant] * (meant is not None)
+    assert re.findall(r"NO LEAF MATCHES, write '(.*)'$", str(jaxreg.summary(rules, params)), re.MULTILINE) == told
+    assert all(jaxreg.TreeRegularizer({glob: B})(params) == B(X) for glob in told)
+
+
+def test_a_glob_for_modules_that_matches_elsewhere() -> None:
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return linen.Dense(2)(x)
+
+    class OfNNX(nnx.Module):
+        def __init__(self) -> None:
+            self.mlp = nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.mlp(x)
+
+    variables = Model().init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=r"write 'Dense_0'\.$"):
+        jaxreg.linen.with_losses(Model(), activity=[("/Dense_0", B)])(variables, X)
+    with pytest.raises(ValueError, match=r"write '\*\*/layers/0'\.$"):
+        jaxreg.nnx.with_losses(OfNNX(), activity=[("layers/0", B)])(X)
 
 
 @pytest.mark.parametrize(

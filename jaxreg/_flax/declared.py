@@ -12,7 +12,7 @@ from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import Struct
 from jaxreg._core.structure import Reach
 from jaxreg._core.text import place, places
-from jaxreg._rules.patterns import Pattern, Rule, pattern_beside_paths
+from jaxreg._rules.patterns import Pattern, Rule, meant, pattern_beside_paths
 
 SUFFIX = "_regularizer"
 ACTIVITY = "activity"
@@ -102,8 +102,9 @@ def gives_no_output(owner: str, path: str, regularizer: Any) -> ValueError:
 
 def no_module_matches(pattern: Pattern, paths: Collection[str], which: str = "module") -> ValueError:
     """The error for a rule that is for no module."""
+    way_out = f" A glob is for the whole path: write {checks.short(glob)}." if (glob := meant(pattern, paths)) else ""
     return ValueError(
-        f"`with_losses(activity=...)`: no {which} matches the pattern {pattern_beside_paths(pattern, paths)}."
+        f"`with_losses(activity=...)`: no {which} matches the pattern {pattern_beside_paths(pattern, paths)}.{way_out}"
     )
 
 

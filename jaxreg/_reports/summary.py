@@ -19,7 +19,7 @@ from jaxreg._reports.conformity import conformity
 from jaxreg._reports.sparsity import count_zeros
 from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_inexact
-from jaxreg._rules.patterns import Rule
+from jaxreg._rules.patterns import Rule, meant
 from jaxreg._rules.tree import TreeRegularizer, as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
 
@@ -204,12 +204,19 @@ def _uses(
     rules: Iterable[Rule], idle: Iterable[Rule], deciding: Iterable[Rule | None], rows: Iterable[Leaf]
 ) -> tuple[RuleUse, ...]:
     of: dict[int, list[str]] = {}
+    rows = list(rows)
     for by, row in zip(deciding, rows, strict=True):
         if not row.left_out or row.left_out.startswith(BY_RULE):
             of.setdefault(id(by), []).append(row.path)
-    unused = set(map(id, idle))
+    near = {id(rule): meant(rule.pattern, [row.path for row in rows]) for rule in idle}
     return tuple(
-        RuleUse(_text(rule), without_arrays(rule.regularizer), tuple(of.get(id(rule), ())), id(rule) not in unused)
+        RuleUse(
+            pattern=_text(rule),
+            regularizer=without_arrays(rule.regularizer),
+            paths=tuple(of.get(id(rule), ())),
+            matches=id(rule) not in near,
+            meant=near.get(id(rule), ""),
+        )
         for rule in rules
     )
 

@@ -40,12 +40,16 @@ class Leaf:
 
 @dataclasses.dataclass(frozen=True)
 class RuleUse:
-    """One rule: its pattern, the repr of its regularizer, the leaves it decides over, whether any leaf matches."""
+    """One rule: its pattern, the repr of its regularizer, the leaves it decides over, whether any leaf matches.
+
+    Where none does, `meant` is the pattern that was probably meant, or "".
+    """
 
     pattern: str
     regularizer: str
     paths: tuple[str, ...]
     matches: bool
+    meant: str = ""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -179,7 +183,7 @@ def _number(x: float) -> str:
 def _rule_note(rule: RuleUse, penalty: float, conformity: Conformity) -> str:
     name = f"rule {rule.pattern!r}, {rule.regularizer}"
     if not rule.matches:
-        return f"{name}: NO LEAF MATCHES"
+        return f"{name}: NO LEAF MATCHES" + (f", write {rule.meant!r}" if rule.meant else "")
     if not rule.paths:
         return f"{name}: decides over no leaf, rules before it do"
     if rule.regularizer == "None":

@@ -121,11 +121,20 @@ def matches_nothing(pattern: Pattern, paths: Iterable[str]) -> str:
     way_out = ""
     if paths == [""]:
         way_out = " One array has an empty path: call a regularizer itself, `reg(x)`, or give a tree, `{'kernel': x}`."
-    elif (
-        isinstance(pattern, str) and "**" not in pattern and any(glob_matches(f"**/{pattern}", path) for path in paths)
-    ):
-        way_out = f" A glob is for the whole path: write {short('**/' + pattern)}."
+    elif glob := meant(pattern, paths):
+        way_out = f" A glob is for the whole path: write {short(glob)}."
     return f"No leaf matches the pattern {pattern_beside_paths(pattern, paths)}.{way_out}"
+
+
+def meant(pattern: Pattern, paths: Collection[str]) -> str:
+    """The glob that matches where `pattern` does not: further down, all below a module, slashes for dots; or ""."""
+    if not isinstance(pattern, str) or not (inner := pattern.strip("/")):
+        return ""
+    for text in (inner, inner.replace(".", "/")):
+        for glob in (text, f"**/{text}", f"{text}/**", f"**/{text}/**"):
+            if any(glob_matches(glob, path) for path in paths):
+                return glob
+    return ""
 
 
 def pattern_beside_paths(pattern: Pattern, paths: Collection[str]) -> str:

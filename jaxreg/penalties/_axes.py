@@ -19,9 +19,10 @@ def axes_of(owner: str, axis: Any, ndim: int, name: str = "axis") -> tuple[int, 
     given = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
     axes = tuple(item + ndim if item < 0 else item for item in given)
     if len(set(axes)) != len(axes) or not all(0 <= item < ndim for item in axes):
+        way_out = " In a tree biases have a rule of their own: `{'**/bias': None, ...}`." if ndim < 2 else ""
         raise ValueError(
             f"`{owner}({name}=...)` must name different axes of the array, here of rank {ndim}, got "
-            f"{checks.short(axis)}."
+            f"{checks.short(axis)}.{way_out}"
         )
     return axes
 

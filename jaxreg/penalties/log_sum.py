@@ -38,7 +38,7 @@ class LogSum(Elementwise):
         Array([-1.,  0.], dtype=float32)
 
     References:
-        Candès, Wakin and Boyd, *Enhancing sparsity by reweighted l1 minimization*, JFAA, 2008. Prater-Bennette, Shen
+        Candès, Wakin and Boyd, *Enhancing sparsity by reweighted ℓ1 minimization*, JFAA, 2008. Prater-Bennette, Shen
         and Tripp, *The proximity operator of the log-sum penalty*, arXiv:2103.02681.
     """
 

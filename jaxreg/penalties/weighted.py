@@ -54,7 +54,7 @@ class Weighted(Regularizer):
 
     References:
         Zou, *The adaptive lasso and its oracle properties*, JASA, 2006. Candès, Wakin and Boyd, *Enhancing sparsity by
-        reweighted ℓ1 minimization*, J. Fourier Anal. Appl., 2008.
+        reweighted ℓ1 minimization*, JFAA, 2008.
     """
 
     penalty: Regularizer
