@@ -1,6 +1,6 @@
 """Scikit-learn's digits, shifted and noisy, and two networks of Linen whose widths are those of their variables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -56,7 +56,11 @@ class ConvNet(nn.Module):
     @staticmethod
     def like(variables: Mapping[str, Any]) -> "ConvNet":
         params = variables["params"]
-        return ConvNet(tuple(params[f"Conv_{i}"]["kernel"].shape[-1] for i in range(3)))
+        return ConvNet.of([params[f"Conv_{i}"]["kernel"].shape[-1] for i in range(3)])
+
+    @staticmethod
+    def of(sizes: Sequence[int]) -> "ConvNet":
+        return ConvNet(tuple(sizes))
 
     @property
     def sizes(self) -> list[int]:
@@ -80,8 +84,11 @@ class ResidualMLP(nn.Module):
 
     @staticmethod
     def like(variables: Mapping[str, Any]) -> "ResidualMLP":
-        stream, *hidden = (variables["params"][f"Dense_{i}"]["kernel"].shape[1] for i in (0, 1, 3))
-        return ResidualMLP(stream, tuple(hidden))
+        return ResidualMLP.of([variables["params"][f"Dense_{i}"]["kernel"].shape[1] for i in (0, 1, 3)])
+
+    @staticmethod
+    def of(sizes: Sequence[int]) -> "ResidualMLP":
+        return ResidualMLP(sizes[0], tuple(sizes[1:]))
 
     @property
     def sizes(self) -> list[int]:
@@ -92,8 +99,8 @@ Network = type[ConvNet] | type[ResidualMLP]
 NETWORKS: dict[str, Network] = {"convolutions": ConvNet, "residual MLP": ResidualMLP}
 
 
-def start(network: Network, seed: int) -> Any:
-    return network().init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), train=False)
+def start(module: ConvNet | ResidualMLP, seed: int) -> Any:
+    return module.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), train=False)
 
 
 def forward(network: Network) -> Callable[[Any, Any], jax.Array]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks import machine
-from tests.benchmarks.pruning.comparison import DENSE, METHODS, Budget, Comparison, Row, Setting
+from tests.benchmarks.pruning.comparison import DENSE, METHODS, Budget, Comparison, Row, Setting, timed
 
 COMMAND = "python -m tests.benchmarks.pruning.training"
 STRENGTHS = {"convolutions": (0.004, 0.008, 0.016, 0.03), "residual MLP": (0.003, 0.006, 0.012, 0.024)}
@@ -38,6 +38,16 @@ def measure(budget: Budget, out: Path) -> None:
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    time_forward(out)
+
+
+def time_forward(file: Path) -> None:
+    """Time the networks of the file that were chosen; best on a machine that does nothing else."""
+    result, rows = read(file)
+    rounds = result["budget"]["rounds"]
+    rows = [timed(row, rounds) if row.chosen and row.method != DENSE else row for row in rows]
+    result |= {"load of forward": round(os.getloadavg()[0], 1), "rows": list(map(dataclasses.asdict, rows))}
+    file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(file: Path) -> tuple[dict[str, Any], list[Row]]:
@@ -60,8 +70,11 @@ def markdown(file: Path) -> str:
             alike = [row for row in rows if (row.network, row.method, row.share) == (name, method, share)]
             lines.append(_line(dense, alike))
     where = machine.one_line(result["machine"])
-    minutes, load = result["processor minutes"], " and ".join(map(str, result["load"]))
-    return "\n".join(lines) + f"\n\n(`{COMMAND}`, {minutes:.0f} minutes of processor time, load {load}. {where}.)"
+    minutes, load = result["processor minutes"], "load {} to {}".format(*result["load"])
+    return "\n".join(lines) + (
+        f"\n\n(`{COMMAND}`, {minutes:.0f} minutes of processor time, {load}; forward at "
+        f"load {result['load of forward']}. {where}.)"
+    )
 
 
 def _line(dense: int, rows: Sequence[Row]) -> str:
@@ -129,9 +142,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="with --out: a few steps of one network, that all runs")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print such a file as a Markdown table")
     parser.add_argument("--picture", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw such a file")
+    parser.add_argument("--time", type=Path, metavar="FILE", help="time the forward passes of such a file anew")
     args = parser.parse_args()
     if args.out:
         measure(QUICK if args.quick else FULL, args.out)
+    if args.time:
+        time_forward(args.time)
     if args.table:
         print(markdown(args.table))
     if args.picture:
