@@ -116,7 +116,7 @@ def picture(file: Path, to: Path) -> None:
     for axes, name in zip(panels[0], networks, strict=True):
         own = [row for row in rows if row.network == name]
         for method, colour, mark in zip(METHODS, ("#0072B2", "#D55E00", "#009E73"), "os^", strict=True):
-            for chosen, size in ((False, 4), (True, 26)):
+            for chosen, size in ((False, 9), (True, 26)):
                 found = [row for row in own if row.method == method and row.chosen == chosen]
                 axes.scatter(*_points(found), size, colour, marker=mark, alpha=0.9 if chosen else 0.35, linewidths=0)
             found = [row for row in own if row.method == method and row.chosen]
