@@ -116,6 +116,58 @@ def test_a_step_for_each_entry_is_one_equation_over_the_leaves():
         same(rows(got), np.array([secular(z, tau, c) for z in rows(params)]), 1e-5)
 
 
+def test_heads_lie_on_axes_in_the_middle_and_in_flat_ones():
+    """Units behind one another need no index; those of each second one do; both are the same groups."""
+    t = {"q": RNG.normal(size=(5, 3, 2)), "out": RNG.normal(size=(6, 4))}
+    t = {name: leaf.astype(np.float32) for name, leaf in t.items()}
+    for labels in ([0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2]):
+        reg = jaxreg.JointGroup(jaxreg.L1(1.0), {"q": 1, "out": (0, labels)})
+        inside = [[t["q"][:, u].ravel(), t["out"][np.array(labels) == u].ravel()] for u in range(3)]
+        norms = np.array([np.linalg.norm(np.concatenate(parts)) for parts in inside])
+        same(reg(t), norms.sum())
+        after = reg.prox(t, 1.5)
+        same(after["q"], t["q"] * np.maximum(1 - 1.5 / norms, 0)[:, None])
+        same(after["out"], t["out"] * np.maximum(1 - 1.5 / norms, 0)[labels, None])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
+def test_norms_are_right_at_both_ends_of_the_range(scale):
+    """Leaves of very different size: no square is out of range, and a small leaf counts only where it does."""
+    params = tree(scale)
+    params["a"]["bias"] = params["a"]["bias"] * np.float32(1e-5)
+    reg = jaxreg.JointGroup(jaxreg.L1(1.0), AXES)
+    norms = np.linalg.norm(rows(params), axis=1)
+    np.testing.assert_allclose(reg(params), norms.sum(), rtol=1e-6)
+    np.testing.assert_allclose(rows(jax.grad(reg)(params)), rows(params) / norms[:, None], rtol=2e-6)
+    step = float(np.float32(norms.min() / 2))
+    kept = np.maximum(1 - step / norms, 0)[:, None]
+    np.testing.assert_allclose(rows(reg.prox(params, step)), rows(params) * kept, rtol=2e-6)
+
+
+def test_curvature_also_where_a_unit_is_zero():
+    """R = ½Σ‖w_u‖² is a sum of squares, whatever the groups: its second derivative is the identity, at 0 too."""
+    params, reg = tree(), jaxreg.JointGroup(jaxreg.L2(0.5), AXES)
+    params["a"]["kernel"][:, 1] = params["a"]["bias"][1] = 0
+    params["b"]["kernel"][[2, 4]] = 0
+    direction = tree()
+    _, along = jax.jvp(jax.grad(reg), (params,), (direction,))
+    same(rows(along), rows(direction))
+    _, along = jax.jvp(lambda p: reg.prox(p, 0.3), (params,), (direction,))
+    same(rows(along), rows(direction) / 1.3)
+
+
+def test_complex_leaves_beside_real_ones():
+    numbers = RNG.normal(size=(4, 3)) + 1j * RNG.normal(size=(4, 3))
+    t = {"a": numbers.astype(np.complex64), "b": np.ones(3, np.float32)}
+    reg = jaxreg.JointGroup(jaxreg.L1(1.0), {"a": 1, "b": 0})
+    norms = np.sqrt((abs(t["a"]) ** 2).sum(axis=0) + 1)
+    same(reg(t), norms.sum())
+    after = reg.prox(t, 0.9)
+    same(after["a"], t["a"] * (1 - 0.9 / norms))
+    same(after["b"], 1 - 0.9 / norms)
+    assert after["a"].dtype == np.complex64 and after["b"].dtype == np.float32
+
+
 def run(tx, params, grads, steps=3):
     state = tx.init(params)
     update = jax.jit(tx.update)

@@ -16,7 +16,7 @@ from jaxreg._optax import adam_groups, groups, half_precision, joint_step, one_l
 from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, as_metric
+from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._optax.when import When, checked, waited
@@ -263,13 +263,9 @@ def wrapped(
                 before = before if regularizer.reach is Reach.ENTRY else w if now is None else now
                 keep = None if r is None else now  # what the state keeps has one structure
                 new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
-            if joints:
-                new = [alone if now is None else now for alone, now in zip(old, new, strict=True)]
-                joint_step.step(joints, rows, new, old, metric_leaves, moments, point_of_joint, before)
+            sizes = joint_step.Sizes(metric, metric_leaves, step_sizes, eta)
+            joint_step.step(joints, rows, new, old, sizes, moments, before)
             return new
-
-        def point_of_joint(reg: Regularizer, p: Any, update: Any, leaf: Any, *rest: Any) -> tuple[jax.Array, Any]:
-            return point_after(reg, p, update, eta, leaf, p.shape if isinstance(metric, Moments) else None, *rest)
 
         def stepped_jointly() -> list[Any]:
             new: list[Any] = [None] * len(rows)
