@@ -189,6 +189,48 @@ def test_proximal_around_gradient_descent():
     same(got["b"]["bias"], params["b"]["bias"] - 3 * 0.2 * grads["b"]["bias"], 1e-5)
 
 
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("latent", [True, False])
+def test_with_a_latent_point_and_in_each_nth_step(latent, every):
+    """Latent: z = w0 − t·η·g, and w its image by the sum of the steps. Each second one: two steps, then one of 2η."""
+    params, grads, c, eta = tree(), tree(0.3), 0.8, 0.1
+    reg = jaxreg.JointGroup(jaxreg.MCP(c, gamma=50.0), AXES) + jaxreg.TreeRegularizer({"a/bias": jaxreg.L1(0.5)})
+    tx = jaxreg.proximal(optax.sgd(eta), reg, eta, latent=latent, every=every)
+
+    def image(z, tau):  # of MCP, r = (a − τc)/(1 − τ/γ) between its two edges
+        z = z.copy()
+        z[:, 4] = np.sign(z[:, 4]) * np.maximum(abs(z[:, 4]) - tau * 0.5, 0)
+        a = np.linalg.norm(z, axis=1, keepdims=True)
+        assert (a < 50.0 * c).all()
+        return z * np.maximum(a - tau * c, 0) / (1 - tau / 50.0) / a
+
+    w, z, g = rows(params), rows(params), rows(grads)
+    for t in range(1, 5):
+        z = (z if latent else w) - eta * g
+        if t % (every or 1) == 0:
+            w = image(z, eta * (t if latent else every or 1))
+        elif not latent:
+            w = z
+    got = run(tx, params, grads, steps=4)
+    same(rows(got), w, 1e-5)
+    same(got["b"]["bias"], params["b"]["bias"] - 4 * eta * grads["b"]["bias"], 1e-5)
+    same(got["b"]["kernel"][3], params["b"]["kernel"][3] - 4 * eta * grads["b"]["kernel"][3], 1e-5)
+
+
+def test_a_latent_point_in_a_metric_rests_at_the_minimum():
+    """w = z − Σ τ·∇R(w), so that at rest ∇loss = −∇R, whatever the steps; by the bisection for one step each entry."""
+    t, c = tree(), 1.0
+    h = jax.tree.map(lambda leaf: (0.5 + abs(RNG.normal(size=leaf.shape))).astype(np.float32), t)
+    reg = jaxreg.JointGroup(jaxreg.L1(c), AXES)
+    tx = jaxreg.proximal(optax.adam(0.1), reg, 0.1, jaxreg.adam_metric(), latent=True)
+
+    def gradient(params):
+        return jax.tree.map(lambda w, t, h: h * (w - t), params, t, h)
+
+    got = rows(trained(tx, gradient, jax.tree.map(jnp.ones_like, t), 1000)[0])
+    same(got, np.array([secular(z, 1 / hu, c) for z, hu in zip(rows(t), rows(h), strict=True)]), 2e-3)
+
+
 def test_proximal_adam_rests_where_the_gradients_balance():
     """The minimum of ½ Σ h_i (w_i − t_i)² + c Σ‖w_u‖, found by bisection for each unit; in Adam's metric the same."""
     target, c = rows(tree()), 1.0

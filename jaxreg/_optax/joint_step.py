@@ -11,6 +11,7 @@ from jaxreg._core.compiler import only_after
 from jaxreg._optax import adam_groups, groups, half_precision
 from jaxreg._optax.leaves import Row
 from jaxreg._optax.metrics import Metric, Uniform
+from jaxreg._optax.one_leaf import slope
 from jaxreg._rules.joint import Joint, are_one, is_at_rest, refuse_overlaps
 
 Change = tuple[Any, Any, Any]  # the update, the residual and the norms of a leaf
@@ -80,3 +81,52 @@ def _point_after(
         for x, leaf, slope in zip(p, leaves, slopes, strict=True)
     )
     return groups.compiled()(joint.group, z, steps, last, sizes.eta, beside)
+
+
+def slopes(joints: Sequence[Joint], rows: Sequence[Row], sizes: Sizes, known: Sequence[Any]) -> list[Any]:
+    """|∂R/∂p_i| of the leaves of groups, for a metric; of the others what is known."""
+    new = list(known)
+    if isinstance(sizes.metric, Uniform):
+        return new
+    for joint in joints:
+        if is_at_rest(joint, sizes.leaves):
+            continue
+        wide = [numerics.promote(row.param) if i in joint.all_positions else None for i, row in enumerate(rows)]
+        for i in joint.all_positions:
+            if new[i] is None:
+                reg, p = rows[i].regularizer, cast(jax.Array, wide[i])
+                new[i] = jnp.zeros_like(jnp.real(p)) if reg is None else slope(reg, p)
+        entries = joint.blocks(wide)
+        beside = joint.beside([row.regularizer for row in rows], wide)
+        form = cast(groups.Grouped, groups.grouped(joint.group, entries, beside))
+        joint.put(form.slope(entries, form.norms(entries)), new)
+    return new
+
+
+def images(
+    joints: Sequence[Joint],
+    rows: Sequence[Row],
+    sizes: Sizes,
+    places: Sequence[int],
+    alone: Sequence[jax.Array],
+    points: Sequence[jax.Array],
+    steps: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """The images of the points of the leaves `places`; `alone` is what their own penalties gave, groups left out."""
+    refuse_overlaps(joints)
+    ends, z, tau = (_at(places, column, len(rows)) for column in (alone, points, steps))
+    for joint in joints:
+        if is_at_rest(joint, sizes.leaves):
+            continue
+        beside, own = joint.beside([row.regularizer for row in rows], z), joint.steps(tau, z)
+        is_one = are_one(joint.steps(sizes.leaves, z))  # then the sums of the steps are one number too
+        joint.put(joint.prox(beside, joint.blocks(z), own[:1] * len(own) if is_one else own), ends)
+    return [ends[i] for i in places]
+
+
+def _at(places: Sequence[int], column: Sequence[Any], n: int) -> list[Any]:
+    """A column of some leaves as one of all n, None in between."""
+    found: list[Any] = [None] * n
+    for i, x in zip(places, column, strict=True):
+        found[i] = x
+    return found
