@@ -147,6 +147,15 @@ def embedding(xp, p, x):
     return xp.tanh(p["table"][tokens]) @ p["w"] + x @ p["v"]
 
 
+def stacked(xp, p, x):
+    pair = xp.stack([x @ p["a"], x @ p["b"]], axis=1)
+    return (pair[:, 0] * xp.tanh(pair[:, 1])) @ p["out"]
+
+
+def tiled(xp, p, x):
+    return xp.tanh(xp.tile(x @ p["w"], (1, 2))) @ p["out"]
+
+
 # network, its parameters, and the numbers of units of the families that can be removed
 NETWORKS = [
     (mlp, {"w0": normal(6, 5), "b0": normal(5), "w1": normal(5, 3)}, [5]),
@@ -178,6 +187,8 @@ NETWORKS = [
     (mean_by_product, {"w0": normal(6, 7), "w1": normal(7, 3)}, []),
     (padded, {"w0": normal(6, 4), "w1": normal(4, 7), "out": normal(7, 2)}, [4]),
     (sorted_units, {"w0": normal(6, 5), "w1": normal(5, 3)}, []),
+    (stacked, {"a": normal(6, 5), "b": normal(6, 5), "out": normal(5, 3)}, [5]),
+    (tiled, {"w": normal(6, 5), "out": normal(10, 3)}, [5]),
     (embedding, {"table": normal(6, 5), "w": normal(5, 3), "v": normal(6, 3)}, [5]),
 ]
 
