@@ -260,6 +260,39 @@ def test_add_regularization_and_track():
     same(top, np.linalg.norm(rows(grads), axis=1).max())
 
 
+def test_summary_has_a_line_for_the_groups():
+    params = tree()
+    params["a"]["kernel"][:, 1] = params["a"]["bias"][1] = 0
+    params["b"]["kernel"][[2, 4]] = 0
+    decay = jaxreg.TreeRegularizer({"a/*": jaxreg.L2(0.1), "b/*": None})
+    summary = jaxreg.summary(jaxreg.JointGroup(jaxreg.L1(0.3), AXES) + decay, params)
+    norms = np.linalg.norm(rows(params), axis=1)
+    slope = 0.3 * rows(params) / np.where(norms > 0, norms, 1)[:, None]
+    (groups,) = summary.groups
+    assert (groups.groups, groups.zero_groups, groups.size, groups.zeros) == (3, 1, 27, 9)
+    same([groups.penalty, groups.gradient_norm], [0.3 * norms.sum(), np.linalg.norm(slope)])
+    slope[:, :5] += 0.2 * rows(params)[:, :5]
+    same(summary.gradient_norm, np.linalg.norm(slope))
+    same(summary.penalty, 0.3 * norms.sum() + 0.1 * (rows(params)[:, :5] ** 2).sum())
+    text = " ".join(str(summary).split())
+    assert "groups in a/bias, a/kernel, b/kernel, L1(l1=0.3)" in text and "1 of 3 groups are zero" in text
+    assert "left out, no rule matches: b/bias" in text
+    assert summary.as_dict()["groups"][0]["zero_groups"] == 1
+
+
+def test_bounded_finds_one_strength_for_all_groups():
+    """min ½‖w − t‖² with Σ‖w_u‖ ≤ κ: each norm is less by λ, so that κ = Σ‖t_u‖ − 3λ where none is 0."""
+    t = tree()
+    norms = np.linalg.norm(rows(t), axis=1)
+    c = norms.min() / 2
+    kappa = float(norms.sum() - 3 * c)
+    tx = optax.chain(jaxreg.bounded(jaxreg.JointGroup(jaxreg.L1(1.0), AXES), kappa, 0.05), optax.sgd(0.1))
+    got, state = trained(tx, lambda w: jax.tree.map(jnp.subtract, w, t), t, 1000)
+    same(rows(got), rows(t) * np.maximum(1 - c / norms, 0)[:, None], 1e-3)
+    (strength,) = jax.tree.leaves(state[0].strength)
+    same(strength, c, 1e-3)
+
+
 def test_half_precision_keeps_what_it_cannot_hold():
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree(4.0))
     params["a"]["bias"] = params["a"]["bias"].astype(jnp.float32)
@@ -293,6 +326,7 @@ def test_what_is_refused():
     spectral = jaxreg.TreeRegularizer({"a/kernel": jaxreg.Spectral(l1)})
     inputs = jaxreg.JointGroup(l1, {"a/kernel": 0})
     sparse = jaxreg.TreeRegularizer({"a/*": l1})
+    everywhere = jaxreg.TreeRegularizer({"**": l1})
     masked = optax.masked(jaxreg.add_regularization(reg), {"a": {"kernel": True, "bias": False}, "b": True})
     by_group = jaxreg.proximal_adam(0.1, reg, moments="group")
     for error, match, call in (
@@ -305,13 +339,15 @@ def test_what_is_refused():
         (ValueError, "one number of units, got", lambda: jaxreg.JointGroup(l1, {"a/kernel": 0, "a/bias": 0})(params)),
         (NotImplementedError, "has also the penalty", lambda: (reg + spectral).prox(params)),
         (NotImplementedError, "overlapping groups", lambda: (reg + inputs).prox(params)),
-        (NotImplementedError, "shows the penalties of single leaves", lambda: jaxreg.summary(reg, params)),
+        (NotImplementedError, "`bounded` each", lambda: jaxreg.bounded(reg + everywhere, 1.0, 0.1).init(params)),
         (NotImplementedError, "has a penalty of its own", lambda: jaxreg.coefficient_max(reg + sparse, params)),
         (NotImplementedError, 'write `moments="entry"`', lambda: by_group.init(params)),
         (ValueError, "Mask all leaves of a group", lambda: masked.update(params, masked.init(params), params)),
     ):
         with pytest.raises(error, match=match):
             call()
+    twice = optax.chain(jaxreg.bounded(reg, 1.0, 0.1), jaxreg.bounded(everywhere, 1.0, 0.1))  # the way out
+    twice.update(params, twice.init(params), params)
     for other in (spectral, inputs):  # the way out: gradients of both
         slopes = jaxreg.add_regularization(reg + other)
         slopes.update(params, slopes.init(params), params)

@@ -26,11 +26,12 @@ class JointGroup(TreePenalty):
         ∇R_u = ρ′(‖w_u‖₂) · w_u/‖w_u‖₂,   0 for a zero unit
         prox(z, τ)_u = z_u/‖z_u‖₂ · prox_ρ(‖z_u‖₂, τ)                                          (exact for every ρ)
 
-    It goes wherever a `TreeRegularizer` does: `reg(params)` in a loss, `add_regularization`, `proximal` (in a metric
-    too, as `Group`: in Adam's own the step sizes of a unit differ, and its norm is the root of one equation over all
-    its leaves), `prox(params, step)`; and `+` adds it to one. Beside L1, L2 and L1L2 of single leaves the proximal
-    operator is exact (sparse groups). It costs what a `Group` of one leaf of that size does: the sums over the leaves
-    add. `jaxreg.units` finds the units of a network, and its `joint_groups(penalty)` writes these.
+    It goes wherever a `TreeRegularizer` does: `reg(params)` in a loss, `add_regularization`, `bounded` (one strength
+    for all of its groups), `proximal` (in a metric too, as `Group`: in Adam's own the step sizes of a unit differ, and
+    its norm is the root of one equation over all its leaves), `prox(params, step)`, `summary`; and `+` adds it to one.
+    Beside L1, L2 and L1L2 of single leaves the proximal operator is exact (sparse groups). The sums over the leaves
+    add, so that it costs what `Group`s of single leaves do. `jaxreg.units` finds the units of a network, and its
+    `joint_groups(penalty)` writes these.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
