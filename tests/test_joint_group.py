@@ -189,6 +189,25 @@ def test_proximal_around_gradient_descent():
     same(got["b"]["bias"], params["b"]["bias"] - 3 * 0.2 * grads["b"]["bias"], 1e-5)
 
 
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "proximal_adam", "function"])
+def test_two_of_them_step_as_each_alone(name):
+    """Groups that lie in other leaves, and penalties of single ones beside them, do not see each other."""
+    params, grads = tree(), tree(0.3)
+    a = jaxreg.JointGroup(jaxreg.L1(0.4), {"a/kernel": 1, "a/bias": 0})
+    b = jaxreg.JointGroup(jaxreg.L1(0.4), {"b/kernel": 1, "b/bias": 0})
+
+    def stepped(reg):
+        if name == "proximal_adam":
+            return run(jaxreg.proximal_adam(0.2, reg), params, grads)
+        if name == "rmsprop":
+            return run(jaxreg.proximal(optax.rmsprop(0.2), reg, 0.2, jaxreg.rmsprop_metric()), params, grads)
+        metric = None if name == "sgd" else lambda state, params: jax.tree.map(lambda p: 1.0, params)
+        return run(jaxreg.proximal(optax.sgd(0.2), reg, 0.2, metric), params, grads)
+
+    both, alone = stepped(a + b), {"a": stepped(a)["a"], "b": stepped(b)["b"]}
+    jax.tree.map(same, both, alone)
+
+
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("latent", [True, False])
 def test_with_a_latent_point_and_in_each_nth_step(latent, every):

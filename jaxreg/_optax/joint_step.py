@@ -70,9 +70,11 @@ def _point_after(
     if form is not None and numbers is not None:
         m, v = (joint.blocks([leaf and leaf[k] for leaf in moments]) for k in (0, 1))
         return adam_groups.compiled()(joint.group, p, last, m, only_after(before, v), numbers[2], beside)
-    wide, leaves = only_after(before, (wide, joint.steps(sizes.leaves, wide)))
+    leaves = joint.steps(sizes.leaves, wide)
+    is_one = are_one(leaves)
+    wide, leaves = only_after(before, (wide, leaves))
     z = joint.blocks([p if p is None else p + jnp.asarray(u, p.dtype) for p, (u, *_) in zip(wide, rows, strict=True)])
-    if are_one(leaves):
+    if is_one:
         w = joint.prox(beside, z, (sizes.of_leaf(joint.group, None, p[0], None, sizes.eta, leaves[0], 0.0),) * len(z))
         return w, r if form is None else form.norms(w)
     slopes = cast(groups.Grouped, form).slope(p, last)
