@@ -153,7 +153,7 @@ def stacked(xp, p, x):
 
 
 def tiled(xp, p, x):
-    return xp.tanh(xp.tile(x @ p["w"], (1, 2))) @ p["out"]
+    return xp.tanh(xp.tile(x @ p["w"], (2, 1))) @ p["out"]
 
 
 # network, its parameters, and the numbers of units of the families that can be removed
@@ -188,7 +188,7 @@ NETWORKS = [
     (padded, {"w0": normal(6, 4), "w1": normal(4, 7), "out": normal(7, 2)}, [4]),
     (sorted_units, {"w0": normal(6, 5), "w1": normal(5, 3)}, []),
     (stacked, {"a": normal(6, 5), "b": normal(6, 5), "out": normal(5, 3)}, [5]),
-    (tiled, {"w": normal(6, 5), "out": normal(10, 3)}, [5]),
+    (tiled, {"w": normal(6, 5), "out": normal(5, 3)}, [5]),
     (embedding, {"table": normal(6, 5), "w": normal(5, 3), "v": normal(6, 3)}, [5]),
 ]
 
@@ -249,6 +249,20 @@ def test_shrink_keeps_the_function(network, params):
         np.testing.assert_allclose(network(np, small, x), network(np, zeroed, x), rtol=1e-6, atol=1e-6)
         stays = (network, str(family), of_readers) in STAY
         assert len(n) == (1 if stays else 2), (str(family), of_readers)
+
+
+def test_a_unit_that_is_repeated_goes_from_all_places():
+    params = {"w": normal(6, 5), "out": normal(10, 3)}
+    params["w"][:, 1] = 0
+
+    def network(xp, p, x):
+        return xp.tanh(xp.tile(x @ p["w"], (1, 2))) @ p["out"]
+
+    x = normal(5, 6)
+    small = jaxreg.shrink(params, lambda p, x: network(jnp, p, x), jnp.asarray(x, jnp.float32))
+    assert small["w"].shape == (6, 4)
+    np.testing.assert_array_equal(small["out"], np.delete(params["out"], [1, 6], axis=0))
+    np.testing.assert_allclose(network(np, small, x), network(np, params, x), rtol=1e-6, atol=1e-6)
 
 
 def test_the_table_says_what_belongs_together_and_why_not():
