@@ -208,6 +208,25 @@ def test_two_of_them_step_as_each_alone(name):
     jax.tree.map(same, both, alone)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda reg: jaxreg.proximal_adam(0.1, reg),
+        lambda reg: jaxreg.proximal(optax.rmsprop(0.1), reg, 0.1, jaxreg.rmsprop_metric()),
+    ],
+    ids=["proximal_adam", "rmsprop"],
+)
+def test_in_a_metric_another_profile_steps_as_in_one_matrix(make):
+    """Newton steps on one number a group, whose sums add over the leaves; `Group` of one leaf has its own oracles."""
+    params, grads, mcp, l1 = tree(), tree(0.3), jaxreg.MCP(0.8, gamma=4.0), jaxreg.L1(0.1)
+    got = run(make(jaxreg.JointGroup(mcp, AXES) + jaxreg.TreeRegularizer({"a/*": l1, "b/*": None})), params, grads)
+    weights = np.broadcast_to(np.arange(9) < 5, (3, 9)).astype(np.float32)
+    whole = jaxreg.Group(mcp, axis=1) + jaxreg.Weighted(l1, weights)
+    expected = run(make(whole), rows(params).astype(np.float32), rows(grads).astype(np.float32))
+    same(rows(got), expected, 1e-5)
+    assert 0 < np.count_nonzero(np.asarray(expected) == 0)
+
+
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("latent", [True, False])
 def test_with_a_latent_point_and_in_each_nth_step(latent, every):
