@@ -1,5 +1,6 @@
 """What holds on every machine: temporaries, bytes accessed, traces, compilations, collectives, the rounding of sums."""
 
+import functools
 from typing import Any
 
 import jax
@@ -67,6 +68,27 @@ def test_the_group_lasso_in_the_metric_of_adam_keeps_three_arrays_of_one_leaf_at
     group = jaxreg.proximal_adam(1e-3, jaxreg.Group(jaxreg.L1(0.1), axis=axis))
     plain, ours = (programs.compiled_step(step, PARAMS) for step in (optax.adam(1e-3), group))
     assert programs.temporaries(ours) <= programs.temporaries(plain) + 3 * SIZE / len(PARAMS) + SMALL
+
+
+@pytest.mark.parametrize("program", ["value", "gradient", "prox", "proximal_adam"])
+def test_groups_across_leaves_cost_what_those_of_one_leaf_do(program: str) -> None:
+    """The sums over the leaves add: nothing is copied into one matrix, and no axis is moved."""
+    sizes = {"inputs": (256, 1024), "bias": (1024,), "outputs": (1024, 256)}
+    several = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
+    one = {"all": jax.ShapeDtypeStruct((1024, 513), jnp.float32)}
+    joint = jaxreg.JointGroup(jaxreg.L1(0.1), {"inputs": 1, "bias": 0, "outputs": 0})
+    costs = []
+    alone = jaxreg.TreeRegularizer({"all": jaxreg.Group(jaxreg.L1(0.1), axis=1)})
+    for reg, params in ((joint, several), (alone, one)):
+        if program == "proximal_adam":
+            compiled = programs.compiled_step(jaxreg.proximal_adam(1e-3, reg), params)
+        else:
+            call = {"value": reg, "gradient": jax.grad(reg), "prox": functools.partial(reg.prox, step=0.1)}[program]
+            compiled = programs.compile_(call, params)
+        costs.append((programs.accessed(compiled), programs.temporaries(compiled)))
+    (bytes_of_several, temporaries_of_several), (bytes_of_one, temporaries_of_one) = costs
+    assert bytes_of_several <= 1.05 * bytes_of_one
+    assert temporaries_of_several <= temporaries_of_one + SMALL + 16 * 1024 * 4  # and a few numbers for each unit
 
 
 def test_a_step_of_sgd_costs_what_the_plain_one_costs() -> None:

@@ -116,6 +116,58 @@ def test_a_step_for_each_entry_is_one_equation_over_the_leaves():
         same(rows(got), np.array([secular(z, tau, c) for z in rows(params)]), 1e-5)
 
 
+def test_heads_lie_on_axes_in_the_middle_and_in_flat_ones():
+    """Units behind one another need no index; those of each second one do; both are the same groups."""
+    t = {"q": RNG.normal(size=(5, 3, 2)), "out": RNG.normal(size=(6, 4))}
+    t = {name: leaf.astype(np.float32) for name, leaf in t.items()}
+    for labels in ([0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 2]):
+        reg = jaxreg.JointGroup(jaxreg.L1(1.0), {"q": 1, "out": (0, labels)})
+        inside = [[t["q"][:, u].ravel(), t["out"][np.array(labels) == u].ravel()] for u in range(3)]
+        norms = np.array([np.linalg.norm(np.concatenate(parts)) for parts in inside])
+        same(reg(t), norms.sum())
+        after = reg.prox(t, 1.5)
+        same(after["q"], t["q"] * np.maximum(1 - 1.5 / norms, 0)[:, None])
+        same(after["out"], t["out"] * np.maximum(1 - 1.5 / norms, 0)[labels, None])
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e30])
+def test_norms_are_right_at_both_ends_of_the_range(scale):
+    """Leaves of very different size: no square is out of range, and a small leaf counts only where it does."""
+    params = tree(scale)
+    params["a"]["bias"] = params["a"]["bias"] * np.float32(1e-5)
+    reg = jaxreg.JointGroup(jaxreg.L1(1.0), AXES)
+    norms = np.linalg.norm(rows(params), axis=1)
+    np.testing.assert_allclose(reg(params), norms.sum(), rtol=1e-6)
+    np.testing.assert_allclose(rows(jax.grad(reg)(params)), rows(params) / norms[:, None], rtol=2e-6)
+    step = float(np.float32(norms.min() / 2))
+    kept = np.maximum(1 - step / norms, 0)[:, None]
+    np.testing.assert_allclose(rows(reg.prox(params, step)), rows(params) * kept, rtol=2e-6)
+
+
+def test_curvature_also_where_a_unit_is_zero():
+    """R = ½Σ‖w_u‖² is a sum of squares, whatever the groups: its second derivative is the identity, at 0 too."""
+    params, reg = tree(), jaxreg.JointGroup(jaxreg.L2(0.5), AXES)
+    params["a"]["kernel"][:, 1] = params["a"]["bias"][1] = 0
+    params["b"]["kernel"][[2, 4]] = 0
+    direction = tree()
+    _, along = jax.jvp(jax.grad(reg), (params,), (direction,))
+    same(rows(along), rows(direction))
+    _, along = jax.jvp(lambda p: reg.prox(p, 0.3), (params,), (direction,))
+    same(rows(along), rows(direction) / 1.3)
+
+
+def test_complex_leaves_beside_real_ones():
+    numbers = RNG.normal(size=(4, 3)) + 1j * RNG.normal(size=(4, 3))
+    t = {"a": numbers.astype(np.complex64), "b": np.ones(3, np.float32)}
+    reg = jaxreg.JointGroup(jaxreg.L1(1.0), {"a": 1, "b": 0})
+    norms = np.sqrt((abs(t["a"]) ** 2).sum(axis=0) + 1)
+    same(reg(t), norms.sum())
+    after = reg.prox(t, 0.9)
+    same(after["a"], t["a"] * (1 - 0.9 / norms))
+    same(after["b"], 1 - 0.9 / norms)
+    assert after["a"].dtype == np.complex64 and after["b"].dtype == np.float32
+
+
 def run(tx, params, grads, steps=3):
     state = tx.init(params)
     update = jax.jit(tx.update)
@@ -135,6 +187,86 @@ def test_proximal_around_gradient_descent():
         w = z * np.maximum(1 - 0.2 * c / np.linalg.norm(z, axis=1, keepdims=True), 0)
     same(rows(got), w, 1e-5)
     same(got["b"]["bias"], params["b"]["bias"] - 3 * 0.2 * grads["b"]["bias"], 1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "proximal_adam", "function"])
+def test_two_of_them_step_as_each_alone(name):
+    """Groups that lie in other leaves, and penalties of single ones beside them, do not see each other."""
+    params, grads = tree(), tree(0.3)
+    a = jaxreg.JointGroup(jaxreg.L1(0.4), {"a/kernel": 1, "a/bias": 0})
+    b = jaxreg.JointGroup(jaxreg.L1(0.4), {"b/kernel": 1, "b/bias": 0})
+
+    def stepped(reg):
+        if name == "proximal_adam":
+            return run(jaxreg.proximal_adam(0.2, reg), params, grads)
+        if name == "rmsprop":
+            return run(jaxreg.proximal(optax.rmsprop(0.2), reg, 0.2, jaxreg.rmsprop_metric()), params, grads)
+        metric = None if name == "sgd" else lambda state, params: jax.tree.map(lambda p: 1.0, params)
+        return run(jaxreg.proximal(optax.sgd(0.2), reg, 0.2, metric), params, grads)
+
+    both, alone = stepped(a + b), {"a": stepped(a)["a"], "b": stepped(b)["b"]}
+    jax.tree.map(same, both, alone)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda reg: jaxreg.proximal_adam(0.1, reg),
+        lambda reg: jaxreg.proximal(optax.rmsprop(0.1), reg, 0.1, jaxreg.rmsprop_metric()),
+    ],
+    ids=["proximal_adam", "rmsprop"],
+)
+def test_in_a_metric_another_profile_steps_as_in_one_matrix(make):
+    """Newton steps on one number a group, whose sums add over the leaves; `Group` of one leaf has its own oracles."""
+    params, grads, mcp, l1 = tree(), tree(0.3), jaxreg.MCP(0.8, gamma=4.0), jaxreg.L1(0.1)
+    got = run(make(jaxreg.JointGroup(mcp, AXES) + jaxreg.TreeRegularizer({"a/*": l1, "b/*": None})), params, grads)
+    weights = np.broadcast_to(np.arange(9) < 5, (3, 9)).astype(np.float32)
+    whole = jaxreg.Group(mcp, axis=1) + jaxreg.Weighted(l1, weights)
+    expected = run(make(whole), rows(params).astype(np.float32), rows(grads).astype(np.float32))
+    same(rows(got), expected, 1e-5)
+    assert 0 < np.count_nonzero(np.asarray(expected) == 0)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("latent", [True, False])
+def test_with_a_latent_point_and_in_each_nth_step(latent, every):
+    """Latent: z = w0 − t·η·g, and w its image by the sum of the steps. Each second one: two steps, then one of 2η."""
+    params, grads, c, eta = tree(), tree(0.3), 0.8, 0.1
+    reg = jaxreg.JointGroup(jaxreg.MCP(c, gamma=50.0), AXES) + jaxreg.TreeRegularizer({"a/bias": jaxreg.L1(0.5)})
+    tx = jaxreg.proximal(optax.sgd(eta), reg, eta, latent=latent, every=every)
+
+    def image(z, tau):  # of MCP, r = (a − τc)/(1 − τ/γ) between its two edges
+        z = z.copy()
+        z[:, 4] = np.sign(z[:, 4]) * np.maximum(abs(z[:, 4]) - tau * 0.5, 0)
+        a = np.linalg.norm(z, axis=1, keepdims=True)
+        assert (a < 50.0 * c).all()
+        return z * np.maximum(a - tau * c, 0) / (1 - tau / 50.0) / a
+
+    w, z, g = rows(params), rows(params), rows(grads)
+    for t in range(1, 5):
+        z = (z if latent else w) - eta * g
+        if t % (every or 1) == 0:
+            w = image(z, eta * (t if latent else every or 1))
+        elif not latent:
+            w = z
+    got = run(tx, params, grads, steps=4)
+    same(rows(got), w, 1e-5)
+    same(got["b"]["bias"], params["b"]["bias"] - 4 * eta * grads["b"]["bias"], 1e-5)
+    same(got["b"]["kernel"][3], params["b"]["kernel"][3] - 4 * eta * grads["b"]["kernel"][3], 1e-5)
+
+
+def test_a_latent_point_in_a_metric_rests_at_the_minimum():
+    """w = z − Σ τ·∇R(w), so that at rest ∇loss = −∇R, whatever the steps; by the bisection for one step each entry."""
+    t, c = tree(), 1.0
+    h = jax.tree.map(lambda leaf: (0.5 + abs(RNG.normal(size=leaf.shape))).astype(np.float32), t)
+    reg = jaxreg.JointGroup(jaxreg.L1(c), AXES)
+    tx = jaxreg.proximal(optax.adam(0.1), reg, 0.1, jaxreg.adam_metric(), latent=True)
+
+    def gradient(params):
+        return jax.tree.map(lambda w, t, h: h * (w - t), params, t, h)
+
+    got = rows(trained(tx, gradient, jax.tree.map(jnp.ones_like, t), 1000)[0])
+    same(got, np.array([secular(z, 1 / hu, c) for z, hu in zip(rows(t), rows(h), strict=True)]), 2e-3)
 
 
 def test_proximal_adam_rests_where_the_gradients_balance():
@@ -164,6 +296,39 @@ def test_add_regularization_and_track():
     same(state.penalty, reg(params))
     top = jaxreg.coefficient_max(jaxreg.JointGroup(jaxreg.L1(), AXES), grads)
     same(top, np.linalg.norm(rows(grads), axis=1).max())
+
+
+def test_summary_has_a_line_for_the_groups():
+    params = tree()
+    params["a"]["kernel"][:, 1] = params["a"]["bias"][1] = 0
+    params["b"]["kernel"][[2, 4]] = 0
+    decay = jaxreg.TreeRegularizer({"a/*": jaxreg.L2(0.1), "b/*": None})
+    summary = jaxreg.summary(jaxreg.JointGroup(jaxreg.L1(0.3), AXES) + decay, params)
+    norms = np.linalg.norm(rows(params), axis=1)
+    slope = 0.3 * rows(params) / np.where(norms > 0, norms, 1)[:, None]
+    (groups,) = summary.groups
+    assert (groups.groups, groups.zero_groups, groups.size, groups.zeros) == (3, 1, 27, 9)
+    same([groups.penalty, groups.gradient_norm], [0.3 * norms.sum(), np.linalg.norm(slope)])
+    slope[:, :5] += 0.2 * rows(params)[:, :5]
+    same(summary.gradient_norm, np.linalg.norm(slope))
+    same(summary.penalty, 0.3 * norms.sum() + 0.1 * (rows(params)[:, :5] ** 2).sum())
+    text = " ".join(str(summary).split())
+    assert "groups in a/bias, a/kernel, b/kernel, L1(l1=0.3)" in text and "1 of 3 groups are zero" in text
+    assert "left out, no rule matches: b/bias" in text
+    assert summary.as_dict()["groups"][0]["zero_groups"] == 1
+
+
+def test_bounded_finds_one_strength_for_all_groups():
+    """min ½‖w − t‖² with Σ‖w_u‖ ≤ κ: each norm is less by λ, so that κ = Σ‖t_u‖ − 3λ where none is 0."""
+    t = tree()
+    norms = np.linalg.norm(rows(t), axis=1)
+    c = norms.min() / 2
+    kappa = float(norms.sum() - 3 * c)
+    tx = optax.chain(jaxreg.bounded(jaxreg.JointGroup(jaxreg.L1(1.0), AXES), kappa, 0.05), optax.sgd(0.1))
+    got, state = trained(tx, lambda w: jax.tree.map(jnp.subtract, w, t), t, 1000)
+    same(rows(got), rows(t) * np.maximum(1 - c / norms, 0)[:, None], 1e-3)
+    (strength,) = jax.tree.leaves(state[0].strength)
+    same(strength, c, 1e-3)
 
 
 def test_half_precision_keeps_what_it_cannot_hold():
@@ -199,6 +364,7 @@ def test_what_is_refused():
     spectral = jaxreg.TreeRegularizer({"a/kernel": jaxreg.Spectral(l1)})
     inputs = jaxreg.JointGroup(l1, {"a/kernel": 0})
     sparse = jaxreg.TreeRegularizer({"a/*": l1})
+    everywhere = jaxreg.TreeRegularizer({"**": l1})
     masked = optax.masked(jaxreg.add_regularization(reg), {"a": {"kernel": True, "bias": False}, "b": True})
     by_group = jaxreg.proximal_adam(0.1, reg, moments="group")
     for error, match, call in (
@@ -211,13 +377,15 @@ def test_what_is_refused():
         (ValueError, "one number of units, got", lambda: jaxreg.JointGroup(l1, {"a/kernel": 0, "a/bias": 0})(params)),
         (NotImplementedError, "has also the penalty", lambda: (reg + spectral).prox(params)),
         (NotImplementedError, "overlapping groups", lambda: (reg + inputs).prox(params)),
-        (NotImplementedError, "shows the penalties of single leaves", lambda: jaxreg.summary(reg, params)),
+        (NotImplementedError, "`bounded` each", lambda: jaxreg.bounded(reg + everywhere, 1.0, 0.1).init(params)),
         (NotImplementedError, "has a penalty of its own", lambda: jaxreg.coefficient_max(reg + sparse, params)),
         (NotImplementedError, 'write `moments="entry"`', lambda: by_group.init(params)),
         (ValueError, "Mask all leaves of a group", lambda: masked.update(params, masked.init(params), params)),
     ):
         with pytest.raises(error, match=match):
             call()
+    twice = optax.chain(jaxreg.bounded(reg, 1.0, 0.1), jaxreg.bounded(everywhere, 1.0, 0.1))  # the way out
+    twice.update(params, twice.init(params), params)
     for other in (spectral, inputs):  # the way out: gradients of both
         slopes = jaxreg.add_regularization(reg + other)
         slopes.update(params, slopes.init(params), params)

@@ -147,6 +147,15 @@ def embedding(xp, p, x):
     return xp.tanh(p["table"][tokens]) @ p["w"] + x @ p["v"]
 
 
+def stacked(xp, p, x):
+    pair = xp.stack([x @ p["a"], x @ p["b"]], axis=1)
+    return (pair[:, 0] * xp.tanh(pair[:, 1])) @ p["out"]
+
+
+def tiled(xp, p, x):
+    return xp.tanh(xp.tile(x @ p["w"], (2, 1))) @ p["out"]
+
+
 # network, its parameters, and the numbers of units of the families that can be removed
 NETWORKS = [
     (mlp, {"w0": normal(6, 5), "b0": normal(5), "w1": normal(5, 3)}, [5]),
@@ -178,6 +187,8 @@ NETWORKS = [
     (mean_by_product, {"w0": normal(6, 7), "w1": normal(7, 3)}, []),
     (padded, {"w0": normal(6, 4), "w1": normal(4, 7), "out": normal(7, 2)}, [4]),
     (sorted_units, {"w0": normal(6, 5), "w1": normal(5, 3)}, []),
+    (stacked, {"a": normal(6, 5), "b": normal(6, 5), "out": normal(5, 3)}, [5]),
+    (tiled, {"w": normal(6, 5), "out": normal(5, 3)}, [5]),
     (embedding, {"table": normal(6, 5), "w": normal(5, 3), "v": normal(6, 3)}, [5]),
 ]
 
@@ -238,6 +249,20 @@ def test_shrink_keeps_the_function(network, params):
         np.testing.assert_allclose(network(np, small, x), network(np, zeroed, x), rtol=1e-6, atol=1e-6)
         stays = (network, str(family), of_readers) in STAY
         assert len(n) == (1 if stays else 2), (str(family), of_readers)
+
+
+def test_a_unit_that_is_repeated_goes_from_all_places():
+    params = {"w": normal(6, 5), "out": normal(10, 3)}
+    params["w"][:, 1] = 0
+
+    def network(xp, p, x):
+        return xp.tanh(xp.tile(x @ p["w"], (1, 2))) @ p["out"]
+
+    x = normal(5, 6)
+    small = jaxreg.shrink(params, lambda p, x: network(jnp, p, x), jnp.asarray(x, jnp.float32))
+    assert small["w"].shape == (6, 4)
+    np.testing.assert_array_equal(small["out"], np.delete(params["out"], [1, 6], axis=0))
+    np.testing.assert_allclose(network(np, small, x), network(np, params, x), rtol=1e-6, atol=1e-6)
 
 
 def test_the_table_says_what_belongs_together_and_why_not():
@@ -379,7 +404,8 @@ def test_joint_groups_and_dead_units():
 
     units = jaxreg.units(apply, params, jnp.ones((2, 6)))
     reg = units.joint_groups(jaxreg.L1(1.0))
-    norms = [np.sqrt((params[w] ** 2).sum(axis=0) + params[b] ** 2) for w, b in (("w0", "b0"), ("w1", "b1"))]
+    squares = [(params[w] ** 2).sum(axis=0) + params[b] ** 2 for w, b in (("w0", "b0"), ("w1", "b1"))]
+    norms = [np.sqrt(squares[0]), np.sqrt(squares[1] + (params["w2"] ** 2).sum(axis=1))]  # w1 makes what is behind it
     np.testing.assert_allclose(reg(params), sum(n.sum() for n in norms), rtol=1e-6)
     step = (np.sort(norms[0])[0] + np.sort(norms[0])[1]) / 2
     dead = [n <= step for n in norms]
@@ -401,13 +427,77 @@ def test_joint_groups_of_families_that_share_entries():
     units = found(network, params)
     reg = units.joint_groups(jaxreg.L1(1.0))  # the heads; the entries inside of heads have the same values
     assert isinstance(reg, jaxreg.JointGroup) and "'v', 1" in str(reg)
-    norms = np.sqrt(sum((params[name] ** 2).sum(axis=(0, 2)) for name in "qkv"))
-    np.testing.assert_allclose(reg(params), norms.sum(), rtol=1e-6)
+    squares = sum((params[name] ** 2).sum(axis=(0, 2)) for name in "qkv") + (params["out"] ** 2).sum(axis=(1, 2))
+    np.testing.assert_allclose(reg(params), np.sqrt(squares).sum(), rtol=1e-6)
     inside = units[1].joint_group(jaxreg.L1(1.0))
-    np.testing.assert_allclose(inside(params), np.sqrt((params["v"] ** 2).sum(axis=(0, 1))).sum(), rtol=1e-6)
+    squares = (params["v"] ** 2).sum(axis=(0, 1)) + (params["out"] ** 2).sum(axis=(0, 2))
+    np.testing.assert_allclose(inside(params), np.sqrt(squares).sum(), rtol=1e-6)
     network, params, _ = next(case for case in NETWORKS if case[0] is scaled)
     with pytest.raises(ValueError, match="there is no unit that could go"):
         found(network, params).joint_groups(jaxreg.L1(1.0))
+
+
+def beside_inputs(xp, p, x):
+    """Columns of `w` make units where they meet those of `b`; where they meet an input they do not."""
+    beside = xp.concatenate([x @ p["b"], x[:, :2]], axis=-1)
+    return (xp.tanh(x @ p["a"]) @ p["w"] + beside) @ p["v"]
+
+
+# of each group the entries of its units: an array (units, entries of each)
+GROUPS = {
+    gated: lambda p: [[p["gate"].T, p["up"].T, p["down"]]],
+    fused: lambda p: [[p["both"][:, :5].T, p["both"][:, 5:].T, p["down"]]],
+    tied: lambda p: [[p["w"].T, p["v"]]],
+    residual: lambda p: [[p["w"][0].T], [p["w"][1].T], [p["embed"].T, p["v"][0].T, p["v"][1].T, p["out"]]],
+    concatenated: lambda p: [[p["a"].T, p["out"][:3], p["out"][8:]], [p["b"].T, p["out"][3:8]]],
+    low_rank: lambda p: [[p["a"].T, p["b"]]],
+    padded: lambda p: [[p["w0"].T, p["w1"][:, 1:5].T, p["out"][1:5]]],
+    beside_inputs: lambda p: [[p["a"].T], [p["b"].T, p["w"][:, :3].T, p["v"][:3]]],
+}
+BESIDE_INPUTS = {"a": normal(6, 5), "b": normal(6, 3), "w": normal(5, 5), "v": normal(5, 2)}
+
+
+@pytest.mark.parametrize("network", GROUPS, ids=lambda network: network.__name__)
+def test_what_reads_a_unit_belongs_to_it_where_no_other_unit_is_made_of_it(network):
+    params = {n: p for n, p, _ in NETWORKS}.get(network, BESIDE_INPUTS)
+    units = found(network, params)
+    groups = [np.concatenate(parts, axis=1) for parts in GROUPS[network](params)]
+    expected = sum(np.linalg.norm(group, axis=1).sum() for group in groups)
+    np.testing.assert_allclose(units.joint_groups(jaxreg.L1(1.0))(params), expected, rtol=1e-5)
+
+
+def test_one_family_alone_has_all_that_reads_it_but_its_own_makers():
+    def network(p, x):
+        h = x @ p["embed"]
+        return (h + h @ p["square"]) @ p["out"]  # each column of `square` makes a unit, each row reads one
+
+    params = {"embed": normal(6, 5), "square": normal(5, 5), "out": normal(5, 2)}
+    (family,) = jaxreg.units(network, params, jnp.ones((2, 6)))
+    rows = np.concatenate([params["embed"].T, params["square"].T, params["out"]], axis=1)
+    value = family.joint_group(jaxreg.L1(1.0))(params)
+    np.testing.assert_allclose(value, np.linalg.norm(rows, axis=1).sum(), rtol=1e-5)
+    residual_params = next(p for n, p, _ in NETWORKS if n is residual)
+    stream, *_ = found(residual, residual_params)
+    makers, readers = (residual_params["embed"], *residual_params["v"]), (*residual_params["w"], residual_params["out"])
+    rows = np.concatenate([*(leaf.T for leaf in makers), *readers], axis=1)
+    value = stream.joint_group(jaxreg.L1(1.0))(residual_params)
+    np.testing.assert_allclose(value, np.linalg.norm(rows, axis=1).sum(), rtol=1e-5)
+
+
+def test_an_array_in_two_places_is_one():
+    table = jnp.asarray(normal(7, 4), jnp.float32)
+    params = {"in": table, "w": jnp.asarray(normal(4, 4), jnp.float32), "out": table}
+
+    def network(p, tokens):
+        return jnp.tanh(p["in"][tokens] @ p["w"]) @ p["out"].T
+
+    reg = jaxreg.units(network, params, jnp.array([1, 2])).joint_groups(jaxreg.L1(1.0))
+    rows = np.concatenate([table.T, params["w"].T], axis=1)
+    norms = np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(reg(params), norms.sum(), rtol=1e-6)
+    after = reg.prox(params, float(norms.min()) / 2)
+    np.testing.assert_allclose(after["in"], table * (1 - norms.min() / 2 / norms), rtol=1e-5)
+    np.testing.assert_array_equal(after["in"], after["out"])
 
 
 # -------------------------------------------------------------------------------------------------------- Flax, Equinox

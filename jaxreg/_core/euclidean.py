@@ -1,18 +1,23 @@
 """Euclidean norms of groups and directions, right at both ends of the floating range and in one read of the memory."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
-from jaxreg._core.partition import Partition, most, spread, total
+from jaxreg._core.partition import Arrays, Partition, most, spread, total
 
 
-def norms(x: jax.Array, groups: Partition) -> jax.Array:
+def norms(x: Arrays, groups: Partition) -> jax.Array:
     """‖x_g‖₂, along axes kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
-    return _norms(groups, x)
+    return _norms(groups, _of_parts(x, groups) if isinstance(x, tuple) else x)
+
+
+def _of_parts(x: tuple[jax.Array, ...], groups: Any) -> jax.Array:
+    """The norms in each of several arrays, beside one another: their norm is that of all entries."""
+    return jnp.concatenate([norms(part, groups) for part in x], axis=groups[-1])
 
 
 def norm(x: jax.Array) -> jax.Array:
@@ -32,8 +37,11 @@ def _norms_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Arra
     return norms(x, groups), total(numerics.real_product(directions(x, groups), dx), groups)
 
 
-def directions(x: jax.Array, groups: Partition) -> jax.Array:
+def directions(x: Arrays, groups: Partition) -> Any:
     """x_g/‖x_g‖₂, and 0 with derivative 0 at 0 and for entries in no group."""
+    if isinstance(x, tuple):
+        shares = jnp.split(directions(_of_parts(x, groups), groups), len(x), axis=cast(Any, groups)[-1])
+        return tuple(directions(part, groups) * share for part, share in zip(x, shares, strict=True))
     scale, square = _squares(groups, x)
     y = x * spread(jnp.where(square == 0, 0, scale), groups)
     if not jnp.iscomplexobj(x):  # beside inf, all else counts nothing

@@ -1,8 +1,12 @@
-"""Groups of the entries of an array: those along some axes, or those with one label."""
+"""Groups of the entries of an array: those along some axes, or those with one label.
+
+Groups may also lie in several arrays, a tuple of such with as many groups along the same axes.
+"""
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,17 +57,22 @@ class Labels:
 
 
 Partition = tuple[int, ...] | Labels
+Arrays = Any  # an array, or a tuple of arrays in which the groups lie
 
 
-def total(x: jax.Array, groups: Partition) -> jax.Array:
+def total(x: Arrays, groups: Partition) -> jax.Array:
     """Σ x over each group: along axes in the rank of x, by labels an array (groups,)."""
+    if isinstance(x, tuple):
+        return functools.reduce(jnp.add, [total(part, groups) for part in x])
     if isinstance(groups, Labels):
         return groups.collected(x, jnp.sum, jax.ops.segment_sum)
     return jnp.sum(x, axis=groups, keepdims=True)
 
 
-def largest(x: jax.Array, groups: Partition) -> jax.Array:
+def largest(x: Arrays, groups: Partition) -> jax.Array:
     """The maximum of x over each group, at least 0."""
+    if isinstance(x, tuple):
+        return functools.reduce(jnp.maximum, [largest(part, groups) for part in x])
     if isinstance(groups, Labels):
         most = groups.collected(x, functools.partial(jnp.max, initial=0), jax.ops.segment_max)
         return jnp.maximum(most, 0)
@@ -89,19 +98,32 @@ def shape(of: tuple[Any, ...], groups: Partition) -> tuple[Any, ...]:
 
 def roots_of_sizes(x: Any, groups: Partition) -> jax.Array:
     """√(entries in a group): a number, or by labels an array (groups,)."""
-    dtype = numerics.real_dtype(x)
+    dtype = numerics.real_dtype(first(x))
     if isinstance(groups, Labels):
         each = math.prod(x.shape[axis] for axis in groups.inner(x))
         of_labels = np.bincount(groups.array[groups.array >= 0], minlength=groups.count)
         return jnp.asarray(np.sqrt(each * of_labels), dtype)
-    return numerics.root_of(math.prod(x.shape[axis] for axis in groups), dtype)
+    return numerics.root_of(size(x, groups), dtype)
 
 
 def most(x: Any, groups: Partition) -> Any:
     """A number of entries, at least 1, that no group exceeds."""
-    if isinstance(groups, Labels):
-        return x.size or 1
-    return math.prod(x.shape[axis] for axis in groups) or 1
+    return (x.size if isinstance(groups, Labels) else size(x, groups)) or 1
+
+
+def size(x: Arrays, axes: tuple[int, ...]) -> Any:
+    """The number of entries in a group along axes."""
+    return sum(math.prod(part.shape[axis] for axis in axes) for part in (x if isinstance(x, tuple) else (x,)))
+
+
+def first(x: Arrays) -> Any:
+    """The array, or the first one."""
+    return x[0] if isinstance(x, tuple) else x
+
+
+def results(function: Callable[..., tuple[Any, ...]], *arrays: Arrays) -> tuple[Any, ...]:
+    """The results of a function of arrays, each for all of several arrays."""
+    return tuple(zip(*map(function, *arrays), strict=True)) if isinstance(arrays[0], tuple) else function(*arrays)
 
 
 def refines(fine: Partition, coarse: Partition, of: tuple[int, ...]) -> bool:

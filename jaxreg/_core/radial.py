@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import euclidean, numerics
-from jaxreg._core.partition import Partition, spread, total
+from jaxreg._core.partition import Arrays, Partition, spread, total
 
 Profile = Callable[[Any, jax.Array], jax.Array]
 
@@ -37,21 +37,23 @@ def resized(f: Profile, params: Any, x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def directed_groups(f: Profile, groups: Partition, params: Any, x: jax.Array) -> jax.Array:
+def directed_groups(f: Profile, groups: Partition, params: Any, x: Arrays) -> Any:
     """f(‖x_g‖)·x_g/‖x_g‖, for slopes."""
-    return spread(f(params, euclidean.norms(x, groups)), groups) * euclidean.directions(x, groups)
+    sizes = spread(f(params, euclidean.norms(x, groups)), groups)
+    return jax.tree.map(lambda unit: sizes * unit, euclidean.directions(x, groups))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def resized_groups(f: Profile, groups: Partition, params: Any, x: jax.Array) -> jax.Array:
+def resized_groups(f: Profile, groups: Partition, params: Any, x: Arrays) -> Any:
     """The same by a ratio, so that a group whose norm stays comes back bit for bit: for shrinkage."""
     norms = _finite_norms(x, groups)
     positive = norms > 0
     ratio = jnp.where(positive, f(params, norms) / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
-    return x * spread(ratio, groups, beside=1)
+    ratios = spread(ratio, groups, beside=1)
+    return jax.tree.map(lambda x: x * ratios, x)
 
 
-def _finite_norms(x: jax.Array, groups: Partition) -> jax.Array:
+def _finite_norms(x: Arrays, groups: Partition) -> jax.Array:
     """‖x_g‖; an infinite norm of finite entries has the same ratios as this one, whose reciprocal is not subnormal."""
     norms = euclidean.norms(x, groups)
     return jnp.minimum(norms, jnp.finfo(norms.dtype).max / 8)
@@ -68,13 +70,14 @@ def _of_entries(f: Profile, primals: Any, tangents: Any) -> jax.Array:
     return ratio * dx + phase * (change + (slope - ratio) * numerics.real_product(phase, dx))
 
 
-def _of_groups(f: Profile, groups: Partition, primals: Any, tangents: Any, beside: float) -> jax.Array:
+def _of_groups(f: Profile, groups: Partition, primals: Any, tangents: Any, beside: float) -> Any:
     (params, x), (dparams, dx) = primals, tangents
     r, unit = _finite_norms(x, groups), euclidean.directions(x, groups)
     value, change, slope = _parts(f, params, dparams, r)
     ratio = _ratio(value, slope, r)
-    dr = total(numerics.real_product(unit, dx), groups)
-    return spread(ratio, groups, beside) * dx + unit * spread(change + (slope - ratio) * dr, groups)
+    dr = total(jax.tree.map(numerics.real_product, unit, dx), groups)
+    ratios, along = spread(ratio, groups, beside), spread(change + (slope - ratio) * dr, groups)
+    return jax.tree.map(lambda unit, dx: ratios * dx + unit * along, unit, dx)
 
 
 def _parts(f: Profile, params: Any, dparams: Any, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import checks, compiler, numerics
+from jaxreg._core import checks, compiler, numerics, partition
+from jaxreg._core.partition import Arrays
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._optax.groups import Grouped, grouped
 from jaxreg._optax.metrics import PULL, Metric, Moments
@@ -85,29 +86,35 @@ def refuse_other_moments(
 
 @functools.cache
 def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(regularizer, p, norms, m, v, numbers) -> the point after the step and the norms of its groups, jitted."""
+    """(regularizer, p, norms, m, v, numbers, beside) -> the point after the step, the norms of its groups; jitted."""
     return jax.jit(_step)
 
 
 def _step(
-    reg: Regularizer, p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array, numbers: Numbers
-) -> tuple[jax.Array, jax.Array]:
-    form = cast(Grouped, grouped(reg, p))
-    dtype = numerics.real_dtype(p)
-    rate, eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:6])
+    reg: Regularizer, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers, beside: Any = ()
+) -> tuple[Any, jax.Array]:
+    form = cast(Grouped, grouped(reg, p, beside))
+    by_entry = isinstance(p, tuple) or v.shape == p.shape
+    slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
 
-    def point(m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) * (1 / second) + eps_root) + eps
-        z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
-        if numbers.max_step is not None:
-            return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
-        slope = form.slope(p, r) if v.shape == p.shape else form.mean_slope(p, r)
-        return z, eta / jnp.maximum(divisor, slope / PULL)
+    def point(m: Arrays, v: Arrays) -> tuple[Any, Any]:
+        return cast(Any, partition.results(functools.partial(_point, numbers), p, m, v, slope))
 
-    def again(new: jax.Array) -> tuple[jax.Array, jax.Array]:
-        if v.shape == p.shape:
+    def again(new: jax.Array) -> tuple[Any, Any]:
+        if by_entry:
             return point(*compiler.read_again(new, (m, v)))
         return point(m, compiler.read_again(new, v))
 
     z, tau = point(m, v)
-    return (form.prox if v.shape == p.shape else form.prox_by_group)(z, tau, r, eta, again)
+    return (form.prox if by_entry else form.prox_by_group)(z, tau, r, numbers.eta, again)
+
+
+def _point(numbers: Numbers, p: jax.Array, m: jax.Array, v: jax.Array, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """z and τ."""
+    dtype = numerics.real_dtype(p)
+    rate, eta, first, second, eps, eps_root = (jnp.asarray(x, dtype) for x in numbers[:6])
+    divisor = jnp.sqrt(jnp.asarray(jnp.real(v), dtype) * (1 / second) + eps_root) + eps
+    z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
+    if numbers.max_step is not None:
+        return z, jnp.minimum(eta / divisor, jnp.asarray(numbers.max_step, dtype))
+    return z, eta / jnp.maximum(divisor, slope / PULL)

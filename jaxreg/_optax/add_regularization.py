@@ -113,11 +113,10 @@ def add_regularization(
             new.append(_added(update_leaf, update_leaf, slope, cautious))
         for joint in joints:
             leaves = [row.param for row in rows]
-            matrix = joint.matrix(leaves)
             if track:
-                penalty += joint.group(matrix).astype(penalty.dtype)
+                penalty += joint.value(leaves).astype(penalty.dtype)
             slopes: list[Any] = [None if leaf is None else jnp.zeros_like(numerics.promote(leaf)) for leaf in leaves]
-            joint.put(jnp.conj(jax.grad(joint.group)(matrix)), slopes)
+            joint.put(joint.gradient(leaves), slopes)
             for i in joint.all_positions:
                 new[i] = _added(new[i], rows[i].update, slopes[i], cautious)
         state = AddRegularizationState(optax.safe_increment(state.count), penalty if track else None)

@@ -1,5 +1,6 @@
 """optax: a penalty whose strength follows from a bound on its value."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,8 @@ from jaxreg._core.compiler import only_after
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import stable_name
 from jaxreg._core.structure import Indicator
-from jaxreg._optax.leaves import side_by_side
+from jaxreg._optax.leaves import Row, side_by_side
+from jaxreg._rules.joint import Joint
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_budget import TreeBudget
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -28,7 +30,7 @@ class BoundedState(NamedTuple):
     """
 
     count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
-    strength: Any  # λ of each penalized leaf, shape (), None for the others
+    strength: Any  # λ of each penalized leaf, or of groups across leaves beside one of them, shape (); else None
     kappa: Any  # likewise κ, ∞ until it is measured; None where it was given as a number
 
 
@@ -49,7 +51,8 @@ def bounded(
     `add_regularization` does, the parameters are read once for R.
 
     Args:
-        reg: a regularizer (for all floating leaves, each by itself), or a `TreeRegularizer`.
+        reg: a regularizer (for all floating leaves, each by itself), a `TreeRegularizer`, or a `JointGroup`, whose
+            groups have one λ together; in the state it stands beside the first of their leaves without one.
         kappa: κ of every leaf, a number; or None: R(params) at the step `step`, times `factor`. Until then λ is 0.
         rate: of the change of λ, a positive number.
         step: the step, from 0, at which κ is measured: 0 is the initialization, a few hundred the end of a warm-up.
@@ -107,38 +110,68 @@ def bounded(
         if not jax.tree.leaves(params):  # `optax.tree.map_params` has a tree without leaves: one number for all
             return BoundedState(count, jnp.zeros([]), jnp.zeros([]) if measured else None)
         rows, treedef, joints = side_by_side("bounded", params, params, tree)
-        if joints or tree.is_joint:
+        if tree.is_joint:
             raise NotImplementedError(
                 f"`bounded` has one strength a leaf, and {checks.short(tree)} penalizes several leaves together. Give "
-                "each leaf its own penalty by a `TreeRegularizer`."
+                "each leaf its own penalty by a `TreeRegularizer`, or groups across leaves by a `JointGroup`."
             )
-        strength = [None if row.regularizer is None else jnp.zeros((), _dtype(row.param)) for row in rows]
+        of_joints = {*_places(joints, rows)}
+        strength = [
+            jnp.zeros((), _dtype(row.param)) if row.regularizer is not None or i in of_joints else None
+            for i, row in enumerate(rows)
+        ]
         limits = [None if x is None else jnp.full_like(x, jnp.inf) for x in strength]
         return BoundedState(count, treedef.unflatten(strength), treedef.unflatten(limits) if measured else None)
 
     def update(updates: Any, state: BoundedState, params: Any = None, **extra_args: Any) -> Any:
         del extra_args
-        rows, treedef, _ = side_by_side("bounded", updates, params, tree)
+        rows, treedef, joints = side_by_side("bounded", updates, params, tree)
         if not jax.tree.leaves(params):
             return updates, state._replace(count=optax.safe_increment(state.count))
         strengths = treedef.flatten_up_to(state.strength)
         limits = treedef.flatten_up_to(state.kappa) if measured else [kappa] * len(strengths)
-        new = []
-        for (update_leaf, leaf, regularizer), strength, limit in zip(rows, strengths, limits, strict=True):
+
+        def next_strength(i: int, value: jax.Array) -> jax.Array:
+            limits[i] = jnp.where(state.count == step, factor * value, limits[i]) if measured else limits[i]
+            now = jnp.maximum(0, strengths[i] + jnp.asarray(rate, value.dtype) * (value - limits[i]))
+            strengths[i] = now.astype(strengths[i].dtype)
+            return now
+
+        new = [row.update for row in rows]
+        for i, (update_leaf, leaf, regularizer) in enumerate(rows):
             if regularizer is None:
-                new.append((update_leaf, strength, limit))
                 continue
             promoted = numerics.promote(leaf)
-            value = regularizer.rounded_value(promoted, leaf).astype(strength.dtype)
-            bound = jnp.where(state.count == step, factor * value, limit) if measured else limit
-            now = jnp.maximum(0, strength + jnp.asarray(rate, value.dtype) * (value - bound))
+            value = regularizer.rounded_value(promoted, leaf).astype(strengths[i].dtype)
             slope = jnp.conj(jax.grad(regularizer)(only_after(value, promoted)))
-            change = (now * slope).astype(jnp.asarray(update_leaf).dtype)
-            new.append((update_leaf + change, now.astype(strength.dtype), bound))
-        updates, strength, limit = (treedef.unflatten(column) for column in zip(*new, strict=True))
-        return updates, BoundedState(optax.safe_increment(state.count), strength, limit if measured else None)
+            new[i] = update_leaf + (next_strength(i, value) * slope).astype(jnp.asarray(update_leaf).dtype)
+        for i, joint in zip(_places(joints, rows), joints, strict=True):
+            leaves = [row.param for row in rows]
+            now = next_strength(i, joint.value(leaves).astype(strengths[i].dtype))
+            slopes: list[Any] = [None if leaf is None else jnp.zeros_like(numerics.promote(leaf)) for leaf in leaves]
+            joint.put(tuple(now * slope for slope in joint.gradient(leaves)), slopes)
+            for k in joint.all_positions:
+                new[k] = new[k] + slopes[k].astype(jnp.asarray(new[k]).dtype)
+        strength, kept = treedef.unflatten(strengths), treedef.unflatten(limits) if measured else None
+        return treedef.unflatten(new), BoundedState(optax.safe_increment(state.count), strength, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _places(joints: Sequence[Joint], rows: Sequence[Row]) -> list[int]:
+    """The leaf beside which the state has the strength of each penalty of groups: one that has none of its own."""
+    taken = {i for i, row in enumerate(rows) if row.regularizer is not None}
+    found: list[int] = []
+    for joint in joints:
+        free = [i for i in joint.positions if i not in taken]
+        if not free:
+            raise NotImplementedError(
+                f"`bounded` keeps one strength a leaf, and each leaf of {joint.call} has another penalty as well. Give "
+                "them a `bounded` each: `optax.chain(bounded(groups, ...), bounded(others, ...), optimizer)`."
+            )
+        taken.add(free[0])
+        found.append(free[0])
+    return found
 
 
 def _dtype(param: Any) -> Any:

@@ -17,7 +17,7 @@ Where the metric has one τ for each group (`adam_groups.py`), the proximal oper
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import compiler, euclidean, numerics, partition, weights
+from jaxreg._core.partition import Arrays
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._optax.leaves import side_by_side
@@ -35,47 +36,51 @@ from jaxreg.penalties.l1 import L1
 
 @functools.cache
 def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(regularizer, z, τ, norms, η) -> the point after the step and the norms of its groups, jitted."""
+    """(regularizer, z, τ, norms, η, beside) -> the point after the step and the norms of its groups, jitted."""
 
-    def prox(reg: Regularizer, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array) -> Any:
-        return cast(Grouped, grouped(reg, z)).prox(z, step, r, eta)
+    def prox(reg: Regularizer, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, beside: Any = ()) -> Any:
+        return cast(Grouped, grouped(reg, z, beside)).prox(z, step, r, eta)
 
     return jax.jit(prox)
 
 
-Again = Callable[[jax.Array], tuple[jax.Array, jax.Array]]  # norms -> (z, τ), made anew once these are known
+Again = Callable[[jax.Array], tuple[Any, Any]]  # norms -> (z, τ), made anew once these are known
 
 
 class Grouped(NamedTuple):
-    """A penalty in which groups stand beside terms of entries."""
+    """A penalty in which groups, of one array or of several, stand beside terms of entries."""
 
-    entries: Parts  # without the groups
+    entries: Any  # the parts without the groups; of several arrays a tuple
     groups: Groups
 
     @property
     def axes(self) -> tuple[int, ...]:
         return cast(tuple[int, ...], self.groups.partition)
 
-    def shape(self, p: jax.Array) -> tuple[Any, ...]:
+    def shape(self, p: Arrays) -> tuple[Any, ...]:
         """The shape of the norms."""
-        return partition.shape(p.shape, self.axes)
+        return partition.shape(partition.first(p).shape, self.axes)
 
-    def group_size(self, p: jax.Array) -> Any:
+    def group_size(self, p: Arrays) -> Any:
         return partition.most(p, self.axes)
 
-    def norms(self, p: jax.Array) -> jax.Array:
+    def norms(self, p: Arrays) -> jax.Array:
         return jax.jit(euclidean.norms, static_argnums=1)(p, self.axes)
 
-    def last_norms(self, kept: Any, p: jax.Array) -> jax.Array:
+    def last_norms(self, kept: Any, p: Arrays) -> jax.Array:
         """The norms that the state keeps; those of p where it is the state of another penalty."""
         return kept if getattr(kept, "shape", None) == self.shape(p) else self.norms(p)
 
-    def slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
+    def slope(self, p: Arrays, r: jax.Array) -> Any:
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
-        a = jnp.abs(p)
-        l1, l2 = (0 if c is None else jnp.asarray(c, a.dtype) for c in (self.entries.l1, self.entries.l2))
         ratio = jnp.where(r > 0, self._slope(r) / jnp.where(r > 0, r, 1), 0)
-        return jnp.where(a == 0, 0, l1 + a * (2 * l2 + ratio))
+
+        def of_array(entries: Parts, p: jax.Array) -> jax.Array:
+            a = jnp.abs(p)
+            l1, l2 = (0 if c is None else jnp.asarray(c, a.dtype) for c in (entries.l1, entries.l2))
+            return jnp.where(a == 0, 0, l1 + a * (2 * l2 + ratio))
+
+        return jax.tree.map(of_array, self.entries, p)
 
     def mean_slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
         """The root mean square of `slope` over each group; without L1 it follows from the norms alone."""
@@ -86,27 +91,32 @@ class Grouped(NamedTuple):
             total = euclidean.norms(self.slope(p, r), self.axes)
         return total / numerics.root_of(self.group_size(p), r.dtype)
 
+    def before(self, z: Arrays, step: Arrays) -> tuple[Any, Any]:
+        """The point and the step sizes of which the groups have their proximal operator."""
+        return cast(Any, partition.results(Parts.before_the_rest, self.entries, z, step))
+
     def prox(
-        self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array, again: Again | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
+    ) -> tuple[Any, jax.Array]:
         """Return the point after the step and the norms of its groups, given those before it.
 
         On a CPU several sums over an array cost more than the Newton steps that are left out, so that there the group
         lasso takes all of them.
         """
-        z, tau = self.entries.before_the_rest(z, step)
-        eta = jnp.asarray(eta, tau.dtype)
+        z, tau = self.before(z, step)
+        dtype = partition.first(tau).dtype
+        eta = jnp.asarray(eta, dtype)
 
-        def one_step(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one_step(z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array) -> tuple[Any, jax.Array]:
             return self.one_step(z, tau, r, eta, again)
 
         if not isinstance(self.groups.penalty, L1):
             return one_step(z, tau, r, eta)
-        c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, tau.dtype)
+        c = jnp.asarray(self.groups.weight * self.groups.penalty.l1, dtype)
 
-        def exact(z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def exact(z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array) -> tuple[Any, jax.Array]:
             if again is not None:  # what z and τ have in common would be kept in memory
-                _, tau = self.entries.before_the_rest(*again(r))
+                _, tau = self.before(*again(r))
             return secular_prox(z, tau, c, self.axes)
 
         return compiler.by_device(exact, one_step, z, tau, r, eta)
@@ -117,11 +127,11 @@ class Grouped(NamedTuple):
         """The same for one step a group, in the shape of the norms: exact, for every profile."""
         if np.ndim(self.entries.l2) > 0:  # it makes the steps differ
             return self.prox(z, step, r, eta, again)
-        z, tau = self.entries.before_the_rest(z, step)
+        z, tau = self.before(z, step)
         size = numerics.root_of(self.group_size(z), tau.dtype)
-        a = jnp.minimum(self._norms_near(z, r + eta * size), jnp.finfo(tau.dtype).max / 8)
+        a = jnp.minimum(self._norms_near(z, r + jnp.asarray(eta, tau.dtype) * size), jnp.finfo(tau.dtype).max / 8)
         new = self.groups.penalty.prox(a, self.groups.weight * tau)
-        z, _ = self.entries.before_the_rest(*again(new))
+        z, _ = self.before(*again(new))
         return z * jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a), new
 
     def _norms_near(self, x: jax.Array, unit: jax.Array) -> jax.Array:
@@ -131,14 +141,18 @@ class Grouped(NamedTuple):
         return unit * jnp.sqrt(partition.total(numerics.real_product(y, y), self.axes))
 
     def one_step(
-        self, z: jax.Array, tau: jax.Array, r: jax.Array, eta: jax.Array, again: Again | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        new = self._next(*self._sums(z, self._inverse(tau), r, eta), r)
+        self, z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
+    ) -> tuple[Any, jax.Array]:
+        new = self._next(*self._sums(z, jax.tree.map(self._inverse, tau), r, eta), r)
         if again is not None:
-            z, tau = self.entries.before_the_rest(*again(new))
-        rising = new * self._inverse(tau)
-        positive = ~(new <= 0)  # nan too
-        return z * jnp.where(positive, rising / jnp.where(positive, rising + self._slope(new), 1), 0), new
+            z, tau = self.before(*again(new))
+        slope, positive = self._slope(new), ~(new <= 0)  # nan too
+
+        def moved(z: jax.Array, tau: jax.Array) -> jax.Array:
+            rising = new * self._inverse(tau)
+            return z * jnp.where(positive, rising / jnp.where(positive, rising + slope, 1), 0)
+
+        return jax.tree.map(moved, z, tau), new
 
     def _inverse(self, tau: jax.Array) -> jax.Array:
         """1/τ, cut so that its products are finite."""
@@ -161,9 +175,7 @@ class Grouped(NamedTuple):
         with warnings.catch_warnings(action="ignore"):  # of L0, whose slope is 0: here that is meant
             return self.groups.weight * self._rho.slope(r)
 
-    def _sums(
-        self, z: jax.Array, inverse: jax.Array, r: jax.Array, eta: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _sums(self, z: Arrays, inverse: Arrays, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """a, σ, and the pull: Σ|z_i|²/τ_i² over ρ′(0)².
 
         a and σ do not depend on a common factor of r and c. With c alone for groups that were 0, and with 1 for c where
@@ -171,19 +183,23 @@ class Grouped(NamedTuple):
         is below the rounding, so that no square overflows. Products with 1/τ leave one division for each entry.
         """
         c, at_zero = self._slope(r), self._slope(jnp.zeros_like(r))
-        tiny = float(jnp.finfo(inverse.dtype).tiny)
-        share = 2.0 ** -(jnp.finfo(inverse.dtype).maxexp // 6)
+        info = jnp.finfo(partition.first(inverse).dtype)
+        tiny, share = float(info.tiny), 2.0 ** -(info.maxexp // 6)
         unit = jax.lax.stop_gradient(jnp.where(r > 0, r, jnp.where(c > 0, c * eta, eta)))
         unit = jnp.where(unit > 0, unit, 1)
         r = jnp.where((r == 0) & (c == 0), unit, r)
+        per_c = jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0)
 
-        x = jnp.abs(z) * inverse
-        q = 1 / jnp.maximum(r * inverse + c, jnp.maximum(x * share, tiny))  # 1/d_i is q/τ_i
-        cubes = (x * q) ** 2 * (q * unit)
-        steps = jnp.maximum(1, (x * share - r * inverse) * jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0))  # as d_i
-        pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
-        terms = cubes * inverse, cubes * steps, pull**2
-        third, weighted, pull = (partition.total(term, self.axes) for term in terms)
+        def terms(z: jax.Array, inverse: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            x = jnp.abs(z) * inverse
+            q = 1 / jnp.maximum(r * inverse + c, jnp.maximum(x * share, tiny))  # 1/d_i is q/τ_i
+            cubes = (x * q) ** 2 * (q * unit)
+            steps = jnp.maximum(1, (x * share - r * inverse) * per_c)  # as d_i
+            pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
+            return cubes * inverse, cubes * steps, pull**2
+
+        of_entries = partition.results(terms, z, inverse)
+        third, weighted, pull = (partition.total(term, self.axes) for term in of_entries)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
@@ -191,15 +207,18 @@ class Grouped(NamedTuple):
         return a, jnp.where(positive, weighted / safe, 0), pull
 
 
-def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
-    """The groups along axes of a penalty, beside terms of entries, or None if it is of another form."""
+def grouped(reg: Regularizer | None, param: Arrays, beside: Sequence[tuple[Any, Any]] = ()) -> Grouped | None:
+    """The groups along axes of a penalty, beside terms of entries, or None if it is of another form.
+
+    `beside` has, of groups in several arrays, l1 and l2 of what is beside them in each.
+    """
     parts = Parts() if reg is None else reg.parts()
     if not parts.have_prox or parts.intervals or len(parts.rest) != 1:
         return None
     groups = parts.rest[0].by_groups(param)
     if groups is None or isinstance(groups.partition, partition.Labels):
         return None
-    weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(param)))
+    weight = jnp.asarray(groups.weight, numerics.real_dtype(numerics.promote(partition.first(param))))
     if weight.ndim:
         weight, excluded = weights.split(weight)
         parts = parts + Parts(excluded=excluded)
@@ -208,7 +227,8 @@ def grouped(reg: Regularizer | None, param: Any) -> Grouped | None:
     if inside.is_elastic:  # Σ‖w_g‖² = Σ|w_i|², so L2 is a term of entries
         parts = parts + Parts(l2=inside.l2) * groups.weight if inside.l2 is not None else parts
         groups = dataclasses.replace(groups, penalty=L1(0.0 if inside.l1 is None else inside.l1))
-    return Grouped(dataclasses.replace(parts, rest=()), groups)
+    entries = dataclasses.replace(parts, rest=())
+    return Grouped(tuple(entries + Parts(*numbers) for numbers in beside) or entries, groups)
 
 
 def norms(params: Any, reg: TreePenalty) -> Any:
@@ -224,7 +244,7 @@ def norms(params: Any, reg: TreePenalty) -> Any:
         for row in rows
     ]
     for joint in joints:  # beside the first of its leaves
-        matrix = joint.matrix([row.param for row in rows])
-        form = grouped(joint.group, matrix)
-        found[joint.positions[0]] = None if form is None else form.norms(matrix)
+        entries = joint.blocks([row.param for row in rows])
+        form = grouped(joint.group, entries)
+        found[joint.positions[0]] = None if form is None else form.norms(entries)
     return treedef.unflatten(found) if any(x is not None for x in found) else None

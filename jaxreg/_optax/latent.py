@@ -28,8 +28,9 @@ def begin(params: Any, reg: TreePenalty, sizes: Callable[[Any], list[Any]]) -> t
     """
     if not jax.tree.leaves(params):  # `optax.tree.map_params` has a tree without leaves
         return params, params
-    rows, treedef, _ = side_by_side("proximal", params, params, reg)
-    points = [None if row.regularizer is None else numerics.promote(row.param) for row in rows]
+    rows = side_by_side("proximal", params, params, reg)
+    treedef = rows.treedef
+    points = [None if row.regularizer is None else numerics.promote(row.param) for row in rows.penalized()]
     found = jax.eval_shape(lambda: [None if is_hidden(x) else jnp.asarray(x) for x in sizes(treedef)])
     totals = [
         None if p is None or x is None else jnp.zeros_like(jnp.real(p), shape=None if x.ndim else ())
@@ -60,7 +61,7 @@ def step(
 ) -> list[tuple[Any, Any, Any]]:
     """The update, the point and the sum of steps of each leaf; where `is_due` is False the parameters stand still.
 
-    `tau` gives the step sizes of a leaf by its number, `prox` the images: (regularizers, parameters, z, T) -> w.
+    `tau` gives the step sizes of a leaf by its number, `prox` the images: (numbers of leaves, parameters, z, T) -> w.
     """
     refuse_other_leaves(rows, points)
     new: list[Any] = [(row.update, point, total) for row, point, total in zip(rows, points, totals, strict=True)]
@@ -71,7 +72,7 @@ def step(
     zs = [points[i] + jnp.asarray(row.update, points[i].dtype) for i, row in zip(places, moving, strict=True)]
 
     def moved() -> list[jax.Array]:
-        ws = prox([row.regularizer for row in moving], ps, zs, sums)
+        ws = prox(places, ps, zs, sums)
         return [
             half_precision.as_update(row.regularizer, w, row.update, row.param, z)[0]
             for row, w, z in zip(moving, ws, zs, strict=True)

@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
     def penalized(self) -> list[Row]:
         """The leaves, with the penalty of their groups where that is all that they have."""
-        joint = {i: joint.group for joint in self.joints for i in joint.positions}
+        joint = {i: joint.group for joint in self.joints for i in joint.all_positions}
         return [
             row if row.regularizer is not None or i not in joint else row._replace(regularizer=joint[i])
             for i, row in enumerate(self.leaves)

@@ -14,11 +14,13 @@ from jaxreg._optax.metrics import Metric
 from jaxreg._rules.tree_penalty import TreePenalty
 
 
-def prox(inner_steps: int | None) -> Callable[[Regularizer, jax.Array, jax.Array, jax.Array], jax.Array]:
+def prox(inner_steps: int | None) -> Callable[[Regularizer | None, jax.Array, jax.Array, jax.Array], jax.Array]:
     if inner_steps is not None and (type(inner_steps) is not int or inner_steps < 1):
         raise ValueError(f"`proximal(inner_steps=...)` takes None or an int from 1, got {checks.short(inner_steps)}.")
 
-    def of_leaf(regularizer: Regularizer, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
+    def of_leaf(regularizer: Regularizer | None, p: jax.Array, z: jax.Array, step: jax.Array) -> jax.Array:
+        if regularizer is None:  # its groups lie in other leaves too
+            return z
         if inner_steps is not None and not _has_prox(regularizer, z, step):
             return regularizer.approximate_prox(p, z, step, inner_steps)
         try:
@@ -53,14 +55,14 @@ def step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
     ) -> jax.Array:
         eta = jnp.asarray(eta, numerics.real_dtype(p))
 
-        def slope() -> jax.Array:  # 0: no bound on what inner steps approximate
+        def at_p() -> jax.Array:  # 0: no bound on what inner steps approximate
             if known is not None:
                 return jnp.asarray(known)
             if form is not None:
                 return form.slope(p, r)
-            return _slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
+            return slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
-        tau = metric.step(eta, leaf, slope if max_step is None else None)
+        tau = metric.step(eta, leaf, at_p if max_step is None else None)
         if tau.shape not in ((), p.shape):
             raise ValueError(
                 f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "
@@ -80,7 +82,7 @@ def slopes_in_joint(reg: TreePenalty, rows: Sequence[Row], metric_leaves: Sequen
     return [by_place.get(i) for i in range(len(rows))]
 
 
-def _slope(regularizer: Regularizer, p: jax.Array) -> jax.Array:
+def slope(regularizer: Regularizer, p: jax.Array) -> jax.Array:
     """|∂R/∂p_i|, the least one at a kink: 0 where p_i is 0."""
     if (rho := regularizer.scalar()) is not None:
         return jnp.where(p == 0, 0, rho.slope(jnp.abs(p)))  # without the signs that it would lose here again

@@ -16,7 +16,7 @@ from jaxreg._optax import adam_groups, groups, half_precision, joint_step, one_l
 from jaxreg._optax import latent as latent_point
 from jaxreg._optax.learning_rate import learning_rate_at
 from jaxreg._optax.leaves import RegOrSchedule, regularizer_at, side_by_side
-from jaxreg._optax.metrics import Given, Metric, Moments, Uniform, as_metric
+from jaxreg._optax.metrics import Given, Metric, Uniform, as_metric
 from jaxreg._optax.states import refuse_by_state
 from jaxreg._optax.trial import refuse_by_trial
 from jaxreg._optax.when import When, checked, waited
@@ -199,7 +199,6 @@ def wrapped(
         refuse_by_state(state, metric)
         count = jnp.zeros([], jnp.int32)
         reg = reg_at(count)
-        when.refuse_joints(reg, params)
         if not (adam or isinstance(metric, Given)) and any(map(is_inexact, jax.tree.leaves(params))):
             rows = side_by_side("proximal", params, params, reg)
             refuse_by_trial(inner, metric, step_at, momentum, state, params, rows._replace(leaves=rows.penalized()))
@@ -214,11 +213,11 @@ def wrapped(
         seen = latent_point.seen(params, state.latent)
         updates, inner_state = inner.update(updates, state.inner, seen, **extra_args)
         reg = reg_at(state.count)
-        when.refuse_joints(reg, params)
-        rows, treedef, joints = side_by_side("proximal", updates, params, reg)
+        rows, treedef, joints = all_rows = side_by_side("proximal", updates, params, reg)
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
+        sizes = joint_step.Sizes(metric, metric_leaves, step_sizes, eta)
         due, count = when.is_due(state.count), optax.safe_increment(state.count)
         slopes = one_leaf.slopes_in_joint(reg, rows, metric_leaves) if reg.is_joint else none
 
@@ -231,13 +230,18 @@ def wrapped(
         if when.latent:
             if empty:
                 return updates, state._replace(inner=inner_state, count=count)
+            slopes = joint_step.slopes(joints, rows, sizes, slopes)
 
             def tau(i: int, regularizer: Regularizer, p: jax.Array) -> jax.Array:
-                form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
+                form = None if isinstance(metric, Uniform) else groups.grouped(rows[i].regularizer, p)
                 return step_sizes(regularizer, form, p, form and form.norms(p), eta, metric_leaves[i], slopes[i])
 
+            def images(places: Any, points: Any, moved: Any, steps: Any) -> list[jax.Array]:
+                ws = prox_of_all([rows[i].regularizer for i in places], points, moved, steps)
+                return joint_step.images(joints, rows, sizes, places, ws, moved, steps)
+
             points, totals = map(treedef.flatten_up_to, (state.latent, state.total))
-            found = latent_point.step(rows, points, totals, tau, prox_of_all, when.every == 1 or due)
+            found = latent_point.step(all_rows.penalized(), points, totals, tau, images, when.every == 1 or due)
             updates, points, totals = (treedef.unflatten(column) for column in zip(*found, strict=True))
             return updates, ProximalState(inner_state, count, latent=points, total=totals)
 
@@ -264,12 +268,8 @@ def wrapped(
                 keep = None if r is None else now  # what the state keeps has one structure
                 new.append((*half_precision.as_update(regularizer, w, leaf_update, param, residual), keep))
             if joints:
-                new = [alone if now is None else now for alone, now in zip(old, new, strict=True)]
-                joint_step.step(joints, rows, new, old, metric_leaves, moments, point_of_joint, before)
+                joint_step.step(joints, rows, new, old, sizes._replace(eta=eta), moments, before)
             return new
-
-        def point_of_joint(reg: Regularizer, p: Any, update: Any, leaf: Any, *rest: Any) -> tuple[jax.Array, Any]:
-            return point_after(reg, p, update, eta, leaf, p.shape if isinstance(metric, Moments) else None, *rest)
 
         def stepped_jointly() -> list[Any]:
             new: list[Any] = [None] * len(rows)
@@ -290,8 +290,7 @@ def wrapped(
         if when.every == 1:
             found = step()
         else:
-            at_rest = [row.regularizer is None or is_hidden(m) for row, m in zip(rows, metric_leaves, strict=True)]
-            found = jax.lax.cond(due, step, lambda: waited(rows, at_rest, residuals))
+            found = jax.lax.cond(due, step, lambda: waited(all_rows.penalized(), metric_leaves, residuals))
         new = [alone if now is None else now for alone, now in zip(old, found, strict=True)]
         updates, *left = (treedef.unflatten(column) for column in (zip(*new, strict=True) if new else ((),) * 3))
         left = [former if tree is None else now for former, tree, now in zip(state[2:4], kept, left, strict=True)]

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxreg._core import checks, numerics
 from jaxreg._optax import half_precision
 from jaxreg._optax.leaves import Row
-from jaxreg._rules.paths import flatten_with_paths
-from jaxreg._rules.tree_penalty import TreePenalty
+from jaxreg._rules.paths import is_hidden
 
 
 class When(NamedTuple):
@@ -22,18 +21,6 @@ class When(NamedTuple):
     def is_due(self, count: jax.Array) -> Any:
         """Whether the operator is taken in this step, which is the first for a count of 0."""
         return (count + 1) % self.every == 0
-
-    def refuse_joints(self, reg: TreePenalty, params: Any) -> None:
-        """Raise for groups across leaves, unless the operator is taken in every step, of the parameters."""
-        if (
-            (self.latent or self.every > 1)
-            and params is not None
-            and (joints := reg.joints(flatten_with_paths(params)))
-        ):
-            raise NotImplementedError(
-                f"`proximal(latent=True)` and `proximal(every=n)` are not there for groups across leaves, got "
-                f"{joints[0].call}. Leave out both arguments, or give each leaf its own `Group`."
-            )
 
     def rates(self, rate: Any, count: jax.Array, total: Any) -> tuple[Any, Any]:
         """The learning rate of the proximal operator, and the sum that the state keeps."""
@@ -56,12 +43,12 @@ def checked(call: str, latent: Any, every: Any) -> When:
 
 
 def waited(
-    rows: Sequence[Row], at_rest: Sequence[bool], residuals: Sequence[Any]
+    rows: Sequence[Row], metric_leaves: Sequence[Any], residuals: Sequence[Any]
 ) -> list[tuple[jax.Array, jax.Array | None, None] | None]:
     """What a step without the operator gives for each leaf: the update, the residual, no norms."""
     new: list[tuple[jax.Array, jax.Array | None, None] | None] = []
-    for (update, param, _), rests, residual in zip(rows, at_rest, residuals, strict=True):
-        if rests:
+    for (update, param, regularizer), leaf, residual in zip(rows, metric_leaves, residuals, strict=True):
+        if regularizer is None or is_hidden(leaf):
             new.append(None)
         elif residual is None:
             new.append((jnp.asarray(update, half_precision.dtype_of_update(update, param)), None, None))

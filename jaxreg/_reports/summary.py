@@ -17,6 +17,7 @@ from jaxreg._core.checks import short
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._reports.conformity import conformity
 from jaxreg._reports.sparsity import count_zeros
+from jaxreg._reports.summary_groups import of_groups, own_gradient, shared
 from jaxreg._reports.summary_table import BY_RULE, Leaf, RuleUse, Summary, dtype_name, without_arrays
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_inexact
 from jaxreg._rules.patterns import Rule, meant
@@ -31,7 +32,8 @@ def summary(reg: Any, params: Any) -> Summary:
     the penalty of the tree, the entries that are exactly 0, and ‖∇R(leaf)‖, the Euclidean norm of the penalty's
     gradient. Below the totals the rules are listed, also those that match no leaf (`reg(params)` raises there), and the
     leaves without a penalty, with the reason. For the sets `NofM`, `TopK` and `Rank` they say how many blocks or groups
-    conform, and the numerical rank, the largest of several; for `Group` how many groups are zero. In print, with more
+    conform, and the numerical rank, the largest of several; for `Group` how many groups are zero. A `JointGroup` has a
+    line below the rules with its leaves, penalty, ‖∇R‖ and groups that are zero. In print, with more
     than 40 leaves, those whose paths differ only in numbers (`layers_0`, `layers_1`) share a row.
 
     Args:
@@ -40,7 +42,8 @@ def summary(reg: Any, params: Any) -> Summary:
 
     Returns:
         a `Summary`: plain text of 80 columns by `print`, HTML in a notebook, in colours by `rich.print`; in code
-        `leaves`, `penalty`, `gradient_norm`, `size`, `zeros`, `unmatched`, and `as_dict()` for JSON.
+        `leaves`, `groups` (those across leaves), `penalty`, `gradient_norm`, `size`, `zeros`, `unmatched`, and
+        `as_dict()` for JSON.
 
     Raises:
         TypeError: a leaf is traced or a placeholder.
@@ -66,14 +69,21 @@ def summary(reg: Any, params: Any) -> Summary:
         ('**/scale',)
     """
     flat = flatten_with_paths(params)
-    tree = _as_rules(as_tree(reg), params)
-    places = zip(flat.paths, flat.leaves, flat.parameters, strict=True)
-    numbers = [(path, leaf, is_parameter) for path, leaf, is_parameter in places if _is_number(leaf)]
+    whole = as_tree(reg)
+    tree = _as_rules(whole, params)
+    places = [i for i, leaf in enumerate(flat.leaves) if _is_number(leaf)]
+    numbers = [(flat.paths[i], flat.leaves[i], flat.parameters[i]) for i in places]
     deciding, idle = tree.decide(Leaves([p for p, _, _ in numbers], [leaf for _, leaf, _ in numbers], []))
     first_path: dict[int, str] = {}
+    joints = whole.joints(flat)
+    in_groups = {i for joint in joints for i in joint.all_positions}
     found = []
-    for (path, leaf, is_parameter), rule in zip(numbers, deciding, strict=True):
-        reason = _why_left_out(leaf, is_parameter, rule, first_path.get(id(leaf), ""))
+    for i, (path, leaf, is_parameter), rule in zip(places, numbers, deciding, strict=True):
+        reason = (
+            ""
+            if i in in_groups and rule is None
+            else _why_left_out(leaf, is_parameter, rule, first_path.get(id(leaf), ""))
+        )
         if isinstance(leaf, (jax.Array, np.ndarray)):
             first_path.setdefault(id(leaf), path)
         found.append((path, leaf, reason, None if reason or rule is None else rule.regularizer))
@@ -84,7 +94,12 @@ def summary(reg: Any, params: Any) -> Summary:
              *dataclasses.astuple(conformity(regularizer, leaf)))
         for (path, leaf, reason, regularizer), n, numbers in zip(found, zeros, measured, strict=True)
     ]  # fmt: skip
-    return Summary(_uses(tree._rules, idle, deciding, rows), tuple(rows))
+    groups, slopes = of_groups(joints, flat)
+    own: list[Any] = [None] * len(flat.leaves)
+    for i, (_, leaf, _, regularizer) in zip(places, found, strict=True):
+        if i in in_groups and regularizer is not None:
+            own[i] = own_gradient(regularizer, leaf)
+    return Summary(_uses(tree._rules, idle, deciding, rows), tuple(rows), groups, shared([own, *slopes]))
 
 
 def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
@@ -95,11 +110,6 @@ def _as_rules(tree: TreePenalty, params: Any) -> TreeRegularizer:
         raise NotImplementedError(
             f"`summary` shows the penalties of single leaves, and {short(tree)} takes several together: "
             "`reg.breakdown(params)` has its penalty, `jaxreg.sparsity(params)` the entries that are 0."
-        )
-    if tree.joints(flatten_with_paths(params)):
-        raise NotImplementedError(
-            "`summary` shows the penalties of single leaves, and a `JointGroup` has groups across leaves: "
-            "`reg.breakdown(params)` has its penalty, `jaxreg.sparsity(params, units=...)` the units that are 0."
         )
     return TreeRegularizer([(glob.escape(path), regularizer) for path, regularizer in tree.assignment(params).items()])
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.text import printable
 from jaxreg._reports.conformity import Conformity
+from jaxreg._reports.summary_groups import LeafGroups
 from jaxreg._reports.table import WIDTH, Report, Table, count, leaves, merged, share
 
 BY_RULE = "by the rule "
@@ -30,7 +31,7 @@ class Leaf:
     penalty: float | None  # None without a regularizer; so is the gradient norm
     gradient_norm: float | None  # of the penalty
     zeros: int | None  # entries that are exactly 0; None for leaves that are not floating or complex
-    left_out: str  # why it has no regularizer; "" if it has one
+    left_out: str  # why it has no regularizer; "" if it has one, or is penalized in groups across leaves
     blocks: int | None = None  # of `NofM`, groups of `TopK`
     conforming: int | None = None  # those of which no more entries than that are other than 0
     rank: int | None = None  # with `Rank`: the numerical rank, the largest in a stack
@@ -58,16 +59,19 @@ class Summary(Report):
 
     rules: tuple[RuleUse, ...]
     leaves: tuple[Leaf, ...]
+    groups: tuple[LeafGroups, ...] = ()  # those that lie in several leaves
+    shared: float = 0.0  # ‖∇R‖² beyond the sum of the parts, where a leaf has a penalty of its own beside its groups
 
     @property
     def penalty(self) -> float:
         """The penalty of the tree."""
-        return math.fsum(leaf.penalty for leaf in self.leaves if leaf.penalty is not None)
+        return math.fsum(part.penalty for part in self._parts() if part.penalty is not None)
 
     @property
     def gradient_norm(self) -> float:
         """The Euclidean norm of the penalty's gradient with respect to all leaves."""
-        return math.hypot(*(leaf.gradient_norm for leaf in self.leaves if leaf.gradient_norm is not None))
+        alone = math.hypot(*(part.gradient_norm for part in self._parts() if part.gradient_norm is not None))
+        return math.sqrt(max(0.0, alone**2 + self.shared)) if self.shared else alone
 
     @property
     def size(self) -> int:
@@ -92,7 +96,11 @@ class Summary(Report):
         ]
         total = {name: getattr(self, name) for name in ("size", "penalty", "gradient_norm", "zeros")}
         rules = [{"pattern": r.pattern, "regularizer": r.regularizer, "leaves": len(r.paths)} for r in self.rules]
-        return {"leaves": every, "total": total, "rules": rules, "unmatched": list(self.unmatched)}
+        groups = [dataclasses.asdict(part) for part in self.groups]
+        return {"leaves": every, "groups": groups, "total": total, "rules": rules, "unmatched": list(self.unmatched)}
+
+    def _parts(self) -> tuple[Leaf | LeafGroups, ...]:
+        return (*self.leaves, *self.groups)
 
     def _table(self) -> Table:
         header = ("path", "shape", "dtype", "regularizer", "penalty", "share", "zeros", "‖∇R‖")
@@ -105,7 +113,7 @@ class Summary(Report):
     def _notes(self) -> list[str]:
         of: dict[str, list[str]] = {}
         for leaf in self.leaves:
-            if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and self.rules:
+            if leaf.left_out and not leaf.left_out.startswith(BY_RULE) and (self.rules or self.groups):
                 of.setdefault(leaf.left_out, []).append(leaf.path)
         penalties, conformities = self._penalties(), self._conformities()
         notes = []
@@ -113,6 +121,7 @@ class Summary(Report):
             paths = set(rule.paths)
             penalty = math.fsum(penalties[path] for path in paths)
             notes.append(_rule_note(rule, penalty, sum((conformities[path] for path in paths), Conformity())))
+        notes += [_groups_note(part) for part in self.groups]
         notes += [f"left out, {reason}: {_named(paths)}" for reason, paths in of.items()]
         return [line for note in notes for line in textwrap.wrap(printable(note), WIDTH, subsequent_indent="    ")]
 
@@ -189,6 +198,14 @@ def _rule_note(rule: RuleUse, penalty: float, conformity: Conformity) -> str:
     if rule.regularizer == "None":
         return f"{name}, leaves out {leaves(len(rule.paths))}"
     return f"{name}: {leaves(len(rule.paths))}, penalty {_number(penalty)}{conformity}"
+
+
+def _groups_note(part: LeafGroups) -> str:
+    groups = f", {part.zero_groups} of {part.groups} groups are zero"
+    return (
+        f"groups in {_named(part.paths)}, {part.regularizer}: penalty {_number(part.penalty)}, ‖∇R‖ "
+        f"{_number(part.gradient_norm)}{groups}"
+    )
 
 
 def _named(paths: Sequence[str]) -> str:

@@ -1,9 +1,13 @@
-"""Entries of several leaves as one matrix with a row for each unit: what a penalty of groups across leaves acts on."""
+"""Entries of several leaves as blocks (before, units, behind): what a penalty of groups across leaves acts on.
+
+The axes before and behind that of the units are merged, so that nothing is moved in memory. A sum over a group is one
+over the first and the last axis of every block.
+"""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,36 +16,38 @@ from numpy.typing import NDArray
 
 from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import is_hidden
-from jaxreg.penalties import L1, L2, Weighted
+from jaxreg.penalties import Group
+
+Blocks = tuple[jax.Array, ...]
+Beside = tuple[tuple[Any, Any], ...]  # for each leaf of some groups the numbers of its own L1 and L2, None for none
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Where the units lie in a leaf: along an axis, or at those indices of it that have labels."""
+    """Where the units lie in a leaf: along an axis, one behind the other, or at some of its indices."""
 
     position: int  # of the leaf in its tree
     path: str
     axis: int
-    indices: NDArray[np.int64] | None  # (units, indices of each); None for one each, in order
+    units: int
+    indices: NDArray[np.int64] | None  # those of the first unit, of the second, ..., as many of each; None for all
 
-    def rows(self, leaf: Any) -> jax.Array:
-        """The entries, (units, entries of each)."""
-        leaf = jnp.moveaxis(leaf, self.axis, 0)
-        if self.indices is not None:
-            leaf = leaf[self.indices.reshape(-1)]
-            return leaf.reshape(len(self.indices), -1)
-        return leaf.reshape(len(leaf), -1)
+    def block(self, leaf: Any) -> jax.Array:
+        """The entries, (before, units, behind)."""
+        taken = leaf if self.indices is None else jnp.take(leaf, self.indices, self.axis)
+        before, inside = math.prod(taken.shape[: self.axis]), math.prod(taken.shape[self.axis :])
+        return taken.reshape(before, self.units, inside // max(self.units, 1))
 
-    def put(self, rows: jax.Array, leaf: Any) -> jax.Array:
+    def put(self, block: jax.Array, leaf: Any) -> jax.Array:
         """The leaf with these entries instead."""
-        moved = jnp.moveaxis(leaf, self.axis, 0)
-        rows = rows if jnp.iscomplexobj(leaf) else jnp.real(rows)
-        rows = rows.astype(leaf.dtype)
+        block = (block if jnp.iscomplexobj(leaf) else jnp.real(block)).astype(leaf.dtype)
         if self.indices is None:
-            return jnp.moveaxis(rows.reshape(moved.shape), 0, self.axis)
-        at = self.indices.reshape(-1)
-        return jnp.moveaxis(moved.at[at].set(rows.reshape(len(at), *moved.shape[1:])), 0, self.axis)
+            return block.reshape(leaf.shape)
+        before, behind = leaf.shape[: self.axis], leaf.shape[self.axis + 1 :]
+        place = (*(slice(None),) * self.axis, self.indices)
+        return jnp.asarray(leaf).at[place].set(block.reshape(*before, len(self.indices), *behind))
 
     def overlaps(self, other: "View") -> bool:
         """Whether an entry is in both."""
@@ -57,7 +63,7 @@ class Joint:
     """A penalty of groups across leaves, found in one tree."""
 
     call: str  # for messages
-    group: Regularizer  # of the matrix
+    group: Group  # of the blocks
     views: tuple[View, ...]
     tied: tuple[tuple[int, int], ...] = ()  # positions of an array that stands in two places: the second, the first
 
@@ -70,61 +76,78 @@ class Joint:
         """With those of arrays that stand in two places."""
         return [*self.positions, *(second for second, _ in self.tied)]
 
-    def matrix(self, leaves: Sequence[Any]) -> jax.Array:
-        """The entries of the units, (units, entries of each), in a dtype that holds all."""
-        found = [view.rows(numerics.promote(leaves[view.position])) for view in self.views]
-        return jnp.concatenate(found, axis=1)
+    def blocks(self, leaves: Sequence[Any]) -> Blocks:
+        """The entries of the units in each leaf."""
+        return tuple(view.block(numerics.promote(leaves[view.position])) for view in self.views)
 
-    def put(self, matrix: jax.Array, leaves: list[Any]) -> None:
+    def put(self, blocks: Blocks, leaves: list[Any]) -> None:
         """Put the entries into the leaves."""
-        start = 0
-        for view in self.views:
-            leaf = leaves[view.position]
-            n = _width(view, leaf.shape)
-            leaves[view.position] = view.put(matrix[:, start : start + n], leaf)
-            start += n
+        for view, block in zip(self.views, blocks, strict=True):
+            leaves[view.position] = view.put(block, leaves[view.position])
         for second, first in self.tied:
             leaves[second] = leaves[first]
 
-    def beside(self, own: Sequence[Regularizer | None], leaves: Sequence[Any]) -> Regularizer:
-        """The penalty of the matrix, with what the leaves have of their own: L1 and L2, a strength for each entry."""
-        parts = [None if (reg := own[i]) is None else reg.parts() for i in self.positions]
-        for position, part in zip(self.positions, parts, strict=True):
-            if part is not None and not (part.is_elastic and part.excluded is None):
+    def value(self, leaves: Sequence[Any]) -> jax.Array:
+        """The penalty."""
+        return _value(self.group, self.blocks(leaves))
+
+    def gradient(self, leaves: Sequence[Any]) -> Blocks:
+        """The gradient of the penalty; `jax.grad` gives its conjugate."""
+        return tuple(map(jnp.conj, jax.grad(_value, argnums=1)(self.group, self.blocks(leaves))))
+
+    def beside(self, own: Sequence[Regularizer | None], leaves: Sequence[Any]) -> Beside:
+        """What the leaves have of their own, L1 and L2: for each a number, numbers like its block, or None."""
+        found = []
+        for view in self.views:
+            part = Parts() if (reg := own[view.position]) is None else reg.parts()
+            if not (part.is_elastic and part.excluded is None):
                 raise NotImplementedError(
-                    f"`{self.call}`: a leaf of its groups has also the penalty {checks.short(own[position])}. The "
+                    f"`{self.call}`: a leaf of its groups has also the penalty {checks.short(reg)}. The "
                     "proximal operator of both together is known for L1, L2 and L1L2 beside it; put others into the "
                     "loss or into `jaxreg.add_regularization`."
                 )
-        total = self.group
-        for penalty, name in ((L1(1.0), "l1"), (L2(1.0), "l2")):
-            numbers = [None if part is None else getattr(part, name) for part in parts]
-            if any(c is not None for c in numbers):
-                full = list(leaves)
-                for i, c in zip(self.positions, numbers, strict=True):
-                    dtype = numerics.real_dtype(numerics.promote(leaves[i]))
-                    full[i] = jnp.broadcast_to(jnp.asarray(0 if c is None else c, dtype), leaves[i].shape)
-                total = total + Weighted(penalty, self.matrix(full))
-        return total
+            leaf = numerics.promote(leaves[view.position])
+            found.append((_like(view, part.l1, leaf), _like(view, part.l2, leaf)))
+        return tuple(found)
 
-    def steps(self, steps: Sequence[Any], leaves: Sequence[Any]) -> Any:
-        """The step sizes of the entries: one number if all leaves have the same, else a matrix."""
-        own = [steps[i] for i in self.positions]
-        if not any(map(np.ndim, own)) and all(
-            step is own[0] or (isinstance(step, float) and isinstance(own[0], float) and step == own[0]) for step in own
-        ):
-            return own[0]
-        full = list(leaves)
-        for i in self.positions:
-            dtype = numerics.real_dtype(numerics.promote(leaves[i]))
-            full[i] = jnp.broadcast_to(jnp.asarray(steps[i], dtype), leaves[i].shape)
-        return self.matrix(full)
+    def steps(self, steps: Sequence[Any], leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """The step sizes of each leaf: a number, or numbers like its block."""
+        return tuple(_like(view, steps[view.position], numerics.promote(leaves[view.position])) for view in self.views)
+
+    def prox(self, beside: Beside, blocks: Blocks, steps: tuple[Any, ...]) -> Blocks:
+        """Return the entries after the proximal operator of the groups and of what is beside them."""
+        return cast(Blocks, _prox(self.group, beside, blocks, steps[0] if are_one(steps) else steps))
 
 
-def _width(view: View, shape: tuple[int, ...]) -> int:
-    """How many entries a unit has in a leaf."""
-    each = 1 if view.indices is None else view.indices.shape[1]
-    return each * math.prod(n for axis, n in enumerate(shape) if axis != view.axis)
+@jax.jit
+def _value(group: Group, blocks: Blocks) -> jax.Array:
+    return group.value_of(None, blocks)
+
+
+@jax.jit
+def _prox(group: Group, beside: Beside, blocks: Blocks, step: Any) -> Any:
+    own = [Parts(*numbers) for numbers in beside]
+    is_one = not isinstance(step, tuple) and all(part.l2 is None for part in own)  # L2 makes the steps differ
+    steps = step if isinstance(step, tuple) else (step,) * len(blocks)
+    sizes = [jnp.asarray(step, numerics.real_dtype(x)) for step, x in zip(steps, blocks, strict=True)]
+    points = [part.before_the_rest(*both) for part, *both in zip(own, blocks, sizes, strict=True)]
+    z, tau = zip(*points, strict=True)
+    return group.prox_of(None, z, tau[0] if is_one else tau)
+
+
+def are_one(steps: Sequence[Any]) -> bool:
+    """Whether they are one number."""
+    one = steps[0]
+    return not any(map(np.ndim, steps)) and all(
+        step is one or (isinstance(step, float) and isinstance(one, float) and step == one) for step in steps
+    )
+
+
+def _like(view: View, numbers: Any, leaf: jax.Array) -> Any:
+    """Numbers that broadcast against a leaf like its block; one number and None stay."""
+    if numbers is None or np.ndim(numbers) == 0:
+        return numbers
+    return view.block(jnp.broadcast_to(jnp.asarray(numbers, numerics.real_dtype(leaf)), leaf.shape))
 
 
 def is_at_rest(joint: Joint, steps: Sequence[Any]) -> bool:

@@ -5,7 +5,6 @@ from typing import Any, Self, final
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer
@@ -27,11 +26,12 @@ class JointGroup(TreePenalty):
         ∇R_u = ρ′(‖w_u‖₂) · w_u/‖w_u‖₂,   0 for a zero unit
         prox(z, τ)_u = z_u/‖z_u‖₂ · prox_ρ(‖z_u‖₂, τ)                                          (exact for every ρ)
 
-    It goes wherever a `TreeRegularizer` does: `reg(params)` in a loss, `add_regularization`, `proximal` (in a metric
-    too, as `Group`: in Adam's own the step sizes of a unit differ, and its norm is the root of one equation over all
-    its leaves), `prox(params, step)`; and `+` adds it to one. Beside L1, L2 and L1L2 of single leaves the proximal
-    operator is exact (sparse groups). The leaves of a unit are copied into one matrix at each step. `jaxreg.units`
-    finds the units of a network, and its `joint_groups(penalty)` writes these.
+    It goes wherever a `TreeRegularizer` does: `reg(params)` in a loss, `add_regularization`, `bounded` (one strength
+    for all of its groups), `proximal` (in a metric too, as `Group`: in Adam's own the step sizes of a unit differ, and
+    its norm is the root of one equation over all its leaves), `prox(params, step)`, `summary`; and `+` adds it to one.
+    Beside L1, L2 and L1L2 of single leaves the proximal operator is exact (sparse groups). The sums over the leaves
+    add, so that it costs what `Group`s of single leaves do. `jaxreg.units` finds the units of a network, and its
+    `joint_groups(penalty)` writes these.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -71,8 +71,8 @@ class JointGroup(TreePenalty):
 
     @property
     def _group(self) -> Group:
-        """The penalty of the matrix with a row for each unit."""
-        return Group(self.penalty, 1, self.weight, None)
+        """The penalty of blocks (before, units, behind)."""
+        return Group(self.penalty, (0, 2), self.weight, None)
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         return [None] * len(flat.leaves)
@@ -110,7 +110,7 @@ class JointGroup(TreePenalty):
             raise ValueError(f"`JointGroup`: {matches_nothing(rules[used.index(False)].pattern, flat.paths)}")
         if not views:
             return []
-        sizes = {_units(view, flat.leaves[view.position]): flat.paths[view.position] for view in views}
+        sizes = {view.units: view.path for view in views}
         if len(sizes) > 1:
             raise ValueError(
                 "`JointGroup(axes=...)`: the leaves of a group have one number of units, got "
@@ -192,17 +192,14 @@ def _view(position: int, path: str, leaf: Any, axis: int, labels: tuple[int, ...
     if not -len(shape) <= axis < len(shape) or (labels is not None and len(labels) != shape[axis]):
         wanted = f"axis {axis}" if labels is None else f"axis {axis} of length {len(labels)}"
         raise ValueError(f"`JointGroup(axes=...)`: {checks.short(path)} has no {wanted}, its shape is {shape}.")
-    return View(position, path, axis % len(shape), None if labels is None else _indices(np.asarray(labels)))
-
-
-def _indices(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(units, indices of each)."""
-    inside = np.flatnonzero(labels >= 0)
-    return inside[np.argsort(labels[inside], kind="stable")].reshape(int(np.max(labels)) + 1, -1)
-
-
-def _units(view: View, leaf: Any) -> int:
-    return int(np.shape(leaf)[view.axis]) if view.indices is None else len(view.indices)
+    axis %= len(shape)
+    if labels is None:
+        return View(position, path, axis, shape[axis], None)
+    numbers = np.asarray(labels)
+    inside = np.flatnonzero(numbers >= 0)
+    indices = inside[np.argsort(numbers[inside], kind="stable")]
+    is_in_order = np.array_equal(indices, np.arange(shape[axis]))
+    return View(position, path, axis, int(numbers.max()) + 1, None if is_in_order else indices)
 
 
 names.add_builtin(JointGroup)

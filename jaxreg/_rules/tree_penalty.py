@@ -84,8 +84,8 @@ class TreePenalty(Operators, Struct, abc.ABC):
             new[second] = new[first]
         refuse_overlaps(joints)
         for joint in joints:
-            penalty = joint.beside(own, flat.leaves)
-            joint.put(penalty.prox(joint.matrix(flat.leaves), joint.steps(steps, flat.leaves)), new)
+            beside, blocks = joint.beside(own, flat.leaves), joint.blocks(flat.leaves)
+            joint.put(joint.prox(beside, blocks, joint.steps(steps, flat.leaves)), new)
         return flat.treedef.unflatten(new)
 
     def prox_of_leaves(
@@ -119,7 +119,7 @@ class TreePenalty(Operators, Struct, abc.ABC):
         flat = flatten_with_paths(params)
         joints = self.joints(flat)
         paths = [path for path, _, _ in penalized] + [", ".join(flat.paths[i] for i in j.positions) for j in joints]
-        values += [joint.group(joint.matrix(flat.leaves)) for joint in joints]
+        values += [joint.value(flat.leaves) for joint in joints]
         result: dict[str, jax.Array] = {}
         for path, value in zip(paths, values, strict=True):
             result[path] = result[path] + value if path in result else value  # keys that contain "/" may coincide

@@ -261,7 +261,7 @@ _OF_NUMBERS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 _MEET = "two activations meet"
-_REPEATS = ("broadcast_in_dim", "reshape", "squeeze", "transpose")
+_REPEATS = ("broadcast_in_dim", "reshape", "squeeze", "tile", "transpose")
 _CHANCE = ("random_bits", "rng_bit_generator", "rng_uniform")
 
 ELEMENTWISE = frozenset([

@@ -102,7 +102,21 @@ def _reshape(eqn: Any, x: Known) -> Callable[[Array], Array]:
 
 def _concatenate(eqn: Any, values: list[Known]) -> list[Known]:
     axis = eqn.params["dimension"]
-    whole = [_full(v, axis, var.aval.shape[axis]) for v, var in zip(values, eqn.invars, strict=True)]
+    return _joined([_full(v, axis, var.aval.shape[axis]) for v, var in zip(values, eqn.invars, strict=True)], axis)
+
+
+def _stack(eqn: Any, values: list[Known]) -> list[Known]:
+    axis = eqn.params["axis"]
+    return _joined([v.moved(functools.partial(np.expand_dims, axis=axis)) for v in values], axis)
+
+
+def _tile(eqn: Any, values: list[Known]) -> list[Known]:
+    (x,) = values
+    times = [n if size > 1 else 1 for n, size in zip(eqn.params["reps"], x.value.shape, strict=True)]
+    return [x.moved(lambda array: np.tile(array, times))]
+
+
+def _joined(whole: list[Known], axis: int) -> list[Known]:
     shape = np.broadcast_shapes(*(v.value.take([0], axis).shape for v in whole))
 
     def joined(arrays: list[Array]) -> Array:
@@ -217,6 +231,8 @@ RULES: dict[str, Callable[[Any, list[Known]], list[Known]]] = {
     "transpose": _in_order(lambda eqn, x: functools.partial(np.transpose, axes=eqn.params["permutation"]), False),
     "rev": _in_order(_flip, False),
     "concatenate": _concatenate,
+    "stack": _stack,
+    "tile": _tile,
     "split": _split,
     "unstack": _unstack,
     "slice": _slice,

@@ -65,6 +65,13 @@ class Moves:
         nodes[axis] = np.concatenate([operand[axis] for operand in operands])
         return [tuple(nodes)]
 
+    def stacked(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
+        for operand in operands[1:]:
+            for one, other in zip(operands[0], operand, strict=True):
+                self._nodes.unite(one, other)
+        axis, nodes = eqn.params["axis"], list(operands[0])
+        return [(*nodes[:axis], self._nodes.new(len(operands)), *nodes[axis:])]
+
     def pieces(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         """Of `split`: pieces of one length go on together, since code that says "in three" cuts a narrower axis so."""
         axis, found, start = eqn.params["axis"], [], 0
@@ -179,6 +186,8 @@ RULES: dict[str, Callable[[Moves, Any, list[Any]], list[tuple[Ids, ...]]]] = {
     "iota": Moves.counted,
     **dict.fromkeys(["random_bits", "random_wrap", "random_unwrap", "random_fold_in", "random_split"], Moves.drawn),
     "concatenate": Moves.concatenate,
+    "stack": Moves.stacked,
+    "tile": lambda _, eqn, o: [tuple(np.tile(ids, n) for ids, n in zip(o[0], eqn.params["reps"], strict=True))],
     "split": Moves.pieces,
     "unstack": Moves.unstacked,
     "slice": Moves.sliced,

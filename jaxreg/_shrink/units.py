@@ -13,7 +13,7 @@ from jaxreg._reports.table import Report, Table, count, merged
 from jaxreg._rules.paths import Leaves, flatten_with_paths, is_hidden
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg._shrink.axes import Axes, Tracer
-from jaxreg._shrink.families import Family, Owners
+from jaxreg._shrink.families import Family, Owners, joint_groups
 from jaxreg._shrink.nodes import Ids, Nodes
 from jaxreg._shrink.walk import Place
 
@@ -48,11 +48,13 @@ class Units(Report, Sequence[Family]):
         return self._nodes.members(ids)
 
     def joint_groups(self, penalty: Any, weight: str = "none") -> TreePenalty:
-        """Return the penalty of each unit, of the parameters that it is made of: groups that do not overlap.
+        """Return the penalty of each unit, of what it is made of and of what reads it: groups that do not overlap.
 
-        A unit that is 0 gives a constant, and `shrink` removes it; the weights that read it have no penalty, for they
-        are those of which the next units are made. Of families that are made of the same entries (heads, and entries
-        inside of heads) the first in the table has them; `family.joint_group(penalty)` is that of one.
+        What reads a unit belongs to it wherever no other of the units is made of it: the output layer's rows to the
+        last hidden units, but the rows of a layer between two to the units behind it. Of families that are made of the
+        same entries (heads, and entries inside of heads) the first in the table has groups, and what reads two goes
+        to the first too; `family.joint_group(penalty)` is that of one, with all that reads it. A unit that is 0 gives
+        a constant, and `shrink` removes it.
         """
         chosen: list[Family] = []
         for family in self:
@@ -60,7 +62,7 @@ class Units(Report, Sequence[Family]):
                 chosen.append(family)
         if not chosen:
             raise ValueError(f"`units(...).joint_groups`: there is no unit that could go.\n{self}")
-        first, *others = (family.joint_group(penalty, weight) for family in chosen)
+        first, *others = joint_groups(chosen, penalty, weight)
         return sum(others, start=first)
 
     def dead(self, params: Any) -> dict[str, NDArray[np.bool_]]:
@@ -137,7 +139,7 @@ def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
         ────────────────────────────────────────────────────────────────────────────────
         1 kind of units                           8
         >>> jaxreg.units(apply, params, jnp.ones((2, 4))).joint_groups(jaxreg.L1(0.1))
-        JointGroup(L1(l1=0.1), axes=[('Dense_0/bias', 0), ('Dense_0/kernel', 1)])
+        JointGroup(L1(l1=0.1), axes=[('Dense_0/bias', 0), ('Dense_0/kernel', 1), ('Dense_1/kernel', 0)])
 
     References:
         Fang et al., *DepGraph: towards any structural pruning*, CVPR 2023 (the groups are found from gradients there).

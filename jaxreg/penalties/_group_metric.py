@@ -7,42 +7,53 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
-from jaxreg._core.partition import Partition, largest, spread, total
+from jaxreg._core.partition import Arrays, Partition, first, largest, results, spread, total
 
 _MOST_STEPS = 60  # a guard only: steps that spread over 16 decades take four
 
 
-def secular_prox(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> tuple[jax.Array, jax.Array]:
+def secular_prox(z: Arrays, tau: Arrays, c: jax.Array, groups: Partition) -> tuple[Any, jax.Array]:
     """argmin_w c·Σ_g ‖w_g‖ + ½ Σ_i (w_i − z_i)²/τ_i, and its ‖w_g‖.
 
     w_i = z_i·r/(r + cτ_i) with r = ‖w_g‖, the root of ‖v(r)‖ = 1, v_i = z_i/(r + cτ_i), or 0 if ‖v(0)‖ ≤ 1.
     c is a number, or one for each group.
     """
     free = spread(c, groups) == 0
-    tau = jnp.where(free & jnp.isinf(tau), 0, tau)
+    tau = jax.tree.map(lambda tau: jnp.where(free & jnp.isinf(tau), 0, tau), tau)
     r = _roots(groups, z, tau, c)
     of_entries = spread(r, groups, beside=1)
-    w = z * (of_entries / _above(of_entries, tau, c, groups))
-    return numerics.exact(jnp.where(free, z, w), w), r
+
+    def moved(z: jax.Array, tau: jax.Array) -> jax.Array:
+        w = z * (of_entries / _above(of_entries, tau, c, groups))
+        return numerics.exact(jnp.where(free, z, w), w)
+
+    return jax.tree.map(moved, z, tau), r
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _roots(groups: Partition, z: jax.Array, tau: jax.Array, c: jax.Array) -> jax.Array:
+def _roots(groups: Partition, z: Arrays, tau: Arrays, c: jax.Array) -> jax.Array:
     """Newton's method on h(r) = 1/‖v(r)‖ = 1, until it has converged in all groups.
 
     h is increasing and concave (a power mean of order −2 of the r + cτ_i), so that a step from either side ends at or
     below the root, and below 0 only if the root is. With e the error over r, a step leaves at most 1.5·e², because
     −h″/h′ ≤ 3/r. Each sum is fused with all that it needs; what two of them shared would be kept in memory.
     """
-    tolerance = 0.25 * jnp.sqrt(jnp.finfo(tau.dtype).eps)
+    tolerance = 0.25 * jnp.sqrt(jnp.finfo(first(tau).dtype).eps)
 
     def newton(r: jax.Array) -> jax.Array:
-        v = z / _above(spread(r, groups, beside=1), tau, c, groups)
-        square = total(numerics.real_product(v, v), groups)
+        def term(z: jax.Array, tau: jax.Array) -> jax.Array:
+            v = z / _above(spread(r, groups, beside=1), tau, c, groups)
+            return numerics.real_product(v, v)
+
+        square = total(jax.tree.map(term, z, tau), groups)
         one, *again = compiler.unshared((jnp.ones_like(r), r, c))
-        inverse = spread(one, groups) / _above(spread(again[0], groups, beside=1), tau, again[1], groups)
-        v = z * inverse
-        curvature = total(numerics.real_product(v, v) * inverse, groups)
+
+        def curved(z: jax.Array, tau: jax.Array) -> jax.Array:
+            inverse = spread(one, groups) / _above(spread(again[0], groups, beside=1), tau, again[1], groups)
+            v = z * inverse
+            return numerics.real_product(v, v) * inverse
+
+        curvature = total(jax.tree.map(curved, z, tau), groups)
         return jnp.maximum(0, r + (jnp.sqrt(square) - 1) * (square / jnp.where(curvature > 0, curvature, 1)))
 
     def goes_on(state: Any) -> jax.Array:
@@ -50,8 +61,8 @@ def _roots(groups: Partition, z: jax.Array, tau: jax.Array, c: jax.Array) -> jax
         return jnp.any(jnp.abs(r - before) > tolerance * r) & (steps < _MOST_STEPS)
 
     start = _start(z, tau, c, groups)
-    first = newton(start), start, 1
-    return jax.lax.while_loop(goes_on, lambda state: (newton(state[0]), state[0], state[2] + 1), first)[0]
+    begin = newton(start), start, 1
+    return jax.lax.while_loop(goes_on, lambda state: (newton(state[0]), state[0], state[2] + 1), begin)[0]
 
 
 @_roots.defjvp
@@ -61,21 +72,31 @@ def _roots_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Arra
     r = _roots(groups, z, tau, c)
     positive = r > 0
     of_entries = spread(jnp.where(positive, r, 0), groups)
-    above = jnp.where(of_entries > 0, _above(of_entries, tau, c, groups), 1)
-    v = z / above
-    square = numerics.real_product(v, v) / above
-    pushed = square * (spread(c, groups) * dtau + tau * spread(dc, groups))
-    change = total(numerics.real_product(v / above, dz) - pushed, groups)
+
+    def parts(z: jax.Array, tau: jax.Array, dz: jax.Array, dtau: jax.Array) -> tuple[jax.Array, jax.Array]:
+        above = jnp.where(of_entries > 0, _above(of_entries, tau, c, groups), 1)
+        v = z / above
+        square = numerics.real_product(v, v) / above
+        pushed = square * (spread(c, groups) * dtau + tau * spread(dc, groups))
+        return square, numerics.real_product(v / above, dz) - pushed
+
+    square, change = results(parts, z, tau, dz, dtau)
+    change = total(change, groups)
     return r, jnp.where(positive, change / jnp.where(positive, total(square, groups), 1), 0)
 
 
-def _start(z: jax.Array, tau: jax.Array, c: jax.Array, groups: Partition) -> jax.Array:
+def _start(z: Arrays, tau: Arrays, c: jax.Array, groups: Partition) -> jax.Array:
     """The larger of two bounds from below: max_i |z_i| − cτ_i, where no |v_i| exceeds 1, and the tangent of h at ∞."""
-    c_tau = spread(compiler.unshared(c), groups) * tau
-    beyond = jnp.abs(z) - c_tau if jnp.iscomplexobj(z) else jnp.maximum(z - c_tau, -z - c_tau)
-    square = total(numerics.real_product(z, z), groups)
-    tangent = jnp.sqrt(square) - c * total(numerics.real_product(z, z * tau), groups) / square
-    least = largest(beyond, groups)
+    of_entries = spread(compiler.unshared(c), groups)
+
+    def beyond(z: jax.Array, tau: jax.Array) -> jax.Array:
+        c_tau = of_entries * tau
+        return jnp.abs(z) - c_tau if jnp.iscomplexobj(z) else jnp.maximum(z - c_tau, -z - c_tau)
+
+    square = total(jax.tree.map(lambda z: numerics.real_product(z, z), z), groups)
+    steps = total(jax.tree.map(lambda z, tau: numerics.real_product(z, z * tau), z, tau), groups)
+    tangent = jnp.sqrt(square) - c * steps / square
+    least = largest(jax.tree.map(beyond, z, tau), groups)
     return jnp.maximum(least, jnp.where(jnp.isfinite(tangent), tangent, 0))
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.elementwise import weighted_prox, weighted_value
-from jaxreg._core.partition import Labels, Partition, roots_of_sizes, spread
+from jaxreg._core.partition import Arrays, Labels, Partition, first, results, roots_of_sizes, spread
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, OfNorms, Reach, weighted, without_l2
@@ -97,7 +97,7 @@ class Group(Regularizer, OfNorms):
         return self._omega(jnp.asarray(x))
 
     def by_groups(self, x: Any) -> Groups:
-        return Groups(self.penalty, self._omega(x), self.partition(x.ndim))
+        return Groups(self.penalty, self._omega(x), self.partition(first(x).ndim))
 
     def partition(self, ndim: int) -> Partition:
         return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups, ndim)
@@ -105,22 +105,23 @@ class Group(Regularizer, OfNorms):
     def _omega(self, x: Any) -> jax.Array:
         """ω for an array like x."""
         if self.weight == "none":
-            return jnp.ones((), numerics.real_dtype(x))
-        return roots_of_sizes(x, self.partition(x.ndim))
+            return jnp.ones((), numerics.real_dtype(first(x)))
+        return roots_of_sizes(x, self.partition(first(x).ndim))
 
-    def value_of(self, weights: jax.Array | None, x: jax.Array) -> jax.Array:
-        groups, omega = self.partition(x.ndim), self.size_weight(x)
+    def value_of(self, weights: jax.Array | None, x: Arrays) -> jax.Array:
+        groups, omega = self.partition(first(x).ndim), self._omega(x)
         if omega.ndim:
             return _sum(groups, (self.penalty, omega if weights is None else weights * omega), x)
         return omega * _sum(groups, (self.penalty, weights), x)
 
-    def prox_of(self, weights: jax.Array | None, z: jax.Array, step: jax.Array) -> jax.Array:
-        groups, omega = self.partition(z.ndim), self.size_weight(z)
-        if step.ndim:
-            return self._metric_prox(weights, z, step * spread(omega, groups), groups)
+    def prox_of(self, weights: jax.Array | None, z: Arrays, step: Arrays) -> Any:
+        groups, omega = self.partition(first(z).ndim), self._omega(z)
+        if isinstance(step, tuple) or step.ndim:
+            step = jax.tree.map(lambda step: step * spread(omega, groups), step)
+            return self._metric_prox(weights, z, step, groups)
         return radial.resized_groups(_shrunk, groups, (self.penalty, weights, step * omega), z)
 
-    def _metric_prox(self, weights: jax.Array | None, z: jax.Array, step: jax.Array, groups: Partition) -> jax.Array:
+    def _metric_prox(self, weights: jax.Array | None, z: Arrays, step: Arrays, groups: Partition) -> Any:
         parts = self.penalty.parts()
         if not parts.is_elastic:
             raise NotImplementedError(
@@ -130,8 +131,9 @@ class Group(Regularizer, OfNorms):
             )
         parts = parts if weights is None else weighted(parts, weights)
         if parts.l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
-            z, step = without_l2(z, step, spread(parts.l2, groups))
-        w = z if parts.l1 is None else secular_prox(z, step, jnp.asarray(parts.l1, step.dtype), groups)[0]
+            l2 = spread(parts.l2, groups)
+            z, step = results(lambda z, step: without_l2(z, step, l2), z, step)
+        w = z if parts.l1 is None else secular_prox(z, step, jnp.asarray(parts.l1, first(step).dtype), groups)[0]
         return w if parts.excluded is None else without_excluded(spread(parts.excluded, groups), w)
 
 
@@ -154,7 +156,7 @@ def _shrunk(params: tuple[Regularizer, jax.Array | None, jax.Array], norms: jax.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum(groups: Partition, inside: Inside, x: jax.Array) -> jax.Array:
+def _sum(groups: Partition, inside: Inside, x: Arrays) -> jax.Array:
     """Σ_g ρ(‖x_g‖)."""
     return _of_norms(inside, euclidean.norms(x, groups))
 
@@ -165,4 +167,5 @@ def _sum_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array,
     norms = euclidean.norms(x, groups)
     value, tangent = jax.jvp(lambda inside: _of_norms(inside, norms), (inside,), (dinside,))
     gradient = radial.directed_groups(_slope, groups, inside, x)
-    return value, tangent + jnp.sum(numerics.real_product(gradient, dx))
+    changes = jax.tree.map(lambda g, dx: jnp.sum(numerics.real_product(g, dx)), gradient, dx)
+    return value, sum(jax.tree.leaves(changes), start=tangent)

@@ -89,6 +89,7 @@ ADAM_OF_GROUPS = "proximal_adam, groups that are whole"
 STEPS_OF_GROUPS = {
     "proximal(adam), groups that are whole": 1.45,
     ADAM_OF_GROUPS: 1.42,
+    "proximal_adam, groups across leaves": 1.45,
     "proximal_adam, moments by group, whole": 1.35,
 }
 ON_A_GPU = {"proximal_adam, groups that are whole": 12.1 / 7, "proximal_adam, moments by group, whole": 8.1 / 7}

@@ -51,6 +51,7 @@ def _rules(penalty: jaxreg.Regularizer) -> jaxreg.TreeRegularizer:
 def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTransformation]]:
     """By name: the transformation, and the plain optimizer that is its yardstick."""
     adam, sgd = optax.adam(RATE), optax.sgd(RATE)
+    joint = jaxreg.JointGroup(jaxreg.L1(0.1), {"layers*/up": -1, "layers*/down": -2})  # units, over all layers
     net, l1 = _rules(jaxreg.L1L2(0.1, 0.2)), _rules(jaxreg.L1(0.1))
     whole, divided = (_rules(jaxreg.Group(jaxreg.L1(0.1), axis=axis)) for axis in (-1, -2))
     decoupled = optax.chain(optax.scale_by_adam(), jaxreg.add_regularization(net), optax.scale_by_learning_rate(RATE))
@@ -67,6 +68,7 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
         "proximal(adam), groups that are divided": (jaxreg.proximal(adam, divided, RATE), adam),
         "proximal_adam, groups that are whole": (jaxreg.proximal_adam(RATE, whole), adam),
         "proximal_adam, groups that are divided": (jaxreg.proximal_adam(RATE, divided), adam),
+        "proximal_adam, groups across leaves": (jaxreg.proximal_adam(RATE, joint), adam),
         "proximal_adam, moments by group, whole": (jaxreg.proximal_adam(RATE, whole, moments="group"), adam),
         "proximal_adam, moments by group, divided": (
             jaxreg.proximal_adam(RATE, divided, moments="group"),
