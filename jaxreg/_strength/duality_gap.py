@@ -72,7 +72,7 @@ def duality_gap(
         0.061
 
     References:
-        Fercoq, Gramfort and Salmon, *Mind the duality gap: safer rules for the Lasso*, ICML 2015. arXiv:1505.03410
+        Fercoq, Gramfort and Salmon, *Mind the duality gap: safer rules for the Lasso*, ICML 2015, arXiv:1505.03410.
     """
     if not callable(loss):
         raise TypeError(
