@@ -136,7 +136,7 @@ strategy = {
 }
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(250, marks=pytest.mark.slow)])
 def test_the_right_answer_or_one_clear_error(count: int) -> None:
     @seed(count)
     @settings(max_examples=count, deadline=None, database=None)
