@@ -1,10 +1,13 @@
 """jaxreg.JointGroup: groups across leaves, against one matrix put together by NumPy, on paper, and by bisection."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
 from tests.training import trained
@@ -389,3 +392,33 @@ def test_what_is_refused():
     for other in (spectral, inputs):  # the way out: gradients of both
         slopes = jaxreg.add_regularization(reg + other)
         slopes.update(params, slopes.init(params), params)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
+@pytest.mark.parametrize("by", ["units", "entries"])
+def test_sharded_as_on_one_device(kind: AxisType, by: str) -> None:
+    """Leaves stay where they are: where units are divided, alike in all leaves, and where their entries are."""
+    rng = np.random.default_rng(0)
+    shapes = {"up": (16, 8), "bias": (8,), "down": (8, 24)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    along = {"up": (None, "x"), "bias": ("x",), "down": ("x", None)}
+    if by == "entries":
+        along = {"up": ("x", None), "bias": (None,), "down": (None, "x")}
+    reg = jaxreg.JointGroup(jaxreg.L1(4.0), {"up": 1, "bias": 0, "down": 0})
+    tx = jaxreg.proximal_adam(0.3, reg)
+
+    def work(params: Any) -> Any:
+        state = tx.init(params)
+        updates, state = tx.update(jax.tree.map(jnp.square, params), state, params)
+        return reg(params), jax.grad(reg)(params), reg.prox(params, 0.2), optax.apply_updates(params, updates)
+
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        places = {name: NamedSharding(mesh, PartitionSpec(*axes)) for name, axes in along.items()}
+        compiled = jax.jit(work).lower(divided := jax.device_put(params, places)).compile()
+        value, *trees = compiled(divided)
+    for found, expected in zip(jax.tree.leaves((value, trees)), jax.tree.leaves(jax.jit(work)(params)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    for tree in trees:
+        assert all(leaf.sharding.is_equivalent_to(places[name], leaf.ndim) for name, leaf in tree.items())
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all"))
