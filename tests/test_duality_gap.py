@@ -12,6 +12,8 @@ from sklearn.linear_model import ElasticNet, Lasso
 import jaxreg
 from jaxreg import L1, L1L2, L2, SLOPE, Group
 
+pytestmark = pytest.mark.wide  # a program for each penalty
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 6))
 Y = X @ np.array([2.0, 0.0, 0.0, -1.0, 0.0, 0.3]) + RNG.normal(size=20)

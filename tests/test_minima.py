@@ -9,6 +9,8 @@ from sklearn.linear_model import enet_path, lasso_path
 import jaxreg
 from jaxreg import L1, L1L2, Group
 
+pytestmark = pytest.mark.wide  # a program for each width
+
 RNG = np.random.default_rng(0)
 N, P = 30, 1200  # more than are solved without a screen
 X = np.asfortranarray(RNG.normal(size=(N, P)))

@@ -91,7 +91,8 @@ def assert_result(checkpoints: Path, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(params[name], value, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_killed_and_resumed_on_several_processes(
     processes: int, one_process: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -16,6 +16,8 @@ from jaxreg import TreeBudget
 from jaxreg._core import compiler
 from jaxreg.penalties import _counts, _threshold
 
+pytestmark = pytest.mark.wide  # a program for each kind of tree
+
 SHAPES = {"a": {"kernel": (4, 3), "bias": (3,)}, "b": {"kernel": (3, 5)}}
 
 
