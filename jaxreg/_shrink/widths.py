@@ -1,5 +1,6 @@
 """Numbers that a program makes of a width, such as log n: in the program of a narrower network they are others."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from jaxreg._shrink.walk import programs_inside
 def counted(
     apply: Callable[..., Any], flat: Leaves, inputs: Sequence[Any], jaxpr: Any, families: Sequence[Family]
 ) -> list[Family]:
-    """Return the families of whose sizes the program holds numbers: each is traced with one unit less.
+    """Return the families of whose sizes the program holds numbers: it is traced with one unit less of them.
 
-    A network whose widths are written down, as those of Linen's modules are, cannot be traced so: of it nothing is
-    known. The same is true where the narrower program has other operations.
+    First of all families, then, if that is another program or none, of those of one kind, the same in each layer, and
+    one by one only where the numbers of a kind differ. A network whose widths are written down, as those of Linen's
+    modules are, cannot be traced so: of it nothing is known, nor where the narrower program has other operations.
     """
 
     def differs(chosen: Sequence[Family]) -> bool | None:
@@ -37,7 +39,12 @@ def counted(
 
     if not families or differs(families) is False:
         return []
-    return [family for family in families if differs([family])]
+    kinds: dict[Any, list[Family]] = {}
+    for family in families:
+        where = tuple((re.sub(r"\d+", "", part.path), part.axis) for part in family.parts)
+        kinds.setdefault((family.size, where), []).append(family)
+    found = [kind for kind in kinds.values() if differs(kind)]
+    return [family for kind in found for family in kind if len(kind) == 1 or differs([family])]
 
 
 def _narrower(flat: Leaves, families: Sequence[Family]) -> Any:
