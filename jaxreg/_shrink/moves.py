@@ -16,7 +16,7 @@ class Moves:
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._cuts: dict[tuple[int, ...], list[Ids]] = {}
+        self._cuts: dict[bytes, list[Ids]] = {}
 
     def broadcast(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         shape = eqn.params["shape"]
@@ -95,7 +95,7 @@ class Moves:
         for ids, (start, stop, stride) in zip(operands[0], bounds, strict=True):
             piece = ids[start:stop:stride]
             if len(piece) < len(ids):
-                self._cuts.setdefault((int(ids[0]), int(ids[-1]), len(ids)), [ids]).append(piece)
+                self._cuts.setdefault(ids.tobytes(), [ids]).append(piece)
             nodes.append(piece)
         return [tuple(nodes)]
 
