@@ -1,8 +1,8 @@
 """Two sums over the groups of a large array in one pass over the memory, as the compiler for CPUs makes one loop.
 
 It makes a loop of its own of each sum. What does not end in a sum is one loop of vector instructions, however long its
-formula is. So eight slices of the terms are added entry by entry, the two terms side by side as a complex number: one
-loop that writes an eighth of the entries, which a window then shortens before the sums.
+formula is. So 16 slices of the terms are added entry by entry, the two terms side by side as a complex number: one loop
+that writes a sixteenth of the entries, which a window then shortens before the sums.
 """
 
 import functools
@@ -14,29 +14,30 @@ import jax.numpy as jnp
 
 from jaxreg._core import compiler
 
-_SLICES, _LANES = 8, 16  # 16 float32 numbers are the registers of a loop, and a line of a cache
+_LANES = 16  # float32 numbers that lie together: a line of a cache, and the registers of a loop
 
 
 class Plan(NamedTuple):
     """How an array is cut."""
 
-    axis: int  # the one that is cut in eight: each slice has one of eight neighbours, or of eight blocks of lanes
+    axis: int  # the one that is cut: a slice has one of so many neighbours, or of so many blocks of lanes
     is_last: bool
+    slices: int
     window: int  # along the axis
 
 
-def plan(x: jax.Array, axes: tuple[int, ...]) -> Plan | None:
+def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...] = (16, 8)) -> Plan | None:
     """How to cut an array that is large, real and not on the Explicit axes of a mesh; None if it cannot be cut."""
     whole = all(isinstance(n, int) for n in x.shape) and compiler.is_large(x) and not jnp.iscomplexobj(x)
     if not whole or compiler.is_explicit(x):
         return None
     last = x.ndim - 1
-    for axis in sorted({*axes} - {last}, key=lambda axis: -x.shape[axis]):
-        window = _window(x.shape[axis], _SLICES)
-        if window and x.shape[last] >= _LANES:
-            return Plan(axis, False, window)
-    if last in axes and (window := _window(x.shape[last], _SLICES * _LANES)):
-        return Plan(last, True, window)
+    for slices in numbers_of_slices:
+        for axis in sorted({*axes} - {last}, key=lambda axis: -x.shape[axis]):
+            if x.shape[last] >= _LANES and (window := _window(x.shape[axis], slices)):
+                return Plan(axis, False, slices, window)
+        if last in axes and (window := _window(x.shape[last], slices * _LANES)):
+            return Plan(last, True, slices, window)
     return None
 
 
@@ -61,7 +62,7 @@ def two_sums(
 
 def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Σ x of what is not negative, along axes kept with length 1; on a CPU in one loop with what x is made of."""
-    how = plan(x, axes)
+    how = plan(x, axes, (8,))  # the compiler writes what x is made of for each slice, and not more than 15 times
 
     def plain(x: jax.Array) -> jax.Array:
         return jnp.sum(x, axes, keepdims=True)
@@ -81,8 +82,8 @@ def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _slices(x: jax.Array, how: Plan) -> list[jax.Array]:
     before, n, after = x.shape[: how.axis], x.shape[how.axis], x.shape[how.axis + 1 :]
     ends = (_LANES,) if how.is_last else after
-    y = x.reshape(*before, n // (_SLICES * (_LANES if how.is_last else 1)), _SLICES, *ends)
-    return [jax.lax.index_in_dim(y, i, how.axis + 1, keepdims=False) for i in range(_SLICES)]
+    y = x.reshape(*before, n // (how.slices * (_LANES if how.is_last else 1)), how.slices, *ends)
+    return [jax.lax.index_in_dim(y, i, how.axis + 1, keepdims=False) for i in range(how.slices)]
 
 
 def _window(n: int, parts: int) -> int:
