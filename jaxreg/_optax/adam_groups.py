@@ -85,6 +85,13 @@ def refuse_other_moments(
     )
 
 
+def in_turn(before: Any, form: Grouped, p: Arrays, r: jax.Array, v: Arrays) -> tuple[jax.Array, Any]:
+    """The norms and v, of which one is read after the numbers `before`, as by `compiler.only_after`."""
+    if adam_groups_cpu.applies(form, p, v):  # then all begins with the norms, and v would be kept
+        return compiler.only_after(before, r), v
+    return r, compiler.only_after(before, v)
+
+
 @functools.cache
 def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(regularizer, p, norms, m, v, numbers, beside) -> the point after the step, the norms of its groups; jitted."""
@@ -96,7 +103,7 @@ def _step(
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
     by_entry = isinstance(p, tuple) or v.shape == p.shape
-    how = adam_groups_cpu.applies(form, p) if by_entry else None
+    how = adam_groups_cpu.applies(form, p, v)
     if how is None:
         return _general(form, by_entry, p, r, m, v, numbers)
 

@@ -25,9 +25,9 @@ from jaxreg.penalties.l1 import L1
 _MOST_PASSES = 5
 
 
-def applies(form: Grouped, p: Any) -> Plan | None:
+def applies(form: Grouped, p: Any, v: Any) -> Plan | None:
     """How to cut the parameter, if it is large, in one array, and has the group lasso with nothing beside it."""
-    if isinstance(p, tuple) or not isinstance(form.groups.penalty, L1):
+    if isinstance(p, tuple) or v.shape != p.shape or not isinstance(form.groups.penalty, L1):
         return None
     beside = form.entries
     alone = beside.is_l2 and beside.l2 is None and beside.excluded is None

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxreg._core import numerics
-from jaxreg._core.two_sums import total
 from jaxreg._optax.groups import grouped
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._optax.metrics import Moments
@@ -92,4 +91,5 @@ def _mean_square(g: jax.Array, like: jax.Array) -> jax.Array:
     g = numerics.promote(g)
     axes = tuple(i for i, n in enumerate(like.shape) if n != g.shape[i])
     size = numerics.number_of(math.prod(g.shape[axis] for axis in axes) or 1)
-    return jnp.asarray(total(numerics.real_product(g, g), axes) / size, like.dtype)
+    total = jnp.sum(numerics.real_product(g, g), axes, keepdims=True)
+    return jnp.asarray(total / size, like.dtype)
