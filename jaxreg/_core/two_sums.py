@@ -7,7 +7,7 @@ that writes a sixteenth of the entries, which a window then shortens before the 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,4 +89,4 @@ def _slices(x: jax.Array, how: Plan) -> list[jax.Array]:
 def _window(n: int, parts: int) -> int:
     """The length of a window, one that divides n/parts and is shorter; 0 if there is none."""
     rest = n // parts
-    return 0 if n % parts else max((w for w in (16, 8, 7, 5, 4, 3, 2) if rest % w == 0 and w < rest), default=0)
+    return 0 if n % parts else max((w for w in (8, 7, 5, 4, 3, 2) if rest % w == 0 and w < rest), default=0)

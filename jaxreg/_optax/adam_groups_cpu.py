@@ -55,10 +55,7 @@ def _metric(numbers: Any, max_step: Any, p: Any, m: Any, v: Any, bound: Any) -> 
     rate, eta, first, second, eps, eps_root = (jnp.asarray(x, p.dtype) for x in numbers[:6])
     divisor = jnp.sqrt(jnp.asarray(v, p.dtype) * (1 / second) + eps_root) + eps
     z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
-    if max_step is None:
-        least = jnp.abs(p * bound)
-    else:
-        least = eta / jnp.asarray(max_step, p.dtype)
+    least = jnp.abs(p * bound) if max_step is None else eta / jnp.asarray(max_step, p.dtype)
     return z, jnp.minimum(jnp.maximum(divisor, least), float(jnp.finfo(p.dtype).max) / 8)
 
 
