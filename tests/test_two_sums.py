@@ -1,4 +1,4 @@
-"""The group lasso in Adam's metric on a CPU, large leaves: sums in one pass, every step against float64 by bisection."""
+"""Large leaves in Adam's metric on a CPU: two sums in one pass, and every step against float64 by bisection."""
 
 import itertools
 from collections.abc import Callable

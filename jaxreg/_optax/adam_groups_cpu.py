@@ -42,9 +42,10 @@ def step(
     largest = float(jnp.finfo(p.dtype).max)
     bound = jnp.minimum(jnp.where(r > 0, c / jnp.where(r > 0, r, 1), 0) * (1 / PULL), largest)
     b, max_step = c * jnp.asarray(numbers.eta, p.dtype), numbers.max_step
-    traced = numbers._replace(max_step=None), max_step, (p, m, v), bound, b
-    new = _norms(form.axes, how, r, c, *jax.lax.stop_gradient(traced))
-    z, divisor = _metric(*traced[:2], p, m, v, bound)
+    numbers = numbers._replace(max_step=None)
+    held = jax.lax.stop_gradient((numbers, max_step, (p, m, v), bound, b))
+    new = _norms(form.axes, how, r, c, *held)
+    z, divisor = _metric(numbers, max_step, p, m, v, bound)
     new = numerics.exact(new, _differentiable(z, divisor, b, new, form.axes))
     positive = ~(new <= 0)  # nan too
     return jnp.where(positive, z * (divisor / (divisor + b / jnp.where(positive, new, 1))), 0), new
@@ -84,7 +85,8 @@ def _norms(
         return jnp.maximum(r + e / k, 0), jnp.all(stays | settled), passes + 1
 
     def without_a_beginning() -> jax.Array:
-        z, divisor = _metric(numbers, max_step, *arrays, bound)
+        p, m, v = arrays
+        z, divisor = _metric(numbers, max_step, p, m, v, bound)
         return roots(axes, z, jnp.asarray(numbers.eta, z.dtype) / divisor, jax.lax.stop_gradient(c))
 
     begin = jax.lax.stop_gradient(r), jnp.zeros((), bool), 0
