@@ -22,10 +22,15 @@ def automatic(function: Callable[..., Any], x: jax.Array, *, replicated: bool) -
         replicated: True: the result is replicated on every device. False: it has shape and sharding of `x`.
     """
     sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    if not is_explicit(x):
         return function
     out = NamedSharding(sharding.mesh, PartitionSpec()) if replicated else sharding
     return jax.sharding.auto_axes(function, out_sharding=out)
+
+
+def is_explicit(x: jax.Array) -> bool:
+    """Whether x lies on a mesh with Explicit axes."""
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:

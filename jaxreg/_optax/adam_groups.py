@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxreg._core import checks, compiler, numerics, partition
 from jaxreg._core.partition import Arrays
 from jaxreg._core.regularizer import Regularizer
+from jaxreg._optax import adam_groups_cpu
 from jaxreg._optax.groups import Grouped, grouped
 from jaxreg._optax.metrics import PULL, Metric, Moments
 from jaxreg._rules.paths import is_hidden
@@ -84,6 +85,13 @@ def refuse_other_moments(
     )
 
 
+def in_turn(before: Any, form: Grouped, p: Arrays, r: jax.Array, v: Arrays) -> tuple[jax.Array, Any]:
+    """The norms and v, of which one is read after the numbers `before`, as by `compiler.only_after`."""
+    if adam_groups_cpu.applies(form, p, v):  # then all begins with the norms, and v would be kept
+        return compiler.only_after(before, r), v
+    return r, compiler.only_after(before, v)
+
+
 @functools.cache
 def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
     """(regularizer, p, norms, m, v, numbers, beside) -> the point after the step, the norms of its groups; jitted."""
@@ -95,6 +103,22 @@ def _step(
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
     by_entry = isinstance(p, tuple) or v.shape == p.shape
+    how = adam_groups_cpu.applies(form, p, v)
+    if how is None:
+        return _general(form, by_entry, p, r, m, v, numbers)
+
+    def on_cpu(p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return adam_groups_cpu.step(form, how, numbers, p, r, m, v)
+
+    def elsewhere(p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array) -> tuple[Any, jax.Array]:
+        return _general(form, True, p, r, m, v, numbers)
+
+    return compiler.by_device(on_cpu, elsewhere, p, r, m, v)
+
+
+def _general(
+    form: Grouped, by_entry: bool, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers
+) -> tuple[Any, jax.Array]:
     slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
 
     def point(m: Arrays, v: Arrays) -> tuple[Any, Any]:

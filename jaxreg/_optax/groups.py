@@ -28,6 +28,7 @@ from jaxreg._core import compiler, euclidean, numerics, partition, weights
 from jaxreg._core.partition import Arrays
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
+from jaxreg._core.two_sums import total
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties._group_metric import secular_prox
@@ -138,7 +139,7 @@ class Grouped(NamedTuple):
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
         y = x * (1 / unit)
-        return unit * jnp.sqrt(partition.total(numerics.real_product(y, y), self.axes))
+        return unit * jnp.sqrt(total(numerics.real_product(y, y), self.axes))
 
     def one_step(
         self, z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None

@@ -184,7 +184,8 @@ def wrapped(
         last: Any = None if form is None else form.last_norms(r, p)
         if adam is not None and form is not None and p.ndim:
             m, v, numbers = moment
-            return adam_groups.compiled()(regularizer, p, last, m, only_after(before, v), numbers)
+            last, v = adam_groups.in_turn(before, form, p, last, v)
+            return adam_groups.compiled()(regularizer, p, last, m, v, numbers)
         if regularizer.reach is not Reach.ENTRY:
             p, leaf = only_after(before, (p, leaf))
         z = p + jnp.asarray(update, p.dtype)

@@ -20,7 +20,7 @@ def secular_prox(z: Arrays, tau: Arrays, c: jax.Array, groups: Partition) -> tup
     """
     free = spread(c, groups) == 0
     tau = jax.tree.map(lambda tau: jnp.where(free & jnp.isinf(tau), 0, tau), tau)
-    r = _roots(groups, z, tau, c)
+    r = roots(groups, z, tau, c)
     of_entries = spread(r, groups, beside=1)
 
     def moved(z: jax.Array, tau: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ def secular_prox(z: Arrays, tau: Arrays, c: jax.Array, groups: Partition) -> tup
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _roots(groups: Partition, z: Arrays, tau: Arrays, c: jax.Array) -> jax.Array:
+def roots(groups: Partition, z: Arrays, tau: Arrays, c: jax.Array) -> jax.Array:
     """Newton's method on h(r) = 1/‖v(r)‖ = 1, until it has converged in all groups.
 
     h is increasing and concave (a power mean of order −2 of the r + cτ_i), so that a step from either side ends at or
@@ -65,11 +65,11 @@ def _roots(groups: Partition, z: Arrays, tau: Arrays, c: jax.Array) -> jax.Array
     return jax.lax.while_loop(goes_on, lambda state: (newton(state[0]), state[0], state[2] + 1), begin)[0]
 
 
-@_roots.defjvp
+@roots.defjvp
 def _roots_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     """The total differential of Σ v_i² = 1; 0 where r = 0."""
     (z, tau, c), (dz, dtau, dc) = primals, tangents
-    r = _roots(groups, z, tau, c)
+    r = roots(groups, z, tau, c)
     positive = r > 0
     of_entries = spread(jnp.where(positive, r, 0), groups)
 

@@ -1,0 +1,199 @@
+"""Large leaves in Adam's metric on a CPU: two sums in one pass, and every step against float64 by bisection."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxreg
+from jaxreg._core import two_sums
+from jaxreg._optax import adam_groups, adam_groups_cpu
+from tests.benchmarks import programs
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+B1, B2, EPS = 0.9, 0.999, 1e-8
+RNG = np.random.default_rng(0)
+
+
+# ------------------------------------------------------------------------------------------------------------ the sums
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((256, 512), (0,)),
+        ((256, 512), (1,)),
+        ((272, 768), (0,)),
+        ((768, 768), (1,)),
+        ((3, 3, 128, 64), (0, 1, 2)),
+        ((128, 16, 64), (0, 2)),
+        ((256, 512), (0, 1)),
+    ],
+)
+def test_the_sums_are_those_of_float64_and_nothing_is_kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    x, y = (RNG.standard_normal(shape).astype(np.float32) for _ in range(2))
+    of_groups = RNG.standard_normal([1 if i in axes else n for i, n in enumerate(shape)]).astype(np.float32)
+    how = two_sums.plan(jnp.asarray(x), axes)
+    assert how is not None
+
+    def both(x: Any, y: Any, of_groups: Any) -> Any:
+        def terms(x: Any, y: Any, of_group: Any) -> Any:
+            square = (x * (1 / (1 + y * y + of_group**2))) ** 2
+            return square, square * jnp.sqrt(1 + y * y)
+
+        return two_sums.two_sums(terms, (x, y), (of_groups,), axes, how)
+
+    square = (x.astype(float) / (1 + y.astype(float) ** 2 + of_groups.astype(float) ** 2)) ** 2
+    for found, term in zip(
+        jax.jit(both)(x, y, of_groups), (square, square * np.sqrt(1 + y.astype(float) ** 2)), strict=True
+    ):
+        np.testing.assert_allclose(found, term.sum(axes, keepdims=True), rtol=2e-6)
+    program = programs.compile_(both, x, y, of_groups)
+    assert programs.temporaries(program) <= 0.4 * x.nbytes
+    found = jax.jit(lambda x: two_sums.total(x * x, axes))(x)
+    np.testing.assert_allclose(found, (x.astype(float) ** 2).sum(axes, keepdims=True), rtol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (331, 211), (17, 4099)])
+def test_small_and_odd_arrays_are_not_cut(shape: tuple[int, ...]) -> None:
+    x = jnp.ones(shape)
+    assert two_sums.plan(x, (0,)) is None
+    np.testing.assert_allclose(two_sums.total(x, (0,)), np.full((1, shape[1]), shape[0]))
+
+
+# ----------------------------------------------------------------------------------------------------------- the steps
+
+
+def operator(z: Array, tau: Array, c: float, axis: int) -> tuple[Array, Array]:
+    """argmin_w c·Σ‖w_g‖ + Σ (w_i − z_i)²/(2τ_i), and ‖w_g‖: the root of Σ z_i²/(r + cτ_i)² = 1 by bisection."""
+    low, high = np.zeros_like(z.sum(axis, keepdims=True)), np.sqrt((z**2).sum(axis, keepdims=True))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for _ in range(45):
+            r = (low + high) / 2
+            above = ((z / (r + c * tau)) ** 2).sum(axis, keepdims=True) > 1
+            low, high = np.where(above, r, low), np.where(above, high, r)
+        stays = ((z / (c * tau)) ** 2).sum(axis, keepdims=True) <= 1
+        r = np.where(stays, 0, high)
+        return np.where(r > 0, z * (r / (r + c * tau)), 0), r
+
+
+def noise(scale: float = 1.0, spread: float = 0.0) -> Callable[[int, tuple[int, int]], Array]:
+    def gradient(step: int, shape: tuple[int, int]) -> Array:
+        rng = np.random.default_rng(step)
+        return scale * rng.standard_normal(shape) * np.exp(spread * rng.standard_normal(shape))
+
+    return gradient
+
+
+def returning(step: int, shape: tuple[int, int]) -> Array:
+    """Small ones, so that the groups leave, and then large ones."""
+    return noise(0.1)(step, shape) if step < 5 else 2 + noise(3.0)(step, shape)
+
+
+# The strength, η, the scale of the first parameters, the gradients, options, whether some groups become 0.
+TRAININGS: dict[str, Any] = {
+    "weak": (1e-2, 1e-3, 0.02, noise(), {}, False),
+    "strong": (5.0, 1e-2, 0.02, noise(), {}, False),
+    "all leave": (30.0, 1e-2, 0.02, noise(), {}, True),
+    "leave and return": (10.0, 1e-2, 0.02, returning, {}, True),
+    "begin at 0": (1.0, 1e-2, 0.0, noise(), {}, False),
+    "no strength": (0.0, 1e-2, 0.02, noise(), {}, False),
+    "steps of many sizes": (5.0, 1e-2, 0.02, noise(spread=4.0), {}, False),
+    "max_step": (5.0, 1e-2, 0.02, noise(spread=2.0), {"max_step": 0.02}, False),
+    "large parameters": (1e3, 1e-3, 1e25, noise(), {"max_step": 1e-3}, False),
+    "small ones": (1e-12, 1e-3, 1e-12, noise(1e-14), {}, True),
+    "a large strength": (1e20, 1e-3, 1.0, noise(), {}, False),
+}
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+@pytest.mark.parametrize("name", TRAININGS)
+def test_every_step_is_that_of_float64(name: str, axis: int) -> None:
+    """From the moments and parameters before it; zeros at the same places."""
+    c, eta, scale, gradient, options, leaves = TRAININGS[name]
+    shape = (256, 512)
+    p = jnp.asarray(scale * np.random.default_rng(7).standard_normal(shape), jnp.float32)
+    tx = jaxreg.proximal_adam(eta, jaxreg.Group(jaxreg.L1(c), axis=axis), **options)
+    assert two_sums.plan(p, (axis % 2,)) is not None
+    state, update, zeros = tx.init(p), jax.jit(tx.update), []
+    for step in range(8):
+        old = np.asarray(p, float)
+        updates, state = update(jnp.asarray(gradient(step, shape), jnp.float32), state, p)
+        p = optax.apply_updates(p, updates)
+        adam = state.inner[0]
+        first, second = (1 - np.float32(b) ** np.float32(step + 1) for b in (B1, B2))  # as float32 has them
+        divisor = np.sqrt(np.asarray(adam.nu, float) / second) + EPS
+        z, norm = (
+            old - eta * np.asarray(adam.mu, float) / first / divisor,
+            np.linalg.norm(old, axis=axis, keepdims=True),
+        )
+        if options:
+            tau = np.minimum(eta / divisor, options["max_step"])
+        else:  # the bound on the pull, 4η
+            tau = eta / np.maximum(divisor, np.abs(old) * np.where(norm > 0, c / np.where(norm > 0, norm, 1), 0) / 4)
+        w, r = operator(z, tau, c, axis)
+        size = np.maximum(np.abs(w), np.abs(old)).max(axis, keepdims=True) + 1e-30
+        np.testing.assert_array_less(np.abs(np.asarray(p, float) - w) / size, 3e-5)
+        np.testing.assert_array_equal(np.asarray(p) == 0, w == 0)
+        length = np.linalg.norm(z, axis=axis, keepdims=True)  # of which float32 rounds, where little of it is left
+        np.testing.assert_array_less(np.abs(np.asarray(state.norms) - r), 1e-5 * r + 2e-6 * length + 1e-30)
+        zeros.append((r == 0).mean())
+    assert (max(zeros) > 0) == leaves
+
+
+def test_one_pass_settles_a_step_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without more passes, and without what follows them, every step of the weak training is the same."""
+    c, eta, scale, gradient, *_ = TRAININGS["weak"]
+    shape, found = (256, 512), []
+    for alone in (False, True):
+        adam_groups.compiled.cache_clear()
+        if alone:
+            monkeypatch.setattr(adam_groups_cpu, "_MOST_PASSES", 1)
+            monkeypatch.setattr(adam_groups_cpu, "roots", lambda axes, z, tau, c: jnp.full_like(z[:1], jnp.nan))
+        tx = jaxreg.proximal_adam(eta, jaxreg.Group(jaxreg.L1(c), axis=0))
+        p = jnp.asarray(scale * np.random.default_rng(7).standard_normal(shape), jnp.float32)
+        state, update = tx.init(p), jax.jit(tx.update)
+        for step in range(8):
+            updates, state = update(jnp.asarray(gradient(step, shape), jnp.float32), state, p)
+            p = optax.apply_updates(p, updates)
+        found.append(np.asarray(p))
+    adam_groups.compiled.cache_clear()
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_derivatives_in_the_strength_and_the_learning_rate(axis: int) -> None:
+    """Of a loss after three steps, forward and reverse, against differences in float64."""
+    with jax.enable_x64(True):
+        shape = (256, 512)
+        target = np.random.default_rng(1).standard_normal(shape)
+
+        def loss(numbers: Any) -> Any:
+            tx = jaxreg.proximal_adam(numbers[1], jaxreg.Group(jaxreg.L1(numbers[0]), axis=axis))
+            p = jnp.asarray(np.random.default_rng(2).standard_normal(shape))
+            state = tx.init(p)
+            for _ in range(3):
+                updates, state = tx.update(p - target, state, p)
+                p = optax.apply_updates(p, updates)
+            return jnp.mean((p - target) ** 2)
+
+        at, h = np.array([3.0, 0.05]), 1e-5
+        value = jax.jit(loss)
+        expected = [(value(at + h * e) - value(at - h * e)) / (2 * h) for e in np.eye(2)]
+        for derivative in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(jax.jit(derivative(loss))(at), expected, rtol=1e-5)
+
+
+def test_a_step_keeps_two_arrays_of_a_leaf_at_most_and_no_copy() -> None:
+    """The point and the steps, of a branch that is rarely taken; leaves take turns."""
+    params = {str(i): jax.ShapeDtypeStruct((512, 512), jnp.float32) for i in range(4)}
+    for axis, moments in itertools.product((0, 1), ("entry", "group")):
+        tx = jaxreg.proximal_adam(1e-3, jaxreg.Group(jaxreg.L1(0.1), axis=axis), moments=moments)
+        program = programs.compiled_step(tx, params)
+        kept = {"entry": 2.3, "group": 0.2}[moments]
+        assert programs.temporaries(program) <= kept * 4 * 512 * 512
