@@ -53,7 +53,7 @@ DECAY = jaxreg.TreeRegularizer({"b/kernel": jaxreg.L1L2(L1_HERE, L2_HERE), "**":
 # The regularizer, (z, τ) of the entries of a unit -> its entries, and the numbers of L1 and L2 of b/kernel.
 FORMS: dict[str, Any] = {
     "L1": (L1, of_norm(lambda a, u: soft(a, 0.4 * u)), 0, 0),
-    "L0": (jaxreg.JointGroup(jaxreg.L0(0.6), AXES), of_norm(lambda a, u: a * (a**2 > 1.2 * u)), 0, 0),
+    "L0": (jaxreg.JointGroup(jaxreg.L0(2.0), AXES), of_norm(lambda a, u: a * (a**2 > 4.0 * u)), 0, 0),
     "MCP": (jaxreg.JointGroup(jaxreg.MCP(0.4, 30.0), AXES), of_norm(mcp), 0, 0),
     "√size": (jaxreg.JointGroup(jaxreg.L1(0.1), AXES, "sqrt_size"), of_norm(lambda a, u: soft(a, 0.3 * u)), 0, 0),
     "L1 beside": (

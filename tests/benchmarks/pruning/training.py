@@ -138,7 +138,7 @@ def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--out", type=Path, help="run all, some twenty minutes, and write the results here as JSON")
+    parser.add_argument("--out", type=Path, help="run all, some half an hour, and write the results here as JSON")
     parser.add_argument("--quick", action="store_true", help="with --out: a few steps of one network, that all runs")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print such a file as a Markdown table")
     parser.add_argument("--picture", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw such a file")
