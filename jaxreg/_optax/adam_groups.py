@@ -120,8 +120,7 @@ def _step(
     reg: Regularizer, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers, beside: Any = ()
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
-<<<<<<< HEAD
-    by_entry = isinstance(p, tuple) or v.shape == p.shape
+    by_entry = isinstance(v, tuple) or (not isinstance(p, tuple) and v.shape == p.shape)
     how = adam_groups_cpu.applies(form, p, v)
     if how is None:
         return _general(form, by_entry, p, r, m, v, numbers)
@@ -138,9 +137,6 @@ def _step(
 def _general(
     form: Grouped, by_entry: bool, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers
 ) -> tuple[Any, jax.Array]:
-=======
-    by_entry = isinstance(v, tuple) or (not isinstance(p, tuple) and v.shape == p.shape)
->>>>>>> s16-joint18
     slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
 
     def point(m: Arrays, v: Arrays) -> tuple[Any, Any]:

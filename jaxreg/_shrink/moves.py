@@ -16,12 +16,8 @@ class Moves:
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-<<<<<<< HEAD
         self._cuts: dict[bytes, list[Ids]] = {}
-=======
-        self._cuts: dict[tuple[int, ...], list[Ids]] = {}
         self._copies: set[int] = set()  # the first nodes of axes along which entries of an array were repeated
->>>>>>> s16-joint18
 
     def broadcast(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         shape = eqn.params["shape"]
