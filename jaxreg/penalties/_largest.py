@@ -78,8 +78,8 @@ def _kth_largest(keys: jax.Array, k: jax.Array, axes: Axes) -> jax.Array:
             tried = [t + (jnp.asarray(j, dtype) << shift) for j in range(1, 1 << width)]
             return t + (sum((_count(keys >= c, axes) >= k).astype(dtype) for c in tried) << shift)
 
-        zero = _count(keys >= 0, axes) & 0  # nothing is read; it varies and lies as counts do
-        return jax.lax.fori_loop(0, reads, digit, zero.astype(dtype))  # all reads in it: it is compiled once
+        shape = [1 if axis in axes else n for axis, n in enumerate(keys.shape)]
+        return jax.lax.fori_loop(1, reads, digit, digit(0, jnp.zeros(shape, dtype)))
 
     return compiler.by_device(functools.partial(search, 1), functools.partial(search, 2), keys, k)
 
