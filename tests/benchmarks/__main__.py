@@ -9,6 +9,7 @@ import jax
 from rich.console import Console
 
 from tests.benchmarks import (
+    groups,
     growth,
     loss,
     machine,
@@ -26,7 +27,7 @@ from tests.benchmarks.settings import Settings
 
 FAMILIES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (penalty, loss, step, prox, sweep, matrices, overhead, growth, solvers)
+    for module in (penalty, loss, step, groups, prox, sweep, matrices, overhead, growth, solvers)
 }
 
 
