@@ -16,6 +16,8 @@ from jaxreg import L1, L1L2, L2, Group
 RNG = np.random.default_rng(0)
 GRADS = jnp.asarray(RNG.normal(size=(4, 6)), jnp.float32)
 
+LABELS = np.array([[0, 0, 1, 1, 1, 1], [2, 2, 2, 1, 1, 1], [1] * 6, [0, 0, 2, 2, 2, 2]])  # of 4, 13 and 7 entries
+
 MAKERS: dict[str, Any] = {
     "L1": L1,
     "L1L2": lambda c: L1L2(c, 0.7),
@@ -35,6 +37,12 @@ MAKERS: dict[str, Any] = {
     "Stacked Matrix": lambda c: jaxreg.Stacked(jaxreg.Matrix(L1(c) + L2(0.1), outputs=()), axes=(1,)),
     "Anchored at 0": lambda c: jaxreg.Anchored(2 * L1(c), 0.0),
     "weights": lambda c: jaxreg.Anchored(L1(c) + L2(0.1), 0.0, weights=np.arange(1.0, 25).reshape(4, 6)),
+    "labels": lambda c: Group(L1(c), groups=LABELS),
+    "labels sqrt_size": lambda c: 2 * Group(L1(c), groups=LABELS, weight="sqrt_size") + L2(0.1),
+    "weights of labels sqrt_size": lambda c: jaxreg.Weighted(
+        Group(L1(c), groups=LABELS, weight="sqrt_size"), np.array([3.0, 1.0, 2.0])
+    ),
+    "labels in a tree": lambda c: jaxreg.TreeRegularizer({"**": Group(L1(c), groups=LABELS, weight="sqrt_size")}),
     "a tree": lambda c: jaxreg.TreeRegularizer({"**": L1(c)}),
 }
 
@@ -61,6 +69,12 @@ def test_trees_take_the_largest_of_the_penalized_leaves() -> None:
     grads = {"kernel": jnp.array([[3.0], [4.0]]), "bias": jnp.array([100.0]), "scale": jnp.array([-11.0])}
     assert float(jaxreg.coefficient_max(rules, grads)) == 5.5
     assert float(jax.jit(jaxreg.coefficient_max)(rules, grads)) == 5.5
+
+
+def test_groups_of_other_sizes_beside_other_leaves() -> None:
+    rules = jaxreg.TreeRegularizer({"a": Group(L1(), groups=[0, 0, 1, 1, 1], weight="sqrt_size"), "b": L1()})
+    grads = {"a": jnp.array([1.0, 0, 0, 0, 1.1]), "b": jnp.array([0.5])}
+    assert float(jaxreg.coefficient_max(rules, grads)) == pytest.approx(1 / np.sqrt(2))  # 1.1/√3 is less
 
 
 def test_empty_and_zero() -> None:

@@ -1,5 +1,6 @@
 """Properties of every constraint: the projection held against its definition, independent oracles, Keras and optax."""
 
+import functools
 import json
 import pickle
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from tests.constraint_cases import CASES, Case, ball, in_one_program, l1_ball, s
 
 pytestmark = pytest.mark.wide
 
+METRIC = [case for case in CASES if case.metric]
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
-each_metric = pytest.mark.parametrize("case", [case for case in CASES if case.metric], ids=str)
+each_metric = pytest.mark.parametrize("case", METRIC, ids=str)
 each_shape = pytest.mark.parametrize(("case", "shape"), [(c, s) for c in CASES for s in c.shapes], ids=str)
 
 
@@ -39,9 +41,14 @@ def f32(x: Any) -> jax.Array:
 # Few programs, as the time goes to the compiler; what is around them in a test is NumPy.
 
 
-@jax.jit
-def prox_and_violation(c: Constraint, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return c.prox(z), c.violation(z)
+def of_each_shape(function: Callable[..., Any]) -> dict[tuple[int, ...], Callable[..., Any]]:
+    """For each shape one program, of the cases that take it."""
+    shapes = {shape for case in CASES for shape in case.shapes}
+    return {shape: in_one_program(function, [case for case in CASES if shape in case.shapes]) for shape in shapes}
+
+
+PROX = of_each_shape(lambda c, z, step: c.prox(z, step))
+PROX_AND_VIOLATION = of_each_shape(lambda c, z: (c.prox(z), c.violation(z)))
 
 
 @in_one_program
@@ -50,8 +57,10 @@ def look(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 @in_one_program
-def gradients(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
-    return *jax.value_and_grad(c)(x), *jax.value_and_grad(c.violation)(x)
+def first_order(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The projection; the violation and the value, and the gradients of both."""
+    (value, gradient), (violation, normal) = jax.value_and_grad(c)(x), jax.value_and_grad(c.violation)(x)
+    return c.prox(x), violation, value, gradient, normal
 
 
 @in_one_program
@@ -80,21 +89,27 @@ def look_at_a_batch(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
     return jax.vmap(lambda x: (c.prox(x), c.violation(x), c(x)))(x)
 
 
-@jax.jit
-def prox_and_value_of_a_batch(stacked: Constraint, x: jax.Array, inside: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.vmap(lambda c: (c.prox(x), c(inside)))(stacked)
-
-
-@jax.jit
-def look_in_a_metric(c: Constraint, z: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
+def _in_a_metric(c: Constraint, z: jax.Array, step: jax.Array) -> tuple[jax.Array, ...]:
     return c.prox(z, step), c.prox(z), c(z)
 
 
-@jax.jit
-def pulled_back(c: Constraint, z: jax.Array, step: Any = 1.0) -> tuple[Any, ...]:
+def _tangent_in_a_metric(c: Constraint, z: jax.Array, step: jax.Array, *tangents: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.jvp(c.prox, (z, step), tangents)
+
+
+look_in_a_metric = in_one_program(_in_a_metric, METRIC)
+tangent_in_a_metric = in_one_program(_tangent_in_a_metric, METRIC)
+
+
+def _pulled_back(c: Constraint, z: jax.Array, step: Any = 1.0) -> tuple[Any, ...]:
     """The projection, its value, gradients through it and of the violation, and what is kept for the former."""
     p, pullback = jax.vjp(lambda z: c.prox(z, step), z)
-    return p, c(p), pullback(jnp.ones_like(p))[0], jax.grad(c.violation)(z), pullback
+    return p, c(p), pullback(jnp.ones_like(p))[0], jax.grad(c.violation)(z), jax.tree.leaves(pullback)
+
+
+pulled_back = jax.jit(_pulled_back)
+pulled_back_in_strict_modes = in_one_program(_pulled_back)
+pulled_back_in_a_metric = in_one_program(_pulled_back, METRIC)
 
 
 # ---------------------------------------------------------------------------------------------------- the projection
@@ -107,13 +122,13 @@ def test_prox_is_the_projection(case: Case, shape: tuple[int, ...], scale: float
     z = sample(shape, scale=scale)
     expected = case.project(z)
     with jax.enable_x64(True):
-        p, distance = prox_and_violation(case.constraint, z)
+        p, distance = PROX_AND_VIOLATION[shape](case.constraint, z)
         np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-12 * scale)
         np.testing.assert_allclose(distance, np.linalg.norm(z - expected), rtol=1e-12, atol=1e-13 * scale)
-    same = case.constraint.prox(np.float32(z))
+    same = PROX[shape](case.constraint, np.float32(z), 1.0)
     np.testing.assert_allclose(same, expected, rtol=2e-5, atol=1e-6 * scale)
     for step in (0.0, 1e-3, 1e30, np.inf):
-        np.testing.assert_array_equal(case.constraint.prox(np.float32(z), step), same)
+        np.testing.assert_array_equal(PROX[shape](case.constraint, np.float32(z), step), same)
 
 
 @pytest.mark.parametrize("scale", [0.05, 2.0, 300.0])
@@ -146,20 +161,20 @@ def test_prox_lands_in_the_set_and_stays(case: Case, dtype: str) -> None:
 @each_case
 def test_a_point_of_the_set_comes_back(case: Case) -> None:
     inside = np.float32(case.point)
-    prox, violation, value = look(case.constraint, inside)
+    prox, violation, value, *_ = first_order(case.constraint, inside)
     np.testing.assert_allclose(prox, inside, rtol=1e-6)
     assert value == 0 and violation <= 1e-6
-    assert look(case.constraint, inside + np.float32(3 * case.outwards))[2] == np.inf
+    assert first_order(case.constraint, inside + np.float32(3 * case.outwards))[2] == np.inf
 
 
 @each_case
 def test_inequalities_of_a_projection(case: Case) -> None:
     with jax.enable_x64(True):
         z = sample((3, 4), seed=1)
-        p = look(case.constraint, z)[0]
+        p = first_order(case.constraint, z)[0]
         for seed in range(2, 30):
             y = sample((3, 4), seed=seed, scale=0.5 * seed % 3 + 0.1)
-            u = look(case.constraint, y)[0]
+            u = first_order(case.constraint, y)[0]
             assert np.linalg.norm(z - p) <= np.linalg.norm(z - u) + 1e-12  # the nearest point
             if case.convex:
                 assert np.vdot(z - p, u - p) <= 1e-12  # the variational inequality
@@ -208,7 +223,7 @@ def test_ends_of_a_metric(case: Case) -> None:
     for first, almost in (0.0, 1e-9), (3e38, 1e9), (np.inf, 1e9):
         steps = np.float32([first, 1, 1, 1, 1, 1])
         expected = case.metric(z[0].astype(float), np.array([almost, 1, 1, 1, 1, 1]))
-        np.testing.assert_allclose(case.constraint.prox(z[0], steps), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(look_in_a_metric(case.constraint, z[0], steps)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_metric_of_groups_is_that_of_each_group() -> None:
@@ -250,15 +265,17 @@ def test_against_optax() -> None:
 
 
 def test_against_keras() -> None:
-    w = sample((4, 3))
-    for ours, theirs in (
+    pairs = (
         (MaxNorm(1.5, axis=0), keras.constraints.MaxNorm(1.5)),
         (MaxNorm(1.5, axis=(0, 1)), keras.constraints.MaxNorm(1.5, axis=(0, 1))),
         (UnitNorm(axis=0), keras.constraints.UnitNorm()),
         (UnitNorm(axis=-1), keras.constraints.UnitNorm(axis=-1)),
         (NonNegative(), keras.constraints.NonNeg()),
+    )
+    for found, expected in jax.jit(lambda w: [(ours.prox(w), theirs(w)) for ours, theirs in pairs])(
+        f32(sample((4, 3)))
     ):
-        np.testing.assert_allclose(ours.prox(f32(w)), theirs(f32(w)), rtol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_moreau_identity_of_the_l1_norm_and_the_box() -> None:
@@ -282,23 +299,23 @@ def test_proximal_gradient_with_a_constraint_solves_non_negative_least_squares()
 @each_case
 def test_value_is_zero_or_infinite_with_gradient_zero(case: Case) -> None:
     for x in map(np.float32, (sample((3, 4)), case.point, np.zeros((3, 4)))):
-        value, gradient, violation, _ = gradients(case.constraint, x)
+        _, violation, value, gradient, _ = first_order(case.constraint, x)
         assert value in (0, np.inf) and value.shape == () and value.dtype == np.float32
         assert gradient.dtype == x.dtype and (gradient == 0).all()
         assert (value == 0) == (violation <= 1e-5)
-    prox, _, value = look(case.constraint, np.full((3, 4), np.nan, np.float32))
+    prox, _, value, *_ = first_order(case.constraint, np.full((3, 4), np.nan, np.float32))
     assert np.isnan(value) and np.isnan(prox).all()
 
 
 @each_case
 def test_tolerance_is_rounding_and_no_more(case: Case) -> None:
-    z = sample((3, 4))
-    p = look(case.constraint, z.astype(np.float16))[0]
-    assert look(case.constraint, p)[2] == 0
-    outside = np.float32(p) + np.float32(0.05) * (np.float32(z) - np.float32(p))
-    assert look(case.constraint, outside)[2] == np.inf
+    z = sample((12, 30))
     with jax.enable_x64(True):
-        assert look(case.constraint, case.point + 1e-12)[2] == (0 if case.has_interior else np.inf)
+        p = look(case.constraint, z.astype(np.float16))[0]
+        assert look(case.constraint, p)[2] == 0
+        outside = np.float32(p) + np.float32(0.05) * (np.float32(z) - np.float32(p))
+        assert look(case.constraint, outside)[2] == np.inf
+        assert first_order(case.constraint, case.point + 1e-12)[2] == (0 if case.has_interior else np.inf)
 
 
 def nested(constraint: Constraint) -> jaxreg.Regularizer:
@@ -327,7 +344,7 @@ def test_a_tracked_penalty_allows_for_the_rounding_of_the_parameters() -> None:
     reg = 2.0 * MaxNorm(1.0)
     params = reg.prox(jnp.asarray(sample((5,)), jnp.bfloat16))
     tx = jaxreg.add_regularization(reg, track=True)
-    _, state = tx.update(jnp.zeros_like(params), tx.init(params), params)
+    _, state = jax.jit(lambda params: tx.update(jnp.zeros_like(params), tx.init(params), params))(params)
     assert float(state.penalty) == 0
 
 
@@ -342,24 +359,19 @@ def test_derivative_of_the_prox(case: Case) -> None:
             )
             np.testing.assert_allclose(forward, (plus - minus) / (2 * h), atol=1e-7)
             np.testing.assert_allclose(np.vdot(reverse, dz), np.vdot(forward, dz), rtol=1e-9)
-            _, _, violation, normal = gradients(case.constraint, z)
+            _, violation, _, _, normal = first_order(case.constraint, z)
             np.testing.assert_allclose(normal, (z - p) / violation, atol=1e-9)
 
 
 @each_metric
 def test_derivatives_in_a_metric(case: Case) -> None:
-    @jax.jit
-    def prox_and_tangent(c: Constraint, arrays: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-        return jax.jvp(c.prox, arrays, tangents)
-
     with jax.enable_x64(True):
         arrays = (sample((7,)), np.exp(sample((7,), 1)))
         tangents = tuple(sample((7,), s) for s in (2, 3))
 
         def moved(h: float) -> tuple[jax.Array, jax.Array]:
-            return prox_and_tangent(
-                case.constraint, tuple(a + h * t for a, t in zip(arrays, tangents, strict=True)), tangents
-            )
+            there = (a + h * t for a, t in zip(arrays, tangents, strict=True))
+            return tangent_in_a_metric(case.constraint, *there, *tangents)
 
         difference = (moved(1e-6)[0] - moved(-1e-6)[0]) / 2e-6
         np.testing.assert_allclose(moved(0.0)[1], difference, atol=1e-6)
@@ -393,13 +405,17 @@ def test_derivatives_with_respect_to_the_leaves(case: Case) -> None:
 def test_finite_at_zeros_and_ties_in_strict_modes(case: Case) -> None:
     points = (np.zeros((3, 4)), case.point, np.ones((3, 4)), np.eye(3, 4), 1.5 * np.eye(3, 4), np.full((3, 4), -1.5),
               np.outer([1.0, 0.0, 2.0], np.ones(4)))  # fmt: skip
-    steps = (1.0, np.ones((3, 4), np.float32)) if case.metric else (1.0,)
-    with jax.debug_nans(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+    programs = [(pulled_back_in_strict_modes, ())]
+    if case.metric:
+        programs.append((pulled_back_in_a_metric, (np.ones((3, 4), np.float32),)))
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         for point in points:
-            for step in steps:
-                p, value, *rest = pulled_back(case.constraint, np.float32(point), step)
+            for look_back, step in programs:
+                p, value, *gradients, kept = look_back(case.constraint, np.float32(point), *step)
                 assert np.isfinite(p).all() and value == 0
-                assert all(np.isfinite(gradient).all() for gradient in rest[:2])
+                assert all(np.isfinite(gradient).all() for gradient in gradients)
+                # What `debug_nans` looks at in a compiled program: its outputs, here with what the gradients keep.
+                assert not any(np.isnan(array).any() for array in kept)
 
 
 def test_derivative_of_the_spectral_projection_where_an_svd_has_none() -> None:
@@ -419,20 +435,39 @@ def test_derivative_of_the_spectral_projection_where_an_svd_has_none() -> None:
             np.testing.assert_allclose(derivative, (ahead - behind) / 2e-6, atol=1e-6)
 
 
+def multiplied(case: Case) -> Constraint:
+    """Three sets, with the coefficients once, twice and three times."""
+    return jax.tree.map(lambda c: np.float32(c * np.arange(1.0, 4.0)), case.constraint)
+
+
+@functools.cache
+def of_multiplied_sets() -> dict[str, Any]:
+    """Of each case with a coefficient the projections on three sets, and the values in them at a point of the first."""
+    x = np.float32(sample((3, 4)))
+    with_leaves = [case for case in CASES if jax.tree.leaves(case.constraint)]
+    inside = [first_order(case.constraint, x)[0] for case in with_leaves]
+
+    @jax.jit
+    def batches(sets: list[Constraint], x: jax.Array, inside: list[jax.Array]) -> list[Any]:
+        return [jax.vmap(lambda c, p=p: (c.prox(x), c(p)))(c) for c, p in zip(sets, inside, strict=True)]
+
+    found = batches([multiplied(case) for case in with_leaves], x, inside)
+    return dict(zip(map(str, with_leaves), found, strict=True))
+
+
 @each_case
 def test_jit_vmap_and_one_compilation(case: Case) -> None:
     x = np.float32([sample((3, 4), seed) for seed in range(3)])
     proxes, violations, _ = look_at_a_batch(case.constraint, x)
     for member, prox, violation in zip(x, proxes, violations, strict=True):
-        one, distance, _ = look(case.constraint, member)
+        one, distance, *_ = first_order(case.constraint, member)
         np.testing.assert_allclose(prox, one, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(violation, distance, rtol=1e-4)
-    stacked = jax.tree.map(lambda c: np.float32(c * np.arange(1.0, 4.0)), case.constraint)
-    if jax.tree.leaves(stacked):
-        proxes, values = prox_and_value_of_a_batch(stacked, x[0], look(case.constraint, x[0])[0])
+    if jax.tree.leaves(case.constraint):
+        proxes, values = of_multiplied_sets()[str(case)]
         for i in range(3):
             member = jax.tree.map(lambda c, i=i: c * (i + 1.0), case.constraint)
-            np.testing.assert_allclose(proxes[i], look(member, x[0])[0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(proxes[i], first_order(member, x[0])[0], rtol=1e-5, atol=1e-6)
         assert values.shape == (3,) and values[0] == 0
     traces = []
 
@@ -452,7 +487,8 @@ def test_jit_vmap_and_one_compilation(case: Case) -> None:
 @each_case
 def test_empty_and_integer_arrays(case: Case) -> None:
     shapes, whole = ((0, 4), (4, 0), (0, 0)), np.array([[3, 0, -4], [1, 1, 0]], np.int32)
-    *empty, (p, _, value) = look_at_each(case.constraint, *(np.zeros(shape, np.float32) for shape in shapes), whole)
+    empty = look_at_each(case.constraint, *(np.zeros(shape, np.float32) for shape in shapes))
+    p, _, value = look(case.constraint, whole)
     for shape, result in zip(shapes, empty, strict=True):
         assert result[0].shape == shape and result[1] == 0 and result[2] == 0
     assert p.dtype == np.float32 and value == np.inf

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxreg
+from jaxreg._core import compiler
 from tests.benchmarks import programs
 from tests.benchmarks.transformations import transformations
 
@@ -89,6 +90,14 @@ def test_groups_across_leaves_cost_what_those_of_one_leaf_do(program: str) -> No
     (bytes_of_several, temporaries_of_several), (bytes_of_one, temporaries_of_one) = costs
     assert bytes_of_several <= 1.05 * bytes_of_one
     assert temporaries_of_several <= temporaries_of_one + SMALL + 16 * 1024 * 4  # and a few numbers for each unit
+
+
+def test_the_penalty_of_many_leaves_has_no_computation_that_grows_with_them() -> None:
+    """On a CPU: what is fused into one takes the compiler time in proportion to its square. A leaf has two sums."""
+    leaves = [jax.ShapeDtypeStruct((4 + i % 5, 8), jnp.float32) for i in range(3 * compiler.MANY)]
+    for function in (_tree(jaxreg.L1L2(0.1, 0.2)), jax.value_and_grad(_tree(jaxreg.L1L2(0.1, 0.2)))):
+        computations = programs.compile_(function, leaves).as_text().split("\n}\n")
+        assert max(text.count(" reduce(") for text in computations) <= 2 * compiler.MANY
 
 
 def test_a_step_of_sgd_costs_what_the_plain_one_costs() -> None:

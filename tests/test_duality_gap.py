@@ -65,6 +65,13 @@ CASES: dict[str, Any] = {
         0.5 * Group(L1L2(0.4, 0.1), axis=1, weight="sqrt_size"),
         lambda g: np.linalg.norm(g, axis=1).max() / (0.2 * np.sqrt(2)),
     ),
+    "labels": (
+        squares,
+        Y,
+        VECTOR,
+        Group(L1(0.1), groups=[0, 1, 1, 2, 2, 2], weight="sqrt_size") + L2(0.1),
+        lambda g: max(abs(g[0]), np.linalg.norm(g[1:3]) / np.sqrt(2), np.linalg.norm(g[3:]) / np.sqrt(3)) / 0.1,
+    ),
     "Spectral": (squares, TARGETS, MATRIX, jaxreg.Spectral(L1(0.3)), lambda g: np.linalg.norm(g, 2) / 0.3),
     "Joined": (
         logistic,
@@ -181,3 +188,21 @@ def test_a_parameter_without_a_penalty_and_the_way_out() -> None:
         centered = [eval(code, {"x": x, "y": y}) for code in re.findall(r"`([xy] - [^`]+)`", str(raised.value))]
         w = Lasso(0.1, tol=1e-14, max_iter=10**5).fit(x, y).coef_
         assert abs(float(jaxreg.duality_gap(squares, L1(0.1), jnp.asarray(w), *centered))) < 1e-10
+
+
+def test_entries_in_no_group_have_no_penalty() -> None:
+    """L2 alone is no norm: a gap that left them out was below what the minimum is above."""
+    labels = [0, 0, 1, 1, -1, -1]
+    joint = jaxreg.JointGroup(L1(0.3), {"*": (0, labels)})
+    for reg, params in (
+        (Group(L1(0.3), groups=labels) + L2(0.1), jnp.ones(6)),
+        (
+            jaxreg.TreeRegularizer({"w": 2 * jaxreg.Weighted(Group(L1(0.3), groups=labels), np.ones(2))}),
+            {"w": jnp.ones(6)},
+        ),
+        (joint, {"w": jnp.ones(6)}),
+    ):
+        with pytest.raises(ValueError, match=r"in no group,.* has no penalty"):
+            jaxreg.duality_gap(lambda w: sum(jnp.sum((x - 3) ** 2) for x in jax.tree.leaves(w)), reg, params)
+    whole = jaxreg.JointGroup(L1(0.3), {"*": (0, [0, 0, 1, 1, 2, 2])})
+    assert jaxreg.duality_gap(lambda p: jnp.sum((p["w"] - 3) ** 2), whole, {"w": jnp.ones(6)}) > 0

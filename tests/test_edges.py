@@ -32,7 +32,7 @@ from jaxreg import (
     SpectralNorm,
     Stacked,
 )
-from jaxreg._core import euclidean
+from jaxreg._core import euclidean, numerics
 from jaxreg.penalties import _simplex, max_norm
 
 pytestmark = pytest.mark.wide  # every penalty at the ends of the floating range
@@ -404,3 +404,15 @@ def test_inner_steps_of_entries_that_stay_beside_infinite_steps() -> None:
     assert np.isfinite(w).all() and reg(w) <= reg(z) + 1e-6
     w = jax.jit(lambda z: jaxreg.Difference(L1(0.1)).approximate_prox(z, z, jnp.full((2, 2), jnp.inf), 50))(z)
     np.testing.assert_allclose(w, [[0.55, 0.55], [1.35, 1.35]], rtol=1e-3)  # the mean of each row
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_power_of_two_below_a_number_is_that_of_its_exponent(dtype: Any) -> None:
+    info = np.finfo(dtype)
+    normal = np.array([info.tiny, 0.3, 0.5, 1.0, 1.999, 2.0, 1000.0, info.max], dtype)
+    others = np.array([0.0, info.smallest_subnormal, np.inf, np.nan], dtype)
+    with jax.enable_x64(True):
+        found = np.asarray(numerics.power_of_two(jnp.asarray(np.concatenate([normal, others]))))
+    assert found.dtype == dtype
+    exponents = np.frexp(normal.astype(float))[1] - 1
+    np.testing.assert_array_equal(found, [*np.ldexp(1.0, exponents), 0.0, 0.0, np.inf, np.inf])

@@ -369,7 +369,6 @@ def test_what_is_refused():
     sparse = jaxreg.TreeRegularizer({"a/*": l1})
     everywhere = jaxreg.TreeRegularizer({"**": l1})
     masked = optax.masked(jaxreg.add_regularization(reg), {"a": {"kernel": True, "bias": False}, "b": True})
-    by_group = jaxreg.proximal_adam(0.1, reg, moments="group")
     for error, match, call in (
         (TypeError, "elementwise", lambda: jaxreg.JointGroup(jaxreg.Spectral(l1), AXES)),
         (TypeError, "takes a mapping of patterns to axes", lambda: jaxreg.JointGroup(l1, "a")),
@@ -382,7 +381,6 @@ def test_what_is_refused():
         (NotImplementedError, "overlapping groups", lambda: (reg + inputs).prox(params)),
         (NotImplementedError, "`bounded` each", lambda: jaxreg.bounded(reg + everywhere, 1.0, 0.1).init(params)),
         (NotImplementedError, "has a penalty of its own", lambda: jaxreg.coefficient_max(reg + sparse, params)),
-        (NotImplementedError, 'write `moments="entry"`', lambda: by_group.init(params)),
         (ValueError, "Mask all leaves of a group", lambda: masked.update(params, masked.init(params), params)),
     ):
         with pytest.raises(error, match=match):
@@ -396,7 +394,8 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["Auto", "Explicit"])
 @pytest.mark.parametrize("by", ["units", "entries"])
-def test_sharded_as_on_one_device(kind: AxisType, by: str) -> None:
+@pytest.mark.parametrize("moments", ["entry", "group"])
+def test_sharded_as_on_one_device(kind: AxisType, by: str, moments: str) -> None:
     """Leaves stay where they are: where units are divided, alike in all leaves, and where their entries are."""
     rng = np.random.default_rng(0)
     shapes = {"up": (16, 8), "bias": (8,), "down": (8, 24)}
@@ -405,12 +404,13 @@ def test_sharded_as_on_one_device(kind: AxisType, by: str) -> None:
     if by == "entries":
         along = {"up": ("x", None), "bias": (None,), "down": (None, "x")}
     reg = jaxreg.JointGroup(jaxreg.L1(4.0), {"up": 1, "bias": 0, "down": 0})
-    tx = jaxreg.proximal_adam(0.3, reg)
+    tx = jaxreg.proximal_adam(0.3, reg, moments=moments)
 
     def work(params: Any) -> Any:
         state = tx.init(params)
         updates, state = tx.update(jax.tree.map(jnp.square, params), state, params)
-        return reg(params), jax.grad(reg)(params), reg.prox(params, 0.2), optax.apply_updates(params, updates)
+        after = optax.apply_updates(params, updates)
+        return reg(params), jax.grad(reg)(params), reg.prox(params, 0.2), after, state.inner[0].nu
 
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
     with jax.set_mesh(mesh):
@@ -420,5 +420,7 @@ def test_sharded_as_on_one_device(kind: AxisType, by: str) -> None:
     for found, expected in zip(jax.tree.leaves((value, trees)), jax.tree.leaves(jax.jit(work)(params)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
     for tree in trees:
-        assert all(leaf.sharding.is_equivalent_to(places[name], leaf.ndim) for name, leaf in tree.items())
+        for name, leaf in tree.items():
+            spec = PartitionSpec(*(x if n > 1 else None for n, x in zip(leaf.shape, along[name], strict=True)))
+            assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim)
     assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all"))

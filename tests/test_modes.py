@@ -102,3 +102,26 @@ def test_layers(mode: Callable[[], Any]) -> None:
         _, nnx_losses = jaxreg.nnx.with_losses(other)(x)
         for losses in (linen, nnx_losses):
             assert {path: round(float(loss), 4) for path, loss in losses.items()} == {"activity": 5.0, "kernel": 0.25}
+
+
+@pytest.mark.parametrize("wide", [jnp.float32, jnp.float64])
+def test_leaves_of_different_dtypes_under_strict_dtypes(wide: Any) -> None:
+    """What is compared or summed over leaves is cast by us: ¾ and 4 of (½, ¾), (¼, 4) are the largest."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        narrow = jnp.bfloat16 if wide == jnp.float32 else jnp.float32
+        tree = {"a": jnp.asarray([0.5, 0.75], narrow), "b": jnp.asarray([0.25, 4.0], wide)}
+        budget = jaxreg.TreeBudget(0.5)
+        kept = jax.jit(budget.prox)(tree)
+        assert kept["a"].tolist() == [0, 0.75] and kept["b"].tolist() == [0, 4] and budget(kept) == 0
+        if wide == jnp.float64:  # ½‖w − target‖² + |w|: the target, shrunk by 1
+
+            def loss(w: Any) -> Any:
+                halves = [0.5 * jnp.sum((w[name] - tree[name]) ** 2).astype(wide) for name in "ab"]
+                return halves[0] + halves[1]
+
+            found = jaxreg.minimize(loss, jaxreg.L1(1.0), jax.tree.map(jnp.zeros_like, tree))
+            np.testing.assert_allclose(found.params["b"], [0, 3], atol=1e-5)
+            assert found.converged and found.params["a"].dtype == narrow
+        else:
+            joint = jaxreg.JointGroup(jaxreg.L1(1.0), {"*": 0})(tree)
+            assert float(joint) == pytest.approx(np.hypot(0.5, 0.25) + np.hypot(0.75, 4))

@@ -357,6 +357,25 @@ def test_vmap_and_grad_over_coefficients() -> None:
     assert jax.tree.leaves(gradient) == [27.0]
 
 
+def test_many_leaves_as_few() -> None:
+    """Beyond 64 the values are added in parts: value, both derivatives, a map, and nan."""
+    rng = np.random.default_rng(0)
+    leaves = [rng.normal(size=(3, 2)).astype(np.float32) for _ in range(150)]
+    reg = jaxreg.TreeRegularizer({"**": jaxreg.L1L2(0.1, 0.2)})
+    exact = sum(float(np.sum(0.1 * np.abs(x) + 0.2 * x**2)) for x in map(np.float64, leaves))
+    directions = [np.ones_like(x) for x in leaves]
+    slope = sum(float(np.sum(0.1 * np.sign(x) + 0.4 * x)) for x in map(np.float64, leaves))
+    value, tangent = jax.jvp(reg, (leaves,), (directions,))
+    np.testing.assert_allclose([value, tangent], [exact, slope], rtol=1e-5)
+    for x, g in zip(leaves, jax.grad(reg)(leaves), strict=True):
+        np.testing.assert_allclose(g, 0.1 * np.sign(x) + 0.4 * x, rtol=1e-6)
+    stacked = [np.stack([x, 0 * x]) for x in leaves]
+    np.testing.assert_allclose(jax.jit(jax.vmap(reg))(stacked), [exact, 0.0], rtol=1e-5)
+    curvature = jax.grad(lambda t: jax.jvp(lambda t: reg([t * x for x in leaves]), (t,), (1.0,))[1])(1.0)
+    np.testing.assert_allclose(curvature, sum(float(np.sum(0.4 * x**2)) for x in map(np.float64, leaves)), rtol=1e-5)
+    assert np.isnan(reg([*leaves, np.float32([np.nan])]))
+
+
 def test_prox_with_a_tree_of_steps() -> None:
     reg = jaxreg.TreeRegularizer({"**/kernel": jaxreg.L1(1.0), "**/bias": None})
     steps = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), DENSE)

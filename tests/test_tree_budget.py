@@ -115,6 +115,14 @@ def test_mixed_dtypes_and_what_is_no_parameter() -> None:
     assert found["step"] == 7 and found["none"] is None and np.isnan(TreeBudget(3)(params))
 
 
+@pytest.mark.parametrize("rule", [0.5, 2])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_a_tree_without_entries_keeps_to_every_budget(rule: float, axis: int | None) -> None:
+    params, budget = {"a": jnp.zeros((0, 3)), "b": jnp.zeros((2, 0))}, TreeBudget(rule, axis=axis)
+    assert jax.tree.map(jnp.shape, budget.prox(params)) == {"a": (0, 3), "b": (2, 0)}
+    assert budget(params) == 0 and budget.violation(params) == 0
+
+
 def test_shares_are_leaves() -> None:
     params = tree()
     for share in (0.1, 0.3, 0.07):

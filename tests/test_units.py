@@ -156,6 +156,17 @@ def tiled(xp, p, x):
     return xp.tanh(xp.tile(x @ p["w"], (2, 1))) @ p["out"]
 
 
+def tiled_units(xp, p, x):
+    return xp.tanh(xp.tile(x @ p["w"], (1, 2))) @ p["out"]
+
+
+def broadcast_units(xp, p, x):
+    """`tile` as JAX 0.8 writes it: how often is a number in the program, and no copy can go alone."""
+    t, n = len(x), p["w"].shape[1]
+    h = xp.broadcast_to((x @ p["w"]).reshape(1, t, 1, n), (1, t, 2, n))
+    return xp.tanh(h.reshape(t, 2 * n)) @ p["out"]
+
+
 # network, its parameters, and the numbers of units of the families that can be removed
 NETWORKS = [
     (mlp, {"w0": normal(6, 5), "b0": normal(5), "w1": normal(5, 3)}, [5]),
@@ -189,6 +200,8 @@ NETWORKS = [
     (sorted_units, {"w0": normal(6, 5), "w1": normal(5, 3)}, []),
     (stacked, {"a": normal(6, 5), "b": normal(6, 5), "out": normal(5, 3)}, [5]),
     (tiled, {"w": normal(6, 5), "out": normal(5, 3)}, [5]),
+    (tiled_units, {"w": normal(6, 5), "out": normal(10, 3)}, [5]),
+    (broadcast_units, {"w": normal(6, 5), "out": normal(10, 3)}, [5]),
     (embedding, {"table": normal(6, 5), "w": normal(5, 3), "v": normal(6, 3)}, [5]),
 ]
 

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxreg._core import compiler, numerics
 from jaxreg._core.partition import Arrays, Partition, most, spread, total
@@ -48,7 +49,7 @@ def directions(x: Arrays, groups: Partition) -> Any:
         infinite = spread(square == jnp.inf, groups)
         y = jnp.where(infinite, jnp.where(jnp.isinf(x), jnp.sign(x), 0), y)
         square = jnp.where(square == jnp.inf, 1, square)
-    return y * spread(jax.lax.rsqrt(jnp.where(square > 0, square, 1)), groups)
+    return y * spread(lax.rsqrt(jnp.where(square > 0, square, 1)), groups)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -90,15 +91,18 @@ def three_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     Blue, *A portable Fortran program to find the Euclidean norm of a vector*, ACM TOMS, 1978.
     """
     low, high, up, down = _range(x)
-    parts = (jnp.real(x), jnp.imag(x)) if jnp.iscomplexobj(x) else (x,)
+    parts = (lax.real(x), lax.imag(x)) if jnp.iscomplexobj(x) else (x,)
+    sizes = [lax.abs(part) for part in parts]
+    are_large = [lax.gt(size, lax.full_like(size, high)) for size in sizes]
+    are_small = [lax.lt(size, lax.full_like(size, low)) for size in sizes]
+    are_usual = [lax.bitwise_not(lax.bitwise_or(*sides)) for sides in zip(are_large, are_small, strict=True)]  # nan too
 
-    def squares(scale: Any, inside: Any) -> jax.Array:
-        terms = [jnp.where(inside(jnp.abs(part)), (part * scale) ** 2, 0) for part in parts]
-        return total(functools.reduce(jnp.add, terms), groups)
+    def squares(scale: float, inside: list[jax.Array]) -> jax.Array:
+        scaled = parts if scale == 1 else [lax.mul(part, lax.full_like(part, scale)) for part in parts]
+        terms = [lax.select(i, lax.mul(y, y), lax.full_like(y, 0)) for i, y in zip(inside, scaled, strict=True)]
+        return total(functools.reduce(lax.add, terms), groups)
 
-    large = squares(down, lambda a: a > high)
-    small = squares(up, lambda a: a < low)
-    usual = squares(1, lambda a: ~((a > high) | (a < low)))  # nan too
+    large, small, usual = squares(down, are_large), squares(up, are_small), squares(1, are_usual)
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
     return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down

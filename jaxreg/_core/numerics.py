@@ -59,6 +59,18 @@ def threshold(step: jax.Array, c: Any) -> jax.Array:
     return jnp.where((c == 0) & jnp.isinf(step), 0, step) * c
 
 
+def power_of_two(x: jax.Array) -> jax.Array:
+    """The largest power of two up to x, a float that is not negative: 0 below the normal numbers, ∞ for ∞ and nan.
+
+    Its bits without those of the mantissa, in a few operations; `jnp.frexp` and `jnp.ldexp` are sixty.
+    """
+    info = jnp.finfo(x.dtype)
+    integer = {16: jnp.uint16, 32: jnp.uint32, 64: jnp.uint64}[info.bits]
+    bits = jax.lax.bitcast_convert_type(x, integer)
+    exponent = jax.lax.bitwise_and(bits, jax.lax.full_like(bits, ((1 << info.nexp) - 1) << info.nmant))
+    return jax.lax.bitcast_convert_type(exponent, x.dtype)
+
+
 @jax.custom_jvp
 def exact(value: jax.Array, formula: jax.Array) -> jax.Array:
     """Return `value`, with the derivative of `formula`, which is the same number before rounding."""

@@ -121,6 +121,11 @@ def first(x: Arrays) -> Any:
     return x[0] if isinstance(x, tuple) else x
 
 
+def alike(numbers: Any, x: Arrays) -> Any:
+    """The same numbers beside each of several arrays."""
+    return (numbers,) * len(x) if isinstance(x, tuple) else numbers
+
+
 def results(function: Callable[..., tuple[Any, ...]], *arrays: Arrays) -> tuple[Any, ...]:
     """The results of a function of arrays, each for all of several arrays."""
     return tuple(zip(*map(function, *arrays), strict=True)) if isinstance(arrays[0], tuple) else function(*arrays)

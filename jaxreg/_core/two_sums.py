@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler
+from jaxreg._core.partition import Arrays
 
 _LANES = 16  # float32 numbers that lie together: a line of a cache, and the registers of a loop
 
@@ -60,8 +61,10 @@ def two_sums(
     return jnp.sum(both.real, axes).reshape(shape), jnp.sum(both.imag, axes).reshape(shape)
 
 
-def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def total(x: Arrays, axes: tuple[int, ...]) -> jax.Array:
     """Σ x of what is not negative, along axes kept with length 1; on a CPU in one loop with what x is made of."""
+    if isinstance(x, tuple):
+        return functools.reduce(jnp.add, [total(part, axes) for part in x])
     how = plan(x, axes, (8,))  # the compiler writes what x is made of for each slice, and not more than 15 times
 
     def plain(x: jax.Array) -> jax.Array:

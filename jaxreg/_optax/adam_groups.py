@@ -3,12 +3,13 @@
     z = p − η·m̂/d,   d = √(v̂ + eps_root) + eps,   τ = η/d, or less where the pull of the penalty is bounded
 
 The norm of a group is a sum over z and τ, and the new point needs both again: made anew of m, v and p, which are read
-and written in any case, they take no memory. Where v has one number for each group (`group_moments.py`), so has τ.
+and written in any case, they take no memory. Where v has one number for each group (`group_moments.py`), so has τ;
+for a unit in several leaves it is one array, beside as many of m and p as there are leaves.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,6 +21,7 @@ from jaxreg._core.regularizer import Regularizer
 from jaxreg._optax import adam_groups_cpu
 from jaxreg._optax.groups import Grouped, grouped
 from jaxreg._optax.metrics import PULL, Metric, Moments
+from jaxreg._rules.joint import Joint
 from jaxreg._rules.paths import is_hidden
 
 
@@ -63,12 +65,27 @@ def shapes_of_moments(metric: Metric, state: Any, treedef: Any) -> list[Any]:
     return [None if is_hidden(leaf) else jnp.shape(leaf) for leaf in leaves]
 
 
+def shapes_of_units(joint: Joint, leaves: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
+    """The shape of second moments by unit in each leaf: a number for each index of the axis; {} for other penalties."""
+    if grouped(joint.group, joint.blocks(leaves)) is None:
+        return {}
+    shapes = {
+        view.position: partition.shape(shape, tuple(axis for axis in range(len(shape)) if axis != view.axis))
+        for view in joint.views
+        for shape in [jnp.shape(leaves[view.position])]
+    }
+    return shapes | {second: shapes[first] for second, first in joint.tied}
+
+
 def refuse_other_moments(
-    adam: Adam | None, reg: Regularizer, form: Grouped | None, p: jax.Array, shape: tuple[Any, ...]
+    adam: Adam | None, reg: Any, of_groups: tuple[Any, ...] | None, p: jax.Array, shape: tuple[Any, ...]
 ) -> None:
-    """Raise if the second moments of a state, of this shape, are not what the parameter has now."""
+    """Raise if the second moments of a state, of this shape, are not what the parameter has now.
+
+    `of_groups` is the shape for one number each, None without groups.
+    """
     by_group = adam is not None and adam.by_group
-    if shape == (form.shape(p) if by_group and form is not None else p.shape):
+    if shape == (of_groups if by_group and of_groups is not None else p.shape):
         return
     in_the_state = f"the state a leaf of shape {p.shape} has second moments of the shape {shape}"
     if not by_group:
@@ -77,10 +94,11 @@ def refuse_other_moments(
             f'{call}: in {in_the_state}, as `proximal_adam(moments="group")` makes them. Go on with that, or make a '
             "new state by `tx.init(params)`."
         )
+    now = reg if isinstance(reg, str) else checks.short(reg)
     as_entry = ', as `moments="entry"` makes them' if shape == p.shape else ""
     raise ValueError(
         '`proximal_adam(moments="group")`: a penalty must keep the groups that it had in `init`. In '
-        f"{in_the_state}{as_entry}, and now it has the penalty {checks.short(reg)}. Let a schedule change numbers "
+        f"{in_the_state}{as_entry}, and now it has the penalty {now}. Let a schedule change numbers "
         "alone, `lambda step: ramp(step) * reg`, or make a new state by `tx.init(params)`."
     )
 
@@ -102,7 +120,7 @@ def _step(
     reg: Regularizer, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers, beside: Any = ()
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
-    by_entry = isinstance(p, tuple) or v.shape == p.shape
+    by_entry = isinstance(v, tuple) or (not isinstance(p, tuple) and v.shape == p.shape)
     how = adam_groups_cpu.applies(form, p, v)
     if how is None:
         return _general(form, by_entry, p, r, m, v, numbers)
@@ -122,7 +140,8 @@ def _general(
     slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
 
     def point(m: Arrays, v: Arrays) -> tuple[Any, Any]:
-        return cast(Any, partition.results(functools.partial(_point, numbers), p, m, v, slope))
+        beside_p = (v, slope) if by_entry else (partition.alike(v, p), partition.alike(slope, p))
+        return cast(Any, partition.results(functools.partial(_point, numbers), p, m, *beside_p))
 
     def again(new: jax.Array) -> tuple[Any, Any]:
         if by_entry:

@@ -83,10 +83,21 @@ class Grouped(NamedTuple):
 
         return jax.tree.map(of_array, self.entries, p)
 
-    def mean_slope(self, p: jax.Array, r: jax.Array) -> jax.Array:
+    @property
+    def l2_of_all(self) -> list[Any]:
+        """[l2] if it is one number, in all arrays the same; [] else, because it makes the steps differ."""
+        first, *others = self._of_arrays
+        is_one = np.ndim(first.l2) == 0 and all(part.l2 is first.l2 for part in others)
+        return [first.l2] if is_one else []
+
+    @property
+    def _of_arrays(self) -> tuple[Parts, ...]:
+        return self.entries if isinstance(self.entries, tuple) else (self.entries,)
+
+    def mean_slope(self, p: Arrays, r: jax.Array) -> jax.Array:
         """The root mean square of `slope` over each group; without L1 it follows from the norms alone."""
-        l2 = self.entries.l2
-        if self.entries.l1 is None and np.ndim(l2) == 0:
+        if self.l2_of_all and all(part.l1 is None for part in self._of_arrays):
+            (l2,) = self.l2_of_all
             total = jnp.where(r > 0, (0 if l2 is None else 2 * jnp.asarray(l2, r.dtype) * r) + self._slope(r), 0)
         else:
             total = euclidean.norms(self.slope(p, r), self.axes)
@@ -123,23 +134,25 @@ class Grouped(NamedTuple):
         return compiler.by_device(exact, one_step, z, tau, r, eta)
 
     def prox_by_group(
-        self, z: jax.Array, step: jax.Array, r: jax.Array, eta: jax.Array, again: Again
-    ) -> tuple[jax.Array, jax.Array]:
+        self, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, again: Again
+    ) -> tuple[Any, jax.Array]:
         """The same for one step a group, in the shape of the norms: exact, for every profile."""
-        if np.ndim(self.entries.l2) > 0:  # it makes the steps differ
+        if not self.l2_of_all:
             return self.prox(z, step, r, eta, again)
         z, tau = self.before(z, step)
+        tau = partition.first(tau)
         size = numerics.root_of(self.group_size(z), tau.dtype)
         a = jnp.minimum(self._norms_near(z, r + jnp.asarray(eta, tau.dtype) * size), jnp.finfo(tau.dtype).max / 8)
         new = self.groups.penalty.prox(a, self.groups.weight * tau)
         z, _ = self.before(*again(new))
-        return z * jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a), new
+        ratio = jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a)
+        return jax.tree.map(lambda z: z * ratio, z), new
 
-    def _norms_near(self, x: jax.Array, unit: jax.Array) -> jax.Array:
+    def _norms_near(self, x: Arrays, unit: jax.Array) -> jax.Array:
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
-        y = x * (1 / unit)
-        return unit * jnp.sqrt(total(numerics.real_product(y, y), self.axes))
+        y = jax.tree.map(lambda x: x * (1 / unit), x)
+        return unit * jnp.sqrt(total(jax.tree.map(numerics.real_product, y, y), self.axes))
 
     def one_step(
         self, z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxreg._core import numerics
 from jaxreg._core.compiler import only_after
 from jaxreg._optax import adam_groups, groups, half_precision
-from jaxreg._optax.leaves import Row
+from jaxreg._optax.leaves import Row, Rows
 from jaxreg._optax.metrics import Metric, Uniform
 from jaxreg._optax.one_leaf import slope
 from jaxreg._rules.joint import Joint, are_one, is_at_rest, refuse_overlaps
@@ -24,6 +24,20 @@ class Sizes(NamedTuple):
     leaves: Sequence[Any]  # of the metric
     of_leaf: Callable[..., jax.Array]  # as `one_leaf.step_sizes` gives it
     eta: Any
+    adam: adam_groups.Adam | None
+
+
+def shapes_of_moments(sizes: Sizes, state: Any, rows: Rows) -> list[Any]:
+    """As in `adam_groups`, with None for leaves of groups: theirs are refused here if they are others."""
+    shapes = adam_groups.shapes_of_moments(sizes.metric, state, rows.treedef)
+    params = [row.param for row in rows.leaves]
+    for joint in rows.joints:
+        of_units = adam_groups.shapes_of_units(joint, params)
+        for i in joint.all_positions:
+            if shapes[i] is not None:
+                of_joint, shapes[i] = shapes[i], None
+                adam_groups.refuse_other_moments(sizes.adam, joint.call, of_units.get(i), params[i], of_joint)
+    return shapes
 
 
 def step(
@@ -69,7 +83,9 @@ def _point_after(
     numbers = moments[joint.positions[0]]
     if form is not None and numbers is not None:
         m, v = (joint.blocks([leaf and leaf[k] for leaf in moments]) for k in (0, 1))
-        return adam_groups.compiled()(joint.group, p, last, m, only_after(before, v), numbers[2], beside)
+        by_group = cast(adam_groups.Adam, sizes.adam).by_group
+        of_units: Any = v[0][:, :, :1] if by_group else v  # the number of a unit is the same in all leaves
+        return adam_groups.compiled()(joint.group, p, last, m, only_after(before, of_units), numbers[2], beside)
     leaves = joint.steps(sizes.leaves, wide)
     is_one = are_one(leaves)
     wide, leaves = only_after(before, (wide, leaves))

@@ -10,7 +10,7 @@ from jaxreg._core import checks, numerics
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._optax import groups
 from jaxreg._optax.leaves import Row, refuse_frozen_leaves
-from jaxreg._optax.metrics import Metric
+from jaxreg._optax.metrics import Metric, Moments
 from jaxreg._rules.tree_penalty import TreePenalty
 
 
@@ -63,6 +63,8 @@ def step_sizes(metric: Metric, max_step: Any) -> Callable[..., jax.Array]:
             return slope(regularizer, p) if _has_prox(regularizer, p, jnp.zeros_like(p, eta.dtype)) else 0 * eta
 
         tau = metric.step(eta, leaf, at_p if max_step is None else None)
+        if tau.ndim and isinstance(metric, Moments):  # one number a unit; the shapes are known to be right
+            tau = jnp.broadcast_to(tau, p.shape)
         if tau.shape not in ((), p.shape):
             raise ValueError(
                 f"`proximal(metric=...)`: the step sizes of a leaf of shape {p.shape} have that shape or (), "

@@ -180,7 +180,7 @@ def wrapped(
         """w, and the norms of its groups."""
         form = None if isinstance(metric, Uniform) else groups.grouped(regularizer, p)
         if shape is not None:
-            adam_groups.refuse_other_moments(adam, regularizer, form, p, shape)
+            adam_groups.refuse_other_moments(adam, regularizer, form and form.shape(p), p, shape)
         last: Any = None if form is None else form.last_norms(r, p)
         if adam is not None and form is not None and p.ndim:
             m, v, numbers = moment
@@ -218,7 +218,7 @@ def wrapped(
         eta = step_at(state.count, inner_state)
         none, empty = [None] * len(rows), not jax.tree.leaves(params)
         metric_leaves = none if empty else metric.leaves(inner_state, params, treedef)
-        sizes = joint_step.Sizes(metric, metric_leaves, step_sizes, eta)
+        sizes = joint_step.Sizes(metric, metric_leaves, step_sizes, eta, adam)
         due, count = when.is_due(state.count), optax.safe_increment(state.count)
         slopes = one_leaf.slopes_in_joint(reg, rows, metric_leaves) if reg.is_joint else none
 
@@ -249,7 +249,7 @@ def wrapped(
         rate, (eta, total) = eta, when.rates(eta, state.count, state.total)
         kept = (None, None) if empty else (state.residual, state.norms)  # they stand for none
         residuals, norms = (none if tree is None else treedef.flatten_up_to(tree) for tree in kept)
-        shapes = none if empty else adam_groups.shapes_of_moments(metric, state.inner, treedef)
+        shapes = none if empty else joint_step.shapes_of_moments(sizes, state.inner, all_rows)
         moments: Any = none if empty or adam is None else adam.moments(inner_state, rate, eta, treedef)
 
         old = list(zip((row.update for row in rows), residuals, norms, strict=True))

@@ -36,15 +36,19 @@ def proximal_adam(
     `proximal(optax.adam(...), reg, learning_rate, adam_metric(...))`, where everything is explained; other chains with
     Adam inside are written so.
 
-    With `moments="group"` the leaves whose penalty is a `Group(ρ)` along axes, alone or beside terms of entries, have
-    one second moment for each group (so has Adam-mini, for its blocks):
+    With `moments="group"` the leaves whose penalty is a `Group(ρ)` along axes, or which have the units of a
+    `JointGroup(ρ)`, alone or beside terms of entries, have one second moment for each group (so has Adam-mini, for its
+    blocks):
 
         v_g ← b2·v_g + (1 − b2)·mean_{i in g} g_i²,   τ_g = η/(√(v̂_g + eps_root) + eps),   the same in all of g
 
     In this metric every ρ has the closed form of `Group.prox`, L0 and MCP too: the step costs about what that of plain
     Adam does, and the state holds numbers of groups in place of an array. Small gradients are no longer raised to the
-    size of the others in their group, so the rates of convergence differ, and the minima do not. All other leaves are
-    treated as with "entry".
+    size of the others in their group, so the rates of convergence differ, and the minima do not. The mean of a unit is
+    over its entries in all leaves, each of which keeps that number in its own shape, so that the state is divided among
+    devices as the parameters are; an index that is in no unit has one number too. All other leaves are treated as with
+    "entry". Where a leaf of a unit has an L2 of its own, its steps differ from the others', and the norm is the root of
+    an equation again.
 
     Args:
         learning_rate: η, a number, a schedule of the step count, or a traced value.
@@ -59,7 +63,7 @@ def proximal_adam(
 
     Raises:
         ValueError: `moments` is neither of these. With "group", in `update`, a penalty has other groups than in `init`.
-        As `proximal`.
+        NotImplementedError: `latent` with "group". All else is raised as by `proximal`.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxreg, optax

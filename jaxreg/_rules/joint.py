@@ -20,6 +20,7 @@ from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import is_hidden
 from jaxreg.penalties import Group
 
+UNITS = (0, 2)  # the axes of a block along which a unit lies
 Blocks = tuple[jax.Array, ...]
 Beside = tuple[tuple[Any, Any], ...]  # for each leaf of some groups the numbers of its own L1 and L2, None for none
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxreg._core import checks, codec, names
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import named, static
-from jaxreg._rules.joint import Joint, View
+from jaxreg._rules.joint import UNITS, Joint, View
 from jaxreg._rules.paths import Leaves, is_masked
 from jaxreg._rules.patterns import Rule, check_pattern, decode_pattern, encode_pattern, matches_nothing
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -28,10 +28,10 @@ class JointGroup(TreePenalty):
 
     It goes wherever a `TreeRegularizer` does: `reg(params)` in a loss, `add_regularization`, `bounded` (one strength
     for all of its groups), `proximal` (in a metric too, as `Group`: in Adam's own the step sizes of a unit differ, and
-    its norm is the root of one equation over all its leaves), `prox(params, step)`, `summary`; and `+` adds it to one.
-    Beside L1, L2 and L1L2 of single leaves the proximal operator is exact (sparse groups). The sums over the leaves
-    add, so that it costs what `Group`s of single leaves do. `jaxreg.units` finds the units of a network, and its
-    `joint_groups(penalty)` writes these.
+    its norm is the root of one equation over all its leaves; by `proximal_adam(moments="group")` they are one),
+    `prox(params, step)`, `summary`; and `+` adds it to one. Beside L1, L2 and L1L2 of single leaves the proximal
+    operator is exact (sparse groups). The sums over the leaves add, so that it costs what `Group`s of single leaves do.
+    `jaxreg.units` finds the units of a network, and its `joint_groups(penalty)` writes these.
 
     Args:
         penalty: an elementwise penalty, a sum or a multiple of such.
@@ -72,7 +72,7 @@ class JointGroup(TreePenalty):
     @property
     def _group(self) -> Group:
         """The penalty of blocks (before, units, behind)."""
-        return Group(self.penalty, (0, 2), self.weight, None)
+        return Group(self.penalty, UNITS, self.weight, None)
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         return [None] * len(flat.leaves)

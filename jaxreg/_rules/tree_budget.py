@@ -125,7 +125,8 @@ class TreeBudget(TreePenalty):
 
     def __call__(self, params: Any) -> jax.Array:
         """Return 0 if the tree keeps to its budgets, else ∞, a scalar."""
-        return sum(self.breakdown(params).values(), start=jnp.zeros((), np.float32))
+        values = list(self.breakdown(params).values())
+        return sum(values[1:], start=values[0]) if values else jnp.zeros((), np.float32)
 
     def breakdown(self, params: Any) -> dict[str, jax.Array]:
         """Return `{path: ∞ if something has to go there, else 0}`; the values add up to the penalty of the tree."""
@@ -204,7 +205,8 @@ class BudgetShare(constraint.Constraint):
                 tau = jnp.broadcast_to(jnp.asarray(step, real), z.shape) if in_metric else jnp.ones((), real)
                 z = self._size(numerics.promote(z), tau)
             sizes.append(z)
-        dtype = jnp.result_type(*(jnp.finfo(size.dtype).dtype for size in sizes))
+        with jax.numpy_dtype_promotion("standard"):  # they are cast to it
+            dtype = jnp.result_type(*(jnp.finfo(size.dtype).dtype for size in sizes))
         number = sum(size.size for size in sizes)
         return _threshold.stay(sizes, dtype, _counts.allowed_of_all(self.share, number))[0]
 
@@ -254,12 +256,17 @@ def _measure(
         return [], jnp.zeros((), np.float32)
     budget, assigned, leaves = jax.lax.stop_gradient((budget, assigned, leaves))
     kept = budget.prox_of_leaves(assigned, leaves, [1.0] * len(leaves))
-    off = jnp.stack([_norm(jnp.where(z == w, 0, z - w)) for z, w in zip(leaves, kept, strict=True)])
+    off = _stacked([_norm(jnp.where(z == w, 0, z - w)) for z, w in zip(leaves, kept, strict=True)])
     epsilon = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
-    distance, norm = _norm(off), _norm(jnp.stack([_norm(z) for z in leaves]))
+    distance, norm = _norm(off), _norm(_stacked([_norm(z) for z in leaves]))
     outside = ~(distance <= 16 * epsilon * norm) & (off > 0)
     values = jnp.where(jnp.isnan(off), off, jnp.where(outside, jnp.inf, 0))
     return list(values), distance
+
+
+def _stacked(numbers: list[jax.Array]) -> jax.Array:
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.stack(numbers)
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._core import checks, codec, names
+from jaxreg._core import checks, codec, compiler, names
 from jaxreg._core.operators import Operators, adds
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import Struct
@@ -203,7 +203,7 @@ def _evaluate(regularizers: list[Regularizer], leaves: list[Any]) -> list[jax.Ar
 def _add(penalties: list[jax.Array]) -> jax.Array:
     dtypes = [penalty.dtype for penalty in penalties]
     dtype = np.result_type(np.float32, *dtypes)
-    return sum((penalty.astype(dtype) for penalty in penalties), start=jnp.zeros((), dtype))
+    return compiler.total([jnp.zeros((), dtype), *(penalty.astype(dtype) for penalty in penalties)])
 
 
 names.add_builtin(TreeSum)

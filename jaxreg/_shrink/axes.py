@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxreg._shrink.moves import POSITIONS, RULES, Moves
 from jaxreg._shrink.nodes import Ids, Nodes
-from jaxreg._shrink.walk import Place, Visitor, scanned
+from jaxreg._shrink.walk import Place, Visitor, reached, scanned
 
 
 class Axes(NamedTuple):
@@ -64,17 +64,19 @@ class Tracer(Visitor[Axes]):
         fixed, carried = scanned(eqn)
         for value in values[carried:]:
             self.nodes.pin(value.nodes[0], "layers of a `scan`")
-        data = any(value.data for value in values[fixed:carried])
-        carry = [value._replace(data=data or value.data, value=None) for value in values[fixed:carried]]
+        carry, body = values[fixed:carried], eqn.params["jaxpr"]
         each = [value._replace(nodes=value.nodes[1:]) for value in values[carried:]]
-        out = self.inside(eqn.params["jaxpr"], [*values[:fixed], *carry, *each], place)
-        becomes_data = any(o.data and not c.data for o, c in zip(out, carry, strict=False))
-        if becomes_data or any(o.divided for o, _ in zip(out, carry, strict=False)):
-            carry = [
-                c._replace(data=c.data or becomes_data, divided=_once((*c.divided, *o.divided)))
-                for c, o in zip(carry, out, strict=False)
-            ]
-            out = self.inside(eqn.params["jaxpr"], [*values[:fixed], *carry, *each], place)
+        is_data = [value.data for value in (*values[:fixed], *carry, *each)]
+        while True:  # zeros that begin a recurrent state are no constant of its later steps
+            after = [a or b for a, b in zip(is_data[fixed:carried], reached(body, is_data, _CHANCE), strict=False)]
+            if after == is_data[fixed:carried]:
+                break
+            is_data[fixed:carried] = after
+        carry = [value._replace(data=data, value=None) for value, data in zip(carry, after, strict=True)]
+        out = self.inside(body, [*values[:fixed], *carry, *each], place)
+        if any(o.divided for o, _ in zip(out, carry, strict=False)):
+            carry = [c._replace(divided=_once((*c.divided, *o.divided))) for c, o in zip(carry, out, strict=False)]
+            out = self.inside(body, [*values[:fixed], *carry, *each], place)
         last = [self.meet(a, b) for a, b in zip(carry, out, strict=False)]
         steps = self.nodes.pinned("steps of a `scan`", eqn.params["length"])
         return [*last, *(value._replace(nodes=(steps, *value.nodes)) for value in out[len(carry) :])]

@@ -105,7 +105,7 @@ def joint_groups(families: Sequence[Family], penalty: Any, weight: str) -> list[
             same = [p.labels for p in own if (p.array, p.axis) == (part.array, part.axis)]  # it stands in two places
             labels = same[0] if same else np.where(part.taken(beside), -1, part.labels)
             counts = np.bincount(labels[labels >= 0], minlength=len(family))
-            if part.is_parameter and 0 < counts.min() == counts.max():
+            if part.is_parameter and 0 < np.min(counts) == np.max(counts):
                 own.append(dataclasses.replace(part, labels=labels))
                 beside.append(own[-1])
     return [JointGroup(penalty, _axes(own, len(family)), weight) for own, family in zip(found, families, strict=True)]

@@ -110,7 +110,7 @@ class Numbers(Visitor[Known]):
             return nothing(aval.shape, aval.dtype)
         arrays = [np.broadcast_to(v.value, shape) for v in values]
         found = np.asarray(eqn.primitive.bind(*map(jnp.asarray, arrays), **eqn.params))
-        found = np.where(known & ~zero, found, np.zeros_like(found))
+        found = np.where(known, found, np.zeros_like(found))  # 0/0 is not 0
         result = Known(found, known | zero)
         if name == "convert_element_type":
             return dataclasses.replace(result, leaf=values[0].leaf, part=values[0].part)

@@ -16,13 +16,17 @@ class Moves:
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._cuts: dict[tuple[int, ...], list[Ids]] = {}
+        self._cuts: dict[bytes, list[Ids]] = {}
+        self._copies: set[int] = set()  # the first nodes of axes along which entries of an array were repeated
 
     def broadcast(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         shape = eqn.params["shape"]
         nodes = [self._nodes.new(n) for n in shape]
+        fresh = {int(ids[0]) for ids in nodes if len(ids)}
         for ids, axis in zip(operands[0], eqn.params["broadcast_dimensions"], strict=True):
             nodes[axis] = ids if len(ids) == shape[axis] else nodes[axis]
+        if any(len(ids) > 1 and int(ids[0]) not in fresh for ids in nodes):
+            self._copies |= fresh
         return [tuple(nodes)]
 
     def reshape(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
@@ -33,12 +37,19 @@ class Moves:
             return [tuple(self._nodes.pinned("its order counts", n) for n in shape)]
         nodes = [self._nodes.new(n) for n in shape]
         for before, after in blocks([len(ids) for ids in operands[0]], shape):
-            flat = self._nodes.product([operands[0][i] for i in before])
+            flat = self._flat([operands[0][i] for i in before])
             if len(after) == 1:
                 nodes[after[0]] = flat
             else:
                 self._nodes.multiply(flat, [nodes[i] for i in after])
         return [tuple(nodes)]
+
+    def _flat(self, factors: list[Ids]) -> Ids:
+        """The flat axis of several ones. Where the first repeats the others it is `tile`, as JAX 0.8 writes it."""
+        first, *others = factors
+        if others and int(first[0]) in self._copies and not all(int(ids[0]) in self._copies for ids in others):
+            return np.tile(self._flat(others), len(first))
+        return self._nodes.product(factors)
 
     def reduced(self, eqn: Any, operands: list[Any]) -> list[tuple[Ids, ...]]:
         axes = eqn.params["axes"]
@@ -95,7 +106,7 @@ class Moves:
         for ids, (start, stop, stride) in zip(operands[0], bounds, strict=True):
             piece = ids[start:stop:stride]
             if len(piece) < len(ids):
-                self._cuts.setdefault((int(ids[0]), int(ids[-1]), len(ids)), [ids]).append(piece)
+                self._cuts.setdefault(ids.tobytes(), [ids]).append(piece)
             nodes.append(piece)
         return [tuple(nodes)]
 

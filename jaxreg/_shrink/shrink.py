@@ -35,7 +35,8 @@ def shrink(
         Linen     smaller = jaxreg.shrink(params, lambda p, x: model.apply({"params": p}, x), x)
                   MLP(features=smaller["Dense_0"]["kernel"].shape[1]).apply({"params": smaller}, x)
                   of `nn.MultiHeadDotProductAttention`: heads, size = smaller[...]["query"]["kernel"].shape[1:]; then
-                  num_heads=heads, qkv_features=heads * size; of `nn.GroupNorm` with as many groups fewer
+                  num_heads=heads, qkv_features=heads * size (it has one size for keys and values: where values lost
+                  some of theirs, write the attention out); of `nn.GroupNorm` with as many groups fewer
         NNX       graphdef, state = nnx.split(model)
                   smaller = jaxreg.shrink(state, lambda s, x: nnx.merge(graphdef, s)(x), x)
                   nnx.update(MLP(smaller["hidden"]["kernel"].shape[1], rngs), smaller)

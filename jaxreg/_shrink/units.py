@@ -16,6 +16,7 @@ from jaxreg._shrink.axes import Axes, Tracer
 from jaxreg._shrink.families import Family, Owners, joint_groups
 from jaxreg._shrink.nodes import Ids, Nodes
 from jaxreg._shrink.walk import Place
+from jaxreg._shrink.widths import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +103,12 @@ def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
         a constant's axis                      an array that `apply` holds and does not get by `params`
         cut at a fixed place, cut in two ways  slices of unequal length, reshapes that do not fit (slices of equal
                                                    length stay so: their units go together)
+        its length is a number                 log n, 1/(n + 1), a power: `apply`, traced with a unit less, holds others
         not used; the name of an operation     nothing is known of it
 
-    Of numbers that the code computes from a width only n, √n and their inverses are found, as products with the values.
+    Modules that hold their widths, as those of Linen, cannot be traced with other ones. Of numbers that such code
+    computes from a width only n, √n and their inverses are found, as products with the values. Random numbers are drawn
+    anew for the narrower arrays: a dropout has other masks, and fixed noise is other noise.
 
     Args:
         apply: the function of the network, `apply(params, *inputs)`: `model.apply` of Linen; of NNX
@@ -146,9 +150,18 @@ def units(apply: Callable[..., Any], params: Any, *inputs: Any) -> Units:
     """
     _check(apply, flat := flatten_with_paths(params))
     jaxpr = jax.make_jaxpr(apply)(params, *inputs)
+    found = _followed(flat, jaxpr, ())
+    stay = counted(apply, flat, inputs, jaxpr, list(found))
+    return _followed(flat, jaxpr, stay) if stay else found
+
+
+def _followed(flat: Leaves, jaxpr: Any, stay: Sequence[Family]) -> Units:
+    """The units of a program, without families of whose sizes it was found to make numbers."""
     nodes = Nodes()
     tracer = Tracer(nodes)
     leaves = _leaves(flat, jaxpr, nodes)
+    for part in (part for family in stay for part in family.parts):
+        nodes.pin(leaves[part.leaf].nodes[part.axis][part.labels >= 0], "its length is a number")  # type: ignore[union-attr]
     places = [axes for axes in leaves if axes is not None]
     rest = [
         Axes(tuple(nodes.pinned("an axis of an input", n) for n in aval.shape), data=True)

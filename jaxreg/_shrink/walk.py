@@ -1,7 +1,7 @@
 """Walk through the program of a network: one visitor, whatever it computes, sees every operation once."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Generic, TypeVar
 
 from jax.extend.core import Literal
@@ -52,7 +52,7 @@ class Visitor(abc.ABC, Generic[Value]):
         return self.walk(program, [], values, place)
 
     def _results(self, eqn: Any, values: list[Value], place: Place) -> list[Value]:
-        name, programs = eqn.primitive.name, _programs(eqn.params)
+        name, programs = eqn.primitive.name, programs_inside(eqn.params)
         if name == "scan":
             return self.scan(eqn, values, place)
         if name == "cond":
@@ -79,13 +79,24 @@ def scanned(eqn: Any) -> tuple[int, int]:
     return end - last, end
 
 
+def reached(program: Any, given: Sequence[bool], sources: Collection[str]) -> list[bool]:
+    """Return which results depend on the given operands, or on operations of these names; at least those that do."""
+    body = getattr(program, "jaxpr", program)
+    marked = {id(var) for var, is_given in zip(body.invars, given, strict=True) if is_given}
+    for eqn in body.eqns:
+        if eqn.primitive.name in sources or any(id(atom) in marked for atom in eqn.invars):
+            marked |= {id(var) for var in eqn.outvars}
+    return [id(atom) in marked for atom in body.outvars]
+
+
 _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call",
     "custom_vjp_call_jaxpr",
 }  # fmt: skip
 
 
-def _programs(params: dict[str, Any]) -> list[Any]:
+def programs_inside(params: dict[str, Any]) -> list[Any]:
+    """Return the programs among the parameters of an operation."""
     values = [item for value in params.values() for item in (value if isinstance(value, (tuple, list)) else (value,))]
     return [value for value in values if hasattr(value, "eqns")]
 

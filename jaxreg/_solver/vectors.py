@@ -23,7 +23,8 @@ def arrays(v: Vector) -> list[jax.Array]:
 
 def dtype(v: Vector) -> Any:
     """The dtype of inner products."""
-    return jnp.result_type(*(x.dtype for x in jax.tree.leaves(v)))
+    with jax.numpy_dtype_promotion("standard"):  # the terms are cast to it
+        return jnp.result_type(*(x.dtype for x in jax.tree.leaves(v)))
 
 
 def dot(a: Vector, b: Vector) -> jax.Array:

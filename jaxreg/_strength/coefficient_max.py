@@ -102,7 +102,8 @@ def _top(penalty: Regularizer, g: jax.Array, held: bool) -> jax.Array:
             largest = jnp.max(jnp.abs(g), initial=0)
             return _divided(largest, penalty.l1) if held else largest
         case Group():
-            return _divided(_top(penalty.penalty, penalty.norms(g), held), penalty.size_weight(g))
+            _check_groups(penalty, held)
+            return _top(penalty.penalty, _divided(penalty.norms(g), penalty.size_weight(g)), held)
         case Scaled():
             return _divided(_top(penalty.penalty, g, held), penalty.factor)
         case Stacked():
@@ -115,8 +116,9 @@ def _top(penalty: Regularizer, g: jax.Array, held: bool) -> jax.Array:
         case Weighted():
             if isinstance(penalty.penalty, Group):
                 group = penalty.penalty
+                _check_groups(group, held)
                 weighted = Weighted(group.penalty, penalty.of_norms(g))
-                return _divided(_top(weighted, group.norms(g), held), group.size_weight(g))
+                return _top(weighted, _divided(group.norms(g), group.size_weight(g)), held)
             return _top(penalty.penalty, _divided(g, penalty.of_entries(g)), held)
         case SLOPE():
             ordered = jnp.flip(jnp.sort(jnp.abs(g).ravel()))
@@ -133,6 +135,20 @@ def _top(penalty: Regularizer, g: jax.Array, held: bool) -> jax.Array:
         "`coefficient_max` knows L1, L1L2, SLOPE, Group, Stacked and Matrix of these, their multiples, and one "
         f"of them plus L2 or NonNegative, got `{short(penalty)}`. Begin the path at a coefficient that you see to "
         "give zeros only."
+    )
+
+
+def _check_groups(group: Group, held: bool) -> None:
+    if held and group.groups is not None and np.min(group.groups, initial=0) < 0:
+        raise without_penalty("an entry in no group, of label -1,")
+
+
+def without_penalty(what: str) -> ValueError:
+    """Of `duality_gap`, which holds the coefficients."""
+    return ValueError(
+        f"`duality_gap(reg=...)`: {what} has no penalty, and so its slope, however small, bounds nothing. Leave it "
+        "out: for squares center the data instead of fitting an intercept, `x - x.mean(axis=0)` and `y - y.mean()`. "
+        "Else the `residual` of `jaxreg.minimize` is the certificate."
     )
 
 

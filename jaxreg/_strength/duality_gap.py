@@ -14,13 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreg._core import checks
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._rules.paths import Leaves, flatten_with_paths
 from jaxreg._rules.tree import as_tree
 from jaxreg._rules.tree_penalty import TreePenalty
-from jaxreg._strength.coefficient_max import multiple_max
+from jaxreg._strength.coefficient_max import multiple_max, without_penalty
 
 
 def duality_gap(
@@ -56,7 +57,8 @@ def duality_gap(
 
     Raises:
         TypeError: the loss is no real number, or `reg` no penalty.
-        ValueError: a parameter has no penalty, so that a slope in it bounds nothing.
+        ValueError: a parameter, or an entry in no group, has no penalty, so that a slope in it bounds nothing (with a
+            weight of 0 the gap is f(w) − lowest + Ω(w), until the slope is exactly 0).
         NotImplementedError: the penalty is no norm plus L2.
 
     Example:
@@ -106,14 +108,17 @@ def duality_gap(
 
 
 def _check_penalized(tree: TreePenalty, flat: Leaves) -> None:
-    joint = {i for joint in tree.joints(flat) for i in joint.positions}
+    joints = tree.joints(flat)
     for i, (path, is_parameter, own) in enumerate(zip(flat.paths, flat.parameters, tree.assign(flat), strict=True)):
-        if is_parameter and own is None and i not in joint:
-            raise ValueError(
-                f"`duality_gap(reg=...)`: the parameter {checks.short(path)} has no penalty, and so its slope, however "
-                "small, bounds nothing. Leave it out: for squares center the data instead of fitting an intercept, "
-                "`x - x.mean(axis=0)` and `y - y.mean()`. Else the `residual` of `jaxreg.minimize` is the certificate."
-            )
+        if is_parameter and own is None:
+            views = [view for joint in joints for view in joint.views if view.position == i]
+            if not views:
+                raise without_penalty(f"the parameter {checks.short(path)}")
+            inside = [view.indices for view in views if view.indices is not None]
+            if len(inside) == len(views):
+                free = np.setdiff1d(np.arange(np.shape(flat.leaves[i])[views[0].axis]), np.concatenate(inside))
+                if free.size:
+                    raise without_penalty(f"index {free[0]} of {checks.short(path)}, in no group,")
 
 
 def _dual_norm(reg: Regularizer | TreePenalty, slopes: Any) -> jax.Array:

@@ -107,7 +107,7 @@ def minima(
     _check_rows(reg, lambda: jax.eval_shape(bounds, w, x, *args), w.ndim)
     screens = p > _NARROW
     needed = np.asarray(bounds(w, x, *args)) if screens else np.zeros(p)
-    before, found = needed.max(initial=0), {}
+    before, found = np.max(needed, initial=0), {}
     for i in np.argsort(-grid, kind="stable"):
         c = grid[i]
         active = np.asarray(w != 0).reshape(p, -1).any(axis=1)

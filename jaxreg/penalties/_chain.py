@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxreg._core import double, numerics
 from jaxreg._core.double import Double
@@ -51,14 +52,14 @@ def along_a_chain(z: jax.Array, step: jax.Array, rise: Any, fall: Any, axis: int
         unit, precision = _precisions(columns(step))
     c, (rise, fall) = _folded(precision, 1.0), (numerics.threshold(unit, of_edges(x)) for x in (rise, fall))
     folded, rise, fall = (_folded(x, 0.0) for x in (columns(z), rise, fall))  # what fills the last stretch is cut off
-    value, ends = _solve(*jax.lax.stop_gradient((folded, c, rise, fall)))
+    value, ends = _solve(*lax.stop_gradient((folded, c, rise, fall)))
     w = _unfolded(_means(folded, c, rise, fall, value, ends), n)
     return jnp.moveaxis(w.reshape(jnp.moveaxis(z, axis, 0).shape), 0, axis)
 
 
 def _precisions(step: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A unit for each chain, in the middle of its steps, and the inverse of its steps in it: 0 and ∞ become finite."""
-    constant = jax.lax.stop_gradient(step)
+    constant = lax.stop_gradient(step)
     usual = (constant > 0) & jnp.isfinite(constant)
     least, most = (reduce(jnp.where(usual, constant, 1), axis=0, keepdims=True) for reduce in (jnp.min, jnp.max))
     unit = jnp.sqrt(least) * jnp.sqrt(most)
@@ -72,8 +73,9 @@ def _solve(z: jax.Array, precision: jax.Array, rise: jax.Array, fall: jax.Array)
     sound = jnp.all(jnp.isfinite(z) & ~jnp.isnan(rise) & ~jnp.isnan(fall), axis=(0, 1), keepdims=True)
     info = jnp.finfo(z.dtype)
     largest = jnp.max(jnp.where(sound, jnp.abs(z), 0), axis=(0, 1), keepdims=True)
-    exponent = jnp.clip(jnp.frexp(largest)[1], info.minexp + 2, info.maxexp - 2)  # neither scale is subnormal
-    scale = jnp.ldexp(jnp.ones_like(largest), exponent)
+    scale = 2 * numerics.power_of_two(largest)
+    in_range = jnp.clip(scale, 2.0 ** (info.minexp + 2), 2.0 ** (info.maxexp - 2))  # it and 1/scale are not subnormal
+    scale = jnp.where(scale > 0, in_range, 1)
     z = jnp.where(sound, z / scale, 0)
     bound = 2.0 ** (info.maxexp * 15 // 16)  # stands for ∞: no sum reaches it
     low, high = -jnp.minimum(rise / scale, bound), jnp.minimum(fall / scale, bound)
@@ -102,7 +104,7 @@ def _solve(z: jax.Array, precision: jax.Array, rise: jax.Array, fall: jax.Array)
         low, high = jnp.where(apart & above, high, low), jnp.where(apart & ~above, low, high)
         return low, high, t.high, jnp.any(apart)
 
-    low, high, t, _ = jax.lax.while_loop(lambda state: state[-1], cut, (low, high, z, jnp.array(True)))
+    low, high, t, _ = lax.while_loop(lambda state: state[-1], cut, (low, high, z, jnp.array(True)))
     return jnp.where(sound, scale * t, jnp.nan), low == high
 
 
@@ -137,13 +139,13 @@ def _sums(a: Any, b: Any) -> Any:
     """Sums that begin anew where the flag is set."""
     (flag_a, *sums_a), (flag_b, *sums_b) = a, b
     sums = (double.where(flag_b, y, double.add(x, y)) for x, y in zip(sums_a, sums_b, strict=True))
-    return flag_a | flag_b, *sums
+    return lax.bitwise_or(flag_a, flag_b), *sums
 
 
 def _last(a: Any, b: Any) -> Any:
     """The last value whose flag is set."""
     (flag_a, value_a), (flag_b, value_b) = a, b
-    return flag_a | flag_b, jax.tree.map(lambda x, y: jnp.where(flag_b, y, x), value_a, value_b)
+    return lax.bitwise_or(flag_a, flag_b), jax.tree.map(lambda x, y: lax.select(flag_b, y, x), value_a, value_b)
 
 
 def _scan(operation: Callable[[Any, Any], Any], identity: Any, folded: Any, reverse: bool = False) -> Any:
@@ -157,20 +159,21 @@ def _scan(operation: Callable[[Any, Any], Any], identity: Any, folded: Any, reve
         new = operation(before, x)
         return new, new
 
-    start = jax.tree.map(lambda x, empty: jnp.full(x.shape[1:], empty, x.dtype), folded, identity)
-    totals, found = jax.lax.scan(one, start, folded, reverse=reverse)
+    start = jax.tree.map(lambda x, empty: lax.full_like(x, empty, shape=x.shape[1:]), folded, identity)
+    totals, found = lax.scan(one, start, folded, reverse=reverse)
     count = len(jax.tree.leaves(totals)[0])
     if count == 1:
         return found
     before = _scan(operation, identity, jax.tree.map(_folded, totals, identity), reverse)
-    before = jax.tree.map(lambda x, empty: _unfolded(_shifted(x, empty, reverse), count)[None], before, identity)
-    return operation(before, found)
+    before = jax.tree.map(lambda x, empty: _unfolded(_shifted(x, empty, reverse), count), before, identity)
+    return operation(jax.tree.map(lambda x, y: jnp.broadcast_to(x, y.shape), before, found), found)
 
 
 def _folded(x: jax.Array, empty: Any) -> jax.Array:
     """Chains that are columns, in stretches of neighbours: entry i is at (i % length, i // length)."""
     length = min(len(x), _TOGETHER)
-    x = jnp.pad(x, ((0, -len(x) % length), (0, 0)), constant_values=empty)
+    if missing := -len(x) % length:
+        x = lax.pad(x, jnp.asarray(empty, x.dtype), ((0, missing, 0), (0, 0, 0)))
     return jnp.moveaxis(x.reshape(-1, length, x.shape[1]), 1, 0)
 
 
@@ -180,7 +183,11 @@ def _unfolded(x: jax.Array, n: int) -> jax.Array:
 
 def _shifted(x: jax.Array, first: Any, back: bool = False) -> jax.Array:
     """Each entry's predecessor in a folded chain, `first` for the first one; `back`: its successor."""
+    (length, stretches, _), outside = x.shape, jnp.asarray(first, x.dtype)
     if back:
-        return _shifted(x[::-1, ::-1], first)[::-1, ::-1]
-    border = jnp.pad(x[-1:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=first)
-    return jnp.concatenate([border, x[:-1]])
+        border = lax.slice_in_dim(lax.slice_in_dim(x, 0, 1), 1, stretches, axis=1)
+        border = lax.pad(border, outside, ((0, 0, 0), (0, 1, 0), (0, 0, 0)))
+        return lax.concatenate([lax.slice_in_dim(x, 1, length), border], 0)
+    border = lax.slice_in_dim(lax.slice_in_dim(x, length - 1, length), 0, stretches - 1, axis=1)
+    border = lax.pad(border, outside, ((0, 0, 0), (1, 0, 0), (0, 0, 0)))
+    return lax.concatenate([border, lax.slice_in_dim(x, 0, length - 1)], 0)

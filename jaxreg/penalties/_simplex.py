@@ -25,8 +25,9 @@ def onto_simplex(z: jax.Array, step: jax.Array, total: jax.Array, axes: Axes) ->
         return constant(jnp.max(x, axis=axes, keepdims=True))
 
     largest = jnp.maximum(most(jnp.abs(z)), constant(total))
-    exponent = jnp.minimum(jnp.frexp(largest)[1] - 1, jnp.finfo(z.dtype).maxexp - 3)  # 1/scale is not subnormal
-    scale = jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), exponent), 1)  # a power of two
+    scale = numerics.power_of_two(largest)
+    usual = (scale > 0) & (scale < jnp.inf)
+    scale = jnp.where(usual, jnp.minimum(scale, 2.0 ** (jnp.finfo(z.dtype).maxexp - 3)), 1)  # 1/scale is not subnormal
     r, total = z / scale, total / scale
     s = numerics.relative_steps(step, axes) if step.ndim else jnp.ones_like(r)
     for _ in range(2):  # a total that is small beside the entries: after θ ≥ bound, no r is larger than it

@@ -41,6 +41,8 @@ def stay(arrays: Sequence[jax.Array], dtype: Any, k: Count) -> tuple[list[jax.Ar
         return keys_of(jnp.abs(x if x.dtype == dtype else numerics.promote(x)).astype(dtype))
 
     arrays = list(arrays)
+    if not any(x.size for x in arrays):
+        return [jnp.ones(x.shape, bool) for x in arrays], jnp.zeros((), jnp.int32)
     least, crowded, reads = _threshold(keys, arrays, k)
 
     def first_of_equals(least: jax.Array, k: Count, arrays: list[jax.Array]) -> list[jax.Array]:

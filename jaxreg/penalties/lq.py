@@ -67,7 +67,7 @@ class Lq(Elementwise):
         return jnp.asarray(self.lq, a.dtype) * self.q * _floored(a) ** (self.q - 1)
 
     def scalar_prox(self, a: jax.Array, step: jax.Array) -> jax.Array:
-        u = jnp.broadcast_to(numerics.threshold(step, self.lq), a.shape)
+        u = numerics.threshold(step, self.lq)
         q, above = self.q, _floored(a)
         least = (2 * jnp.where(u == 0, 1, u) * (1 - q)) ** (1 / (2 - q))  # the smallest r > 0 that is ever optimal
         at_least = least * (1 + q / (2 * (1 - q)))  # the |z| from which on it is
@@ -94,8 +94,8 @@ def _root_half(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Ar
 
 
 def _root_two_thirds(a: jax.Array, u: jax.Array, least: jax.Array, q: float) -> jax.Array:
-    del least, q
-    scaled = a / (2 * u) ** 0.75  # r/a is a function of it alone
+    del u, q
+    scaled = a / (3**0.75 * least)  # a/(2u)^¾, of which r/a is a function; one step has one such power of u
     length = 2 / 3**0.5 * jnp.sqrt(jnp.cosh(jnp.arccosh(27 / 16 * scaled**2) / 3))
     return a * (((length + jnp.sqrt(2 * scaled / length - length**2)) / 2) ** 3 / scaled)
 

@@ -1,4 +1,7 @@
-"""Three ways to a smaller network, each trained, shrunk and fine-tuned in as many steps as the dense network."""
+"""Three ways to a smaller network, each trained, shrunk and fine-tuned in as many steps as the dense network.
+
+And what they are worth: a network of the widths that the proximal method came to, trained from random numbers.
+"""
 
 import dataclasses
 import functools
@@ -16,7 +19,8 @@ from tests.benchmarks.pruning.digits import NETWORKS, forward, splits, start
 from tests.benchmarks.pruning.methods import Trainer, multiply_adds, pruned
 
 DENSE, PROXIMAL, IN_LOSS, MAGNITUDE = "dense", "group lasso, proximal", "group lasso in the loss", "magnitude"
-METHODS = (PROXIMAL, IN_LOSS, MAGNITUDE)
+FROM_START = "small from the start"
+METHODS = (PROXIMAL, IN_LOSS, MAGNITUDE, FROM_START)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,23 +103,33 @@ class Comparison:
                 tried = [dataclasses.replace(row, share=share) for row in found]
                 yield from tried
                 chosen[method, share] = best(tried)
+        for share in self.budget.shares:
+            sizes = chosen[PROXIMAL, share].sizes
+            found = [self.trained(rate, first, sizes) for rate in self.budget.rates]
+            tried = [dataclasses.replace(row, share=share) for row in found]
+            yield from tried
+            chosen[FROM_START, share] = best(tried)
         for seed in self.budget.seeds:
             yield dataclasses.replace(self.trained(best(dense).setting.rate, seed), chosen=True)
             for share in self.budget.shares:
                 yield from self._final(seed, share, {method: chosen[method, share].setting for method in METHODS})
 
     def _final(self, seed: int, share: float, settings: dict[str, Setting]) -> Iterator[Row]:
-        goal = None
+        goal, sizes = None, list[int]()
         for method, setting in settings.items():
-            (row,) = self.fine_tuned(method, setting.before, seed, goal, [setting.fine_rate])
+            if method == FROM_START:
+                row = self.trained(setting.rate, seed, sizes)
+            else:
+                (row,) = self.fine_tuned(method, setting.before, seed, goal, [setting.fine_rate])
             yield dataclasses.replace(row, share=share, chosen=True)
-            goal = row.multiply_adds if goal is None else goal
+            if method == PROXIMAL:
+                goal, sizes = row.multiply_adds, row.sizes
 
-    def trained(self, rate: float, seed: int) -> Row:
-        """The dense network."""
-        steps = self.budget.first + self.budget.second
-        variables, seconds = self.plain.train(start(self.network(), seed), steps, rate, seed)
-        return self._row(DENSE, seed, Setting(rate), variables, seconds)
+    def trained(self, rate: float, seed: int, sizes: Sequence[int] = ()) -> Row:
+        """The dense network, or one of these widths, from random numbers."""
+        steps, module = self.budget.first + self.budget.second, self.network.of(sizes) if sizes else self.network()
+        variables, seconds = self.plain.train(start(module, seed), steps, rate, seed)
+        return self._row(FROM_START if sizes else DENSE, seed, Setting(rate), variables, seconds)
 
     def fine_tuned(
         self, method: str, setting: Setting, seed: int, goal: int | None = None, rates: Sequence[Any] = ()

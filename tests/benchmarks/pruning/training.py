@@ -15,7 +15,7 @@ from tests.benchmarks import machine
 from tests.benchmarks.pruning.comparison import DENSE, METHODS, Budget, Comparison, Row, Setting, timed
 
 COMMAND = "python -m tests.benchmarks.pruning.training"
-STRENGTHS = {"convolutions": (0.004, 0.008, 0.016, 0.03), "residual MLP": (0.003, 0.006, 0.012, 0.024)}
+STRENGTHS = {"convolutions": (0.004, 0.008, 0.016, 0.026), "residual MLP": (0.003, 0.006, 0.009, 0.018)}
 FULL = Budget(STRENGTHS)
 QUICK = Budget({"residual MLP": (0.01,)}, shares=(1 / 2,), rates=(1e-2,), seeds=(0,), first=20, second=5, rounds=2)
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "scikit-learn")
@@ -115,7 +115,7 @@ def picture(file: Path, to: Path) -> None:
     )
     for axes, name in zip(panels[0], networks, strict=True):
         own = [row for row in rows if row.network == name]
-        for method, colour, mark in zip(METHODS, ("#0072B2", "#D55E00", "#009E73"), "os^", strict=True):
+        for method, colour, mark in zip(METHODS, ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), "os^v", strict=True):
             for chosen, size in ((False, 9), (True, 26)):
                 found = [row for row in own if row.method == method and row.chosen == chosen]
                 axes.scatter(*_points(found), size, colour, marker=mark, alpha=0.9 if chosen else 0.35, linewidths=0)
@@ -138,7 +138,7 @@ def _points(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--out", type=Path, help="run all, some twenty minutes, and write the results here as JSON")
+    parser.add_argument("--out", type=Path, help="run all, some half an hour, and write the results here as JSON")
     parser.add_argument("--quick", action="store_true", help="with --out: a few steps of one network, that all runs")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print such a file as a Markdown table")
     parser.add_argument("--picture", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw such a file")
