@@ -24,6 +24,7 @@ FAMILIES = {
     "penalty of the tree",
     "value and gradient",
     "optimizer step",
+    "groups",
     "proximal operator",
     "sweep",
     "matrix penalty, value and gradient",

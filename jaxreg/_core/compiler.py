@@ -31,7 +31,10 @@ def automatic(function: Callable[..., Any], x: jax.Array, *, replicated: bool) -
 
 
 def is_explicit(x: jax.Array) -> bool:
-    """Whether x lies on a mesh with Explicit axes."""
+    """Whether x lies on a mesh with Explicit axes.
+
+    Needed by the Explicit cases of `test_sharding.py::test_sharded_as_on_one_device`.
+    """
     return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
