@@ -89,6 +89,8 @@ ADAM_OF_GROUPS = "proximal_adam, groups that are whole"
 STEPS_OF_GROUPS = {
     "proximal(adam), groups that are whole": 1.45,
     ADAM_OF_GROUPS: 1.42,
+    "proximal_adam, one kernel, groups that are whole": 1.35,
+    "proximal_adam, one kernel, groups that are divided": 1.35,
     "proximal_adam, groups across leaves": 1.45,
     "proximal_adam, moments by group, whole": 1.35,
 }

@@ -73,17 +73,17 @@ def _limit(program: str, x: jax.ShapeDtypeStruct, target: str) -> float:
 
 
 def _step(work: str, program: str, target: str) -> Program:
-    transformation, plain = steps.steps()[work]
-    function, args = steps.program(transformation, TARGETS[target])
-    return Program(function, args, _DONATED, lambda: _plain_step(plain, target))
+    step = steps.steps()[work]
+    function, args = steps.program(step.transformation, TARGETS[target], step.is_of_one_kernel)
+    return Program(function, args, _DONATED, lambda: _plain_step(step.plain, target, step.is_of_one_kernel))
 
 
 _DONATED = (0, 1)  # parameters and state
 
 
 @functools.cache
-def _plain_step(plain: Any, target: str) -> int:
-    function, args = steps.program(plain, TARGETS[target])
+def _plain_step(plain: Any, target: str, is_one_kernel: bool) -> int:
+    function, args = steps.program(plain, TARGETS[target], is_one_kernel)
     return _amount(reading.read(programs.compile_(function, *args, donate=_DONATED)).cost, target)
 
 

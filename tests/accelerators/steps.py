@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -18,6 +18,7 @@ ON = tuple(TARGETS)
 BLOCKS = {
     f"layers_{i}": {"up": ((2048, 8192), 0), "down": ((8192, 2048), 0), "norm": ((2048,), None)} for i in range(2)
 }
+KERNEL = {"layers": {"kernel": ((4096, 4096), 0), "norm": ((4096,), None)}}
 LLAMA_3_70B = {
     "embedding": ((128256, 8192), 1),
     "layers": {  # stacked by a scan
@@ -36,9 +37,17 @@ LLAMA_3_70B = {
 }
 
 
-def parameters(target: Target) -> Any:
-    """70.6 billion on 1 024 chips, 67 million elsewhere."""
-    shapes = LLAMA_3_70B if target.count > 100 else BLOCKS
+class Step(NamedTuple):
+    """A transformation, and the plain optimizer that is its yardstick."""
+
+    transformation: optax.GradientTransformation
+    plain: optax.GradientTransformation
+    is_of_one_kernel: bool = False
+
+
+def parameters(target: Target, is_one_kernel: bool = False) -> Any:
+    """70.6 billion on 1 024 chips, 67 million elsewhere; or one kernel of 17 million."""
+    shapes = KERNEL if is_one_kernel else LLAMA_3_70B if target.count > 100 else BLOCKS
     return jax.tree.map(lambda leaf: target.array(*leaf), shapes, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -48,8 +57,8 @@ def _rules(penalty: jaxreg.Regularizer) -> jaxreg.TreeRegularizer:
 
 
 @functools.cache
-def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTransformation]]:
-    """By name: the transformation, and the plain optimizer that is its yardstick."""
+def steps() -> dict[str, Step]:
+    """All, by name."""
     adam, sgd = optax.adam(RATE), optax.sgd(RATE)
     joint = jaxreg.JointGroup(jaxreg.L1(0.1), {"layers*/up": -1, "layers*/down": -2})  # units, over all layers
     net, l1 = _rules(jaxreg.L1L2(0.1, 0.2)), _rules(jaxreg.L1(0.1))
@@ -57,7 +66,7 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
     decoupled = optax.chain(optax.scale_by_adam(), jaxreg.add_regularization(net), optax.scale_by_learning_rate(RATE))
     of_layers = _rules(jaxreg.TopK(0.1, axis=(-2, -1)))
     budget = jaxreg.TreeBudget([("**/*norm", None), ("layers*/*", 0.1), ("**", None)])
-    found = {
+    pairs = {
         "Adam": (adam, adam),
         "SGD": (sgd, sgd),
         "Adam, L1L2 coupled": (optax.chain(jaxreg.add_regularization(net), adam), adam),
@@ -90,7 +99,11 @@ def steps() -> dict[str, tuple[optax.GradientTransformation, optax.GradientTrans
         optax.adagrad: jaxreg.adagrad_metric,
     }.items():
         plain = optimizer(RATE)
-        found[f"proximal({optimizer.__name__}), L1"] = (jaxreg.proximal(plain, l1, RATE, metric=metric()), plain)
+        pairs[f"proximal({optimizer.__name__}), L1"] = (jaxreg.proximal(plain, l1, RATE, metric=metric()), plain)
+    found = {name: Step(*pair) for name, pair in pairs.items()}
+    for groups, reg in {"whole": whole, "divided": divided}.items():
+        name = f"proximal_adam, one kernel, groups that are {groups}"
+        found[name] = Step(jaxreg.proximal_adam(RATE, reg), adam, is_of_one_kernel=True)
     return found
 
 
@@ -104,7 +117,9 @@ def state(transformation: optax.GradientTransformation, params: Any, target: Tar
     )
 
 
-def program(transformation: optax.GradientTransformation, target: Target) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def program(
+    transformation: optax.GradientTransformation, target: Target, is_one_kernel: bool = False
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """One step, and the parameters, the state and the gradients that it is called with."""
-    params = parameters(target)
+    params = parameters(target, is_one_kernel)
     return programs.step(transformation), (params, state(transformation, params, target), params)

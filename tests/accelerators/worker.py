@@ -38,14 +38,16 @@ class Compilers:
                 raise RuntimeError(f"{request}\n{result['error']}\nThe compilers come with `pip install -e '.[aot]'`.")
             return {**request, **result}
         self._process = None
-        if process.wait() != -signal.SIGXCPU:
+        with process:  # which closes its pipes
+            process.wait()
+        if process.returncode != -signal.SIGXCPU:
             raise RuntimeError(f"The compiler of {request} ended with {process.returncode}.")
         return {**request, "limit": self.limit}
 
     def close(self) -> None:
         if self._process:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
 
     def _start(self) -> subprocess.Popen[str]:
         """All optimizations, as users compile; what the runtimes of TPU and CUDA miss on this machine is not shown."""
