@@ -158,6 +158,20 @@ def test_prox_lands_in_the_set_and_stays(case: Case, dtype: str) -> None:
             np.testing.assert_array_equal(p, exact.astype(p.dtype))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("constraint", [SpectralBall(1.5), jaxreg.Stiefel(1.5), jaxreg.Rank(3)], ids=repr)
+def test_small_matrices_land_well_within_the_rounding(constraint: Constraint, dtype: Any) -> None:
+    """A decomposition put together again may be off by more: the distance is that of what is cut off."""
+    random = np.random.default_rng(0)
+    z = random.normal(size=(100, 6, 6)) * 10.0 ** random.integers(-1, 3, size=(100, 1, 1))
+    z = z + 1j * random.normal(size=z.shape) if np.issubdtype(dtype, np.complexfloating) else z
+    with jax.enable_x64(True):
+        p = jax.jit(jax.vmap(constraint.prox))(z.astype(dtype))
+        distances = jax.jit(jax.vmap(constraint.violation))(p)
+    sizes = np.linalg.norm(np.asarray(p), axis=(1, 2))
+    assert (np.asarray(distances) <= 8 * np.finfo(dtype).eps * sizes).all()  # half of what is allowed
+
+
 @each_case
 def test_a_point_of_the_set_comes_back(case: Case) -> None:
     inside = np.float32(case.point)

@@ -101,9 +101,10 @@ def _spectral_map_jvp(
     return compiler.placed_like(x, mapped), compiler.placed_like(x, tangent)
 
 
-def clip(bound: jax.Array, s: jax.Array) -> jax.Array:
-    """min(σ, bound), for `spectral_map`."""
-    return jnp.minimum(s, bound)
+def clip(params: tuple[jax.Array, jax.Array], s: jax.Array) -> jax.Array:
+    """min(σ, bound), or less σ itself, for `spectral_map`."""
+    bound, is_change = params
+    return jnp.where(is_change > 0, -jnp.maximum(s - bound, 0), jnp.minimum(s, bound))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

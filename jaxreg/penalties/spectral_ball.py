@@ -53,7 +53,10 @@ class SpectralBall(constraint.Constraint):
         radius = jnp.asarray(self.radius, numerics.real_dtype(z))
 
         def by_svd(z: jax.Array) -> jax.Array:
-            inside = jnp.max(_singular_values.singular_values(z)) <= radius
-            return jnp.where(inside, z, _singular_values.spectral_map(_singular_values.clip, radius, z))
+            largest = jnp.max(_singular_values.singular_values(z))
+            near = largest <= 2 * radius  # there what is cut off has less rounding than what is left
+            params = radius, jnp.asarray(near, radius.dtype)
+            nearest = jnp.where(near, z, 0) + _singular_values.spectral_map(_singular_values.clip, params, z)
+            return jnp.where(largest <= radius, z, nearest)
 
         return _polar.unless_large(by_svd, lambda z: _polar.clipped_polar(z, radius), z)
