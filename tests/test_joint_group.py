@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxreg
 from tests.training import trained
 
+pytestmark = pytest.mark.wide  # every step and wrapper
+
 RNG = np.random.default_rng(0)
 AXES = {"a/kernel": 1, "a/bias": 0, "b/kernel": (0, [2, 0, 1, -1, 1, 2, 0])}
 

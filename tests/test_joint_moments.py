@@ -15,6 +15,8 @@ from tests.benchmarks import programs
 from tests.test_joint_group import AXES, rows, secular
 from tests.training import trained
 
+pytestmark = pytest.mark.wide  # every iterate of every profile
+
 LR = 0.1
 L1_HERE, L2_HERE = 0.2, 0.3
 

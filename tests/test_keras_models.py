@@ -19,7 +19,10 @@ import jaxreg.keras
 from jaxreg import L1, L1L2, L2, Function, OrthogonalRegularizer
 from tests.cases import ALL_CASES, Quartic, log_cosh
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = [
+    pytest.mark.wide,  # fits of many models; Keras is the same on all Pythons
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 LAYERS = keras.layers
 ROOT = Path(__file__).parent.parent

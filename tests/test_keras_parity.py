@@ -14,6 +14,8 @@ import pytest
 
 import jaxreg
 
+pytestmark = pytest.mark.wide  # Keras is the same on all Pythons
+
 OURS, KERAS = jaxreg, keras.regularizers
 Array = np.ndarray
 

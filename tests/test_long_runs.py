@@ -16,6 +16,8 @@ import pytest
 
 import jaxreg
 
+pytestmark = pytest.mark.wide  # ten thousand steps
+
 STEPS = 10_000
 RATE = optax.cosine_decay_schedule(0.05, STEPS)
 STRENGTH = optax.linear_schedule(0.0, 0.3, STEPS // 2)

@@ -8,6 +8,8 @@ from sklearn.linear_model import lasso_path
 
 import jaxreg
 
+pytestmark = pytest.mark.wide  # long solves
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 6))
 Y = X @ np.array([1.0, -2.0, 0.0, 0.0, 0.5, 0.0]) + 0.3 * RNG.normal(size=20)

@@ -11,6 +11,8 @@ import jaxreg
 from jaxreg._core import compiler
 from jaxreg.penalties import _polar
 
+pytestmark = pytest.mark.wide  # decompositions of large matrices
+
 Array = np.ndarray
 RNG = np.random.default_rng(0)
 SHAPES = [(40, 24), (24, 32)]  # tall and wide

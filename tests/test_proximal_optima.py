@@ -15,6 +15,8 @@ from sklearn.linear_model import ElasticNet, Lasso
 import jaxreg
 from tests.training import trained
 
+pytestmark = pytest.mark.wide  # trainings until they rest
+
 Array = np.ndarray
 EXACT = {"fit_intercept": False, "tol": 1e-14, "max_iter": 1_000_000}
 SCALES = np.logspace(-1, 1, 10)[[3, 7, 0, 9, 5, 1, 8, 2, 6, 4]]  # of the columns: gradients that differ by 10⁴

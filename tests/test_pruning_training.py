@@ -15,6 +15,8 @@ from tests.benchmarks.pruning import digits, training
 from tests.benchmarks.pruning.comparison import DENSE, METHODS, PROXIMAL, Comparison, Row, Setting
 from tests.benchmarks.pruning.methods import multiply_adds, norms, pruned, without
 
+pytestmark = pytest.mark.wide  # trainings
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "tests" / "benchmarks" / "results" / "pruning_training"
 FILES = sorted(RESULTS.glob("*.json"))

@@ -13,6 +13,8 @@ import jaxreg
 from jaxreg._core import compiler
 from jaxreg._optax import adam_groups, groups
 
+pytestmark = pytest.mark.wide  # trainings until they rest
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 

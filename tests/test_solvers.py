@@ -15,6 +15,8 @@ from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
 
 import jaxreg
 
+pytestmark = pytest.mark.wide  # solvers until they agree
+
 Array = np.ndarray
 
 

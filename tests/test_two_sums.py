@@ -15,6 +15,8 @@ from jaxreg._core import two_sums
 from jaxreg._optax import adam_groups, adam_groups_cpu
 from tests.benchmarks import programs
 
+pytestmark = pytest.mark.wide  # every step of large leaves
+
 Array = np.ndarray[Any, np.dtype[np.float64]]
 B1, B2, EPS = 0.9, 0.999, 1e-8
 RNG = np.random.default_rng(0)
