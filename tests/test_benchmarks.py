@@ -176,8 +176,8 @@ CLAIMS = {
 def test_the_readme_says_what_was_measured() -> None:
     """Its sentence has the medians of the committed results on two cores, to three digits."""
     readme = " ".join((ROOT / "README.md").read_text().split())
-    _, rows = report.read(RESULTS / "x86_64-2-cores.json")
-    medians = {(row.family, row.work, row.against): row.median for row in rows}
+    runs = [report.read(RESULTS / f"{name}.json")[1] for name in ("x86_64-2-cores", "steps-x86_64-2-cores")]
+    medians = {(row.family, row.work, row.against): row.median for rows in runs for row in rows}  # of the last run
     for row, claim in CLAIMS.items():
         assert claim.format(f"{medians[row]:.3g}") in readme
 
