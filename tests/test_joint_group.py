@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxreg
-from tests.training import trained
+from tests.training import after_updates, trained
 
 pytestmark = pytest.mark.wide  # every step and wrapper
 
@@ -174,12 +174,7 @@ def test_complex_leaves_beside_real_ones():
 
 
 def run(tx, params, grads, steps=3):
-    state = tx.init(params)
-    update = jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+    return after_updates(tx, params, grads, steps)[0]
 
 
 def test_proximal_around_gradient_descent():

@@ -13,7 +13,7 @@ import pytest
 import jaxreg
 from tests.benchmarks import programs
 from tests.test_joint_group import AXES, rows, secular
-from tests.training import trained
+from tests.training import after_updates, trained
 
 pytestmark = pytest.mark.wide  # every iterate of every profile
 
@@ -156,19 +156,11 @@ def test_in_one_leaf_it_steps_as_a_group_of_that_leaf(penalty: Any, every: int |
     beside = jaxreg.TreeRegularizer({"k": jaxreg.L1(0.1)})
     joint = by_group(jaxreg.JointGroup(penalty, {"k": 1}) + beside, every=every)
     alone = by_group(jaxreg.TreeRegularizer({"k": jaxreg.Group(penalty, axis=(0, 2)) + jaxreg.L1(0.1)}), every=every)
-    ours, theirs = (run(tx, params, grads, 4) for tx in (joint, alone))
+    ours, theirs = (after_updates(tx, params, grads, 4) for tx in (joint, alone))
     np.testing.assert_allclose(ours[0]["k"], theirs[0]["k"], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(ours[0]["k"] == 0, theirs[0]["k"] == 0)
     if not isinstance(penalty, jaxreg.L2):  # whose norms no group needs: `Group(L2)` has a moment for each entry
         np.testing.assert_allclose(ours[1].inner[0].nu["k"], theirs[1].inner[0].nu["k"], rtol=1e-5)
-
-
-def run(tx: Any, params: Any, grads: Any, steps: int = 1) -> tuple[Any, Any]:
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
 
 
 @pytest.mark.parametrize("beside", [jaxreg.TreeRegularizer({}), jaxreg.TreeRegularizer({"**": jaxreg.L1L2(1.0, 2.0)})])
@@ -180,7 +172,7 @@ def test_the_pull_on_a_unit_without_gradient_is_four_learning_rates(beside: Any)
     reg = jaxreg.JointGroup(jaxreg.L1(5.0), AXES) + beside
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), t)
-        after, state = run(by_group(reg, 1e-3), params, jax.tree.map(jnp.zeros_like, params))
+        after, state = after_updates(by_group(reg, 1e-3), params, jax.tree.map(jnp.zeros_like, params))
         silent = optax.tree.set(state, count=jnp.int32(100_000))
         small = jax.tree.map(lambda p: jnp.full_like(p, 0.01), params)
         still = rows(jax.jit(by_group(reg).update)(small, silent, params)[0])[1]
@@ -194,7 +186,7 @@ def test_the_pull_on_a_unit_without_gradient_is_four_learning_rates(beside: Any)
 def test_leaves_of_units_may_have_penalties_of_their_own(max_step: float | None) -> None:
     """With the bound and with a number for it, also where an index is in no unit."""
     params = tree()
-    after, _ = run(by_group(L1 + DECAY, 1e-3, max_step=max_step), params, jax.tree.map(np.zeros_like, params))
+    after, _ = after_updates(by_group(L1 + DECAY, 1e-3, max_step=max_step), params, jax.tree.map(np.zeros_like, params))
     index = params["b"]["kernel"][3]
     tau = 4e-3 / (L1_HERE + 2 * L2_HERE * np.abs(index)) if max_step is None else max_step  # τ·slope = 4η
     np.testing.assert_allclose(after["b"]["kernel"][3], soft(index, tau * L1_HERE) / (1 + 2 * tau * L2_HERE), rtol=1e-5)
@@ -202,7 +194,7 @@ def test_leaves_of_units_may_have_penalties_of_their_own(max_step: float | None)
 
 def test_the_state_has_one_number_a_unit_in_each_of_its_leaves() -> None:
     """And one for each index that is in no unit; `nu` of the other leaves is Adam's."""
-    state = run(by_group(L1), tree(), tree(seed=1))[1].inner[0]
+    state = after_updates(by_group(L1), tree(), tree(seed=1))[1].inner[0]
     kernel, numbers = state.nu["b"]["kernel"][:, 0], state.nu["a"]["bias"]
     shapes = jax.tree.map(jnp.shape, state.nu)
     assert shapes == {"a": {"kernel": (1, 3), "bias": (3,)}, "b": {"kernel": (7, 1), "bias": (2,)}}
@@ -249,7 +241,7 @@ def test_dtypes_and_what_map_params_sees(dtype: str) -> None:
 
 def test_inside_wrappers_of_optax_it_takes_the_same_step() -> None:
     params, grads = tree(), tree(0.3, seed=1)
-    plain, _ = run(by_group(L1), params, grads, 2)
+    plain, _ = after_updates(by_group(L1), params, grads, 2)
     injected = optax.inject_hyperparams(jaxreg.proximal_adam, static_args=("reg",))
     whole = {"a": True, "b": {"kernel": True, "bias": False}}
     for tx in (
@@ -259,7 +251,7 @@ def test_inside_wrappers_of_optax_it_takes_the_same_step() -> None:
         optax.masked(by_group(L1), whole),
         optax.partition({True: by_group(L1), False: optax.set_to_zero()}, whole),
     ):
-        ours, _ = run(tx, params, grads, 2)
+        ours, _ = after_updates(tx, params, grads, 2)
         np.testing.assert_allclose(rows(ours), rows(plain), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(rows(ours) == 0, rows(plain) == 0)
         np.testing.assert_allclose(ours["b"]["kernel"][3], plain["b"]["kernel"][3], rtol=1e-5)

@@ -16,16 +16,9 @@ from flax import nnx
 
 import jaxreg
 from tests.cases import label
+from tests.training import after_updates
 
 LR = 0.1
-
-
-def after_updates(tx: Any, params: Any, grads: Any, steps: int = 1) -> tuple[Any, Any]:
-    state, update = tx.init(params), jax.jit(tx.update)
-    for _ in range(steps):
-        updates, state = update(grads, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
 
 
 # ---------------------------------------------------------------------------------------------------------- the formula

@@ -1,4 +1,4 @@
-"""A training in one program, for tests of optimizers."""
+"""Trainings, for tests of optimizers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,3 +20,12 @@ def trained(tx: Any, gradient: Callable[[Any], Any], params: Any, steps: int) ->
         return jax.lax.scan(step, (params, tx.init(params)), length=steps)[0]
 
     return run(params)
+
+
+def after_updates(tx: Any, params: Any, grads: Any, steps: int = 1) -> tuple[Any, Any]:
+    """The parameters and the state after some steps with the same gradients."""
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state

@@ -59,6 +59,12 @@ def threshold(step: jax.Array, c: Any) -> jax.Array:
     return jnp.where((c == 0) & jnp.isinf(step), 0, step) * c
 
 
+def common_dtype(*dtypes: Any) -> Any:
+    """The dtype that holds all, under strict promotion too: what is added is cast to it."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
+
+
 def power_of_two(x: jax.Array) -> jax.Array:
     """The largest power of two up to x, a float that is not negative: 0 below the normal numbers, ∞ for ∞ and nan.
 

@@ -15,7 +15,7 @@ from jaxreg._core.structure import Reach
 from jaxreg._rules.paths import Leaves
 from jaxreg._rules.patterns import Rule, decode_pattern, encode_pattern, matches_nothing
 from jaxreg._rules.tree import TreeRegularizer, shows_a_part
-from jaxreg._rules.tree_penalty import TreePenalty
+from jaxreg._rules.tree_penalty import TreePenalty, added
 from jaxreg.penalties import TopK, _axes, _counts, _largest, _threshold
 
 
@@ -125,8 +125,7 @@ class TreeBudget(TreePenalty):
 
     def __call__(self, params: Any) -> jax.Array:
         """Return 0 if the tree keeps to its budgets, else ∞, a scalar."""
-        values = list(self.breakdown(params).values())
-        return sum(values[1:], start=values[0]) if values else jnp.zeros((), np.float32)
+        return added(list(self.breakdown(params).values()))
 
     def breakdown(self, params: Any) -> dict[str, jax.Array]:
         """Return `{path: ∞ if something has to go there, else 0}`; the values add up to the penalty of the tree."""
@@ -205,8 +204,7 @@ class BudgetShare(constraint.Constraint):
                 tau = jnp.broadcast_to(jnp.asarray(step, real), z.shape) if in_metric else jnp.ones((), real)
                 z = self._size(numerics.promote(z), tau)
             sizes.append(z)
-        with jax.numpy_dtype_promotion("standard"):  # they are cast to it
-            dtype = jnp.result_type(*(jnp.finfo(size.dtype).dtype for size in sizes))
+        dtype = numerics.common_dtype(*(jnp.finfo(size.dtype).dtype for size in sizes))
         number = sum(size.size for size in sizes)
         return _threshold.stay(sizes, dtype, _counts.allowed_of_all(self.share, number))[0]
 
@@ -265,8 +263,8 @@ def _measure(
 
 
 def _stacked(numbers: list[jax.Array]) -> jax.Array:
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.stack(numbers)
+    dtype = numerics.common_dtype(*(x.dtype for x in numbers))
+    return jnp.stack([x.astype(dtype) for x in numbers])
 
 
 def _norm(x: jax.Array) -> jax.Array:

@@ -54,7 +54,7 @@ class TreePenalty(Operators, Struct, abc.ABC):
     def __call__(self, params: Any) -> jax.Array:
         """Return the penalty of the tree, a scalar."""
         penalties = list(self._penalties(params).values())
-        return _add(penalties)
+        return added(penalties)
 
     def breakdown(self, params: Any) -> dict[str, jax.Array]:
         """Return `{path: penalty}` for the penalized leaves; the values add up to the penalty of the tree.
@@ -200,7 +200,8 @@ def _evaluate(regularizers: list[Regularizer], leaves: list[Any]) -> list[jax.Ar
 
 
 @jax.jit
-def _add(penalties: list[jax.Array]) -> jax.Array:
+def added(penalties: list[jax.Array]) -> jax.Array:
+    """Their sum, in float32 or in the widest of their dtypes."""
     dtypes = [penalty.dtype for penalty in penalties]
     dtype = np.result_type(np.float32, *dtypes)
     return compiler.total([jnp.zeros((), dtype), *(penalty.astype(dtype) for penalty in penalties)])

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import euclidean
+from jaxreg._core import euclidean, numerics
 
 Vector = Any  # a list whose entries are real arrays, or pairs of them
 
@@ -23,8 +23,7 @@ def arrays(v: Vector) -> list[jax.Array]:
 
 def dtype(v: Vector) -> Any:
     """The dtype of inner products."""
-    with jax.numpy_dtype_promotion("standard"):  # the terms are cast to it
-        return jnp.result_type(*(x.dtype for x in jax.tree.leaves(v)))
+    return numerics.common_dtype(*(x.dtype for x in jax.tree.leaves(v)))
 
 
 def dot(a: Vector, b: Vector) -> jax.Array:
