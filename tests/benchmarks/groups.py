@@ -32,6 +32,25 @@ def measure(config: settings.Settings) -> list[Measurement]:
         for work, limit in works.items():
             pair = {"jaxreg": times[work], "plain Adam": times["plain Adam"]}
             found += ratios(FAMILY, work, pair, {"plain Adam": Limit("≤", limit)})
+    return found + _of_units(config)
+
+
+def _of_units(config: settings.Settings) -> list[Measurement]:
+    """Units of two leaves, beside groups of the same entries in each leaf alone."""
+    inputs, units = config.scaled(768, 48), config.scaled(3072, 192)
+    params = settings.normal({"up": (inputs, units), "down": (units, inputs)})
+    l1 = jaxreg.L1(L1)
+    alone = jaxreg.TreeRegularizer({"up": jaxreg.Group(l1, axis=0), "down": jaxreg.Group(l1, axis=1)})
+    works = {
+        "units of 768×3072 and 3072×768": jaxreg.JointGroup(l1, {"up": 1, "down": 0}),
+        "the same, each leaf alone": alone,
+    }
+    functions = {"plain Adam": _running(optax.adam(RATE), params)}
+    functions |= {work: _running(jaxreg.proximal_adam(RATE, reg), params) for work, reg in works.items()}
+    times = alternate(functions, config.rounds, config.at_least)
+    found = []
+    for work in works:
+        found += ratios(FAMILY, work, {"jaxreg": times[work], "plain Adam": times["plain Adam"]}, {"plain Adam": None})
     return found
 
 
