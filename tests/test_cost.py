@@ -74,9 +74,9 @@ def test_the_group_lasso_in_the_metric_of_adam_keeps_three_arrays_of_one_leaf_at
 @pytest.mark.parametrize("program", ["value", "gradient", "prox", "proximal_adam"])
 def test_groups_across_leaves_cost_what_those_of_one_leaf_do(program: str) -> None:
     """The sums over the leaves add: nothing is copied into one matrix, and no axis is moved."""
-    sizes = {"inputs": (256, 1024), "bias": (1024,), "outputs": (1024, 256)}
+    sizes = {"inputs": (512, 1024), "bias": (1024,), "outputs": (1024, 512)}
     several = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in sizes.items()}
-    one = {"all": jax.ShapeDtypeStruct((1024, 513), jnp.float32)}
+    one = {"all": jax.ShapeDtypeStruct((1024, 1024), jnp.float32)}
     joint = jaxreg.JointGroup(jaxreg.L1(0.1), {"inputs": 1, "bias": 0, "outputs": 0})
     costs = []
     alone = jaxreg.TreeRegularizer({"all": jaxreg.Group(jaxreg.L1(0.1), axis=1)})

@@ -1,24 +1,27 @@
 """Euclidean norms of groups and directions, right at both ends of the floating range and in one read of the memory."""
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxreg._core import compiler, numerics
-from jaxreg._core.partition import Arrays, Partition, most, spread, total
+from jaxreg._core.partition import Arrays, Grouping, Unit, Units, each, most, spread, total
 
 
-def norms(x: Arrays, groups: Partition) -> jax.Array:
+def norms(x: Arrays, groups: Grouping) -> jax.Array:
     """‖x_g‖₂, along axes kept with length 1; the derivative is x/‖x‖, and 0 at 0."""
-    return _norms(groups, _of_parts(x, groups) if isinstance(x, tuple) else x)
+    return _norms(_UNITS, _of_parts(x, groups)) if isinstance(groups, Units) else _norms(groups, x)
 
 
-def _of_parts(x: tuple[jax.Array, ...], groups: Any) -> jax.Array:
-    """The norms in each of several arrays, beside one another: their norm is that of all entries."""
-    return jnp.concatenate([norms(part, groups) for part in x], axis=groups[-1])
+_UNITS = Unit(2, 1)  # of an array (arrays, units)
+
+
+def _of_parts(x: tuple[jax.Array, ...], groups: Units) -> jax.Array:
+    """The norms in each of several arrays, below one another: their norm is that of all entries."""
+    return jnp.stack(each(lambda unit, part: norms(part, unit), groups, x))
 
 
 def norm(x: jax.Array) -> jax.Array:
@@ -27,22 +30,22 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _norms(groups: Partition, x: jax.Array) -> jax.Array:
+def _norms(groups: Grouping, x: jax.Array) -> jax.Array:
     scale, square = _squares(groups, x)
     return jnp.sqrt(square) / scale
 
 
 @_norms.defjvp
-def _norms_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _norms_jvp(groups: Grouping, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
     return norms(x, groups), total(numerics.real_product(directions(x, groups), dx), groups)
 
 
-def directions(x: Arrays, groups: Partition) -> Any:
+def directions(x: Arrays, groups: Grouping) -> Any:
     """x_g/‖x_g‖₂, and 0 with derivative 0 at 0 and for entries in no group."""
-    if isinstance(x, tuple):
-        shares = jnp.split(directions(_of_parts(x, groups), groups), len(x), axis=cast(Any, groups)[-1])
-        return tuple(directions(part, groups) * share for part, share in zip(x, shares, strict=True))
+    if isinstance(groups, Units):
+        shares = tuple(directions(_of_parts(x, groups), _UNITS))
+        return each(lambda unit, x, share: directions(x, unit) * spread(share, unit), groups, x, shares)
     scale, square = _squares(groups, x)
     y = x * spread(jnp.where(square == 0, 0, scale), groups)
     if not jnp.iscomplexobj(x):  # beside inf, all else counts nothing
@@ -53,13 +56,13 @@ def directions(x: Arrays, groups: Partition) -> Any:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _squares(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _squares(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A power of two s for every group, held constant, and Σ(s·|x_i|)², which neither overflows nor vanishes."""
     return compiler.by_device(*_ways(groups), x)
 
 
 @_squares.defjvp
-def _squares_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _squares_jvp(groups: Grouping, primals: Any, tangents: Any) -> tuple[Any, Any]:
     (x,), (dx,) = primals, tangents
     scale, square = _squares(groups, x)
     of_entries = spread(scale, groups)
@@ -68,12 +71,12 @@ def _squares_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[Any, A
 
 
 @functools.lru_cache(maxsize=256)
-def _ways(groups: Partition) -> tuple[Any, Any]:
+def _ways(groups: Grouping) -> tuple[Any, Any]:
     """The two functions of x alone: the same objects at every call, so that JAX traces them once for a shape."""
     return functools.partial(two_sums, groups), functools.partial(three_sums, groups)
 
 
-def two_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def two_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum of squares tells the scale: it is wrong only where it is very large or very small. Two reads."""
     size = numerics.number_of(most(x, groups))
     info = jnp.finfo(x.dtype)
@@ -85,7 +88,7 @@ def two_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return scale, total(numerics.real_product(y, y), groups)
 
 
-def three_sums(groups: Partition, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def three_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The squares of large, usual and small entries, each with a scale of its own. One read.
 
     Blue, *A portable Fortran program to find the Euclidean norm of a vector*, ACM TOMS, 1978.

@@ -1,10 +1,11 @@
 """Groups of the entries of an array: those along some axes, or those with one label.
 
-Groups may also lie in several arrays, a tuple of such with as many groups along the same axes.
+A group may also lie in several arrays of any shapes, a tuple: one index of an axis of each, a unit.
 """
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -56,47 +57,105 @@ class Labels:
         return along_labels(flat, labels, self.count + 1, indices_are_sorted=ordered)[: self.count]
 
 
-Partition = tuple[int, ...] | Labels
-Arrays = Any  # an array, or a tuple of arrays in which the groups lie
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Groups by the indices of one axis. Their numbers are an array (groups,), whatever the rank of the array."""
+
+    ndim: int  # of the array
+    axis: int
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The axes along which a group lies."""
+        return tuple(axis for axis in range(self.ndim) if axis != self.axis)
 
 
-def total(x: Arrays, groups: Partition) -> jax.Array:
-    """Σ x over each group: along axes in the rank of x, by labels an array (groups,)."""
-    if isinstance(x, tuple):
-        return functools.reduce(jnp.add, [total(part, groups) for part in x])
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """Groups in several arrays, in each the indices of one axis, of which all have as many."""
+
+    places: tuple[Unit, ...]
+
+
+Partition = tuple[int, ...] | Labels  # of the entries of one array, as penalties have them
+Grouping = Partition | Unit | Units
+Arrays = Any  # an array, or for `Units` a tuple of arrays
+
+
+def each(function: Callable[..., Any], groups: Grouping, *arrays: Arrays) -> Any:
+    """function(groups, *arrays); for several arrays a tuple, of each with the groups in it."""
+    if isinstance(groups, Units):
+        return tuple(itertools.starmap(function, zip(groups.places, *arrays, strict=True)))
+    return function(groups, *arrays)
+
+
+def results(function: Callable[..., tuple[Any, ...]], groups: Grouping, *arrays: Arrays) -> tuple[Any, ...]:
+    """The same for a function with several results: each for all of several arrays."""
+    found = each(function, groups, *arrays)
+    return tuple(zip(*found, strict=True)) if isinstance(groups, Units) else found
+
+
+def total(x: Arrays, groups: Grouping) -> jax.Array:
+    """Σ x over each group: along axes in the rank of x, of labels and units an array (groups,)."""
+    if isinstance(groups, Units):
+        return functools.reduce(jnp.add, map(total, x, groups.places))
+    if isinstance(groups, Unit):
+        return jnp.sum(x, axis=groups.others)
     if isinstance(groups, Labels):
         return groups.collected(x, jnp.sum, jax.ops.segment_sum)
     return jnp.sum(x, axis=groups, keepdims=True)
 
 
-def largest(x: Arrays, groups: Partition) -> jax.Array:
+def largest(x: Arrays, groups: Grouping) -> jax.Array:
     """The maximum of x over each group, at least 0."""
-    if isinstance(x, tuple):
-        return functools.reduce(jnp.maximum, [largest(part, groups) for part in x])
+    if isinstance(groups, Units):
+        return functools.reduce(jnp.maximum, map(largest, x, groups.places))
+    if isinstance(groups, Unit):
+        return jnp.max(x, axis=groups.others, initial=0)
     if isinstance(groups, Labels):
         most = groups.collected(x, functools.partial(jnp.max, initial=0), jax.ops.segment_max)
         return jnp.maximum(most, 0)
     return jnp.max(x, axis=groups, keepdims=True, initial=0)
 
 
-def spread(numbers: Any, groups: Partition, beside: float = 0) -> Any:
-    """What broadcasts against the array and has the number of its group for each entry, `beside` in no group."""
-    if not isinstance(groups, Labels):
+def spread(numbers: Any, groups: Grouping, beside: float = 0) -> Any:
+    """What broadcasts against the array and has the number of its group for each entry, `beside` in no group.
+
+    Of several arrays: a tuple, and one number of all groups as it is in each.
+    """
+    if isinstance(groups, Units):
+        return tuple(spread(numbers, unit) for unit in groups.places)
+    if isinstance(groups, tuple) or (isinstance(groups, Unit) and jnp.ndim(numbers) == 0):
         return numbers
+    if isinstance(groups, Unit):
+        return jnp.expand_dims(numbers, groups.others)
     if jnp.ndim(numbers) == 0:
         return jnp.where(groups.array < 0, beside, numbers)
     padded = jnp.concatenate([numbers, jnp.full((1,), beside, numbers.dtype)])
     return padded[groups.filled]
 
 
-def shape(of: tuple[Any, ...], groups: Partition) -> tuple[Any, ...]:
-    """The shape of the numbers of the groups of an array of the shape `of`."""
+def numbers(x: Arrays, groups: Grouping) -> Any:
+    """The numbers that `spread` put beside each entry of its group, or beside one."""
+    if isinstance(groups, Units):
+        return numbers(x[0], groups.places[0])
+    if isinstance(groups, Unit):
+        return x[tuple(slice(None) if axis == groups.axis else 0 for axis in range(groups.ndim))]
+    return x
+
+
+def shape(of: tuple[Any, ...], groups: Grouping) -> tuple[Any, ...]:
+    """The shape of the numbers of the groups of an array of the shape `of`, or of several of which it is the first."""
     if isinstance(groups, Labels):
         return (groups.count,)
+    if isinstance(groups, Units):
+        groups = groups.places[0]
+    if isinstance(groups, Unit):
+        return (of[groups.axis],)
     return tuple(1 if axis in groups else n for axis, n in enumerate(of))
 
 
-def roots_of_sizes(x: Any, groups: Partition) -> jax.Array:
+def roots_of_sizes(x: Arrays, groups: Grouping) -> jax.Array:
     """√(entries in a group): a number, or by labels an array (groups,)."""
     dtype = numerics.real_dtype(first(x))
     if isinstance(groups, Labels):
@@ -106,29 +165,21 @@ def roots_of_sizes(x: Any, groups: Partition) -> jax.Array:
     return numerics.root_of(size(x, groups), dtype)
 
 
-def most(x: Any, groups: Partition) -> Any:
+def most(x: Arrays, groups: Grouping) -> Any:
     """A number of entries, at least 1, that no group exceeds."""
     return (x.size if isinstance(groups, Labels) else size(x, groups)) or 1
 
 
-def size(x: Arrays, axes: tuple[int, ...]) -> Any:
-    """The number of entries in a group along axes."""
-    return sum(math.prod(part.shape[axis] for axis in axes) for part in (x if isinstance(x, tuple) else (x,)))
+def size(x: Arrays, groups: tuple[int, ...] | Unit | Units) -> Any:
+    """The number of entries in a group along axes, or in a unit."""
+    if isinstance(groups, Units):
+        return sum(map(size, x, groups.places))
+    return math.prod(x.shape[axis] for axis in (groups.others if isinstance(groups, Unit) else groups))
 
 
 def first(x: Arrays) -> Any:
     """The array, or the first one."""
     return x[0] if isinstance(x, tuple) else x
-
-
-def alike(numbers: Any, x: Arrays) -> Any:
-    """The same numbers beside each of several arrays."""
-    return (numbers,) * len(x) if isinstance(x, tuple) else numbers
-
-
-def results(function: Callable[..., tuple[Any, ...]], *arrays: Arrays) -> tuple[Any, ...]:
-    """The results of a function of arrays, each for all of several arrays."""
-    return tuple(zip(*map(function, *arrays), strict=True)) if isinstance(arrays[0], tuple) else function(*arrays)
 
 
 def refines(fine: Partition, coarse: Partition, of: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import euclidean, numerics
-from jaxreg._core.partition import Arrays, Partition, spread, total
+from jaxreg._core.partition import Arrays, Grouping, spread, total
 
 Profile = Callable[[Any, jax.Array], jax.Array]
 
@@ -37,23 +37,22 @@ def resized(f: Profile, params: Any, x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def directed_groups(f: Profile, groups: Partition, params: Any, x: Arrays) -> Any:
+def directed_groups(f: Profile, groups: Grouping, params: Any, x: Arrays) -> Any:
     """f(‖x_g‖)·x_g/‖x_g‖, for slopes."""
     sizes = spread(f(params, euclidean.norms(x, groups)), groups)
-    return jax.tree.map(lambda unit: sizes * unit, euclidean.directions(x, groups))
+    return jax.tree.map(jnp.multiply, sizes, euclidean.directions(x, groups))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def resized_groups(f: Profile, groups: Partition, params: Any, x: Arrays) -> Any:
+def resized_groups(f: Profile, groups: Grouping, params: Any, x: Arrays) -> Any:
     """The same by a ratio, so that a group whose norm stays comes back bit for bit: for shrinkage."""
     norms = _finite_norms(x, groups)
     positive = norms > 0
     ratio = jnp.where(positive, f(params, norms) / jnp.where(positive, norms, 1), 0 * norms)  # nan stays nan
-    ratios = spread(ratio, groups, beside=1)
-    return jax.tree.map(lambda x: x * ratios, x)
+    return jax.tree.map(jnp.multiply, x, spread(ratio, groups, beside=1))
 
 
-def _finite_norms(x: Arrays, groups: Partition) -> jax.Array:
+def _finite_norms(x: Arrays, groups: Grouping) -> jax.Array:
     """‖x_g‖; an infinite norm of finite entries has the same ratios as this one, whose reciprocal is not subnormal."""
     norms = euclidean.norms(x, groups)
     return jnp.minimum(norms, jnp.finfo(norms.dtype).max / 8)
@@ -70,14 +69,14 @@ def _of_entries(f: Profile, primals: Any, tangents: Any) -> jax.Array:
     return ratio * dx + phase * (change + (slope - ratio) * numerics.real_product(phase, dx))
 
 
-def _of_groups(f: Profile, groups: Partition, primals: Any, tangents: Any, beside: float) -> Any:
+def _of_groups(f: Profile, groups: Grouping, primals: Any, tangents: Any, beside: float) -> Any:
     (params, x), (dparams, dx) = primals, tangents
     r, unit = _finite_norms(x, groups), euclidean.directions(x, groups)
     value, change, slope = _parts(f, params, dparams, r)
     ratio = _ratio(value, slope, r)
     dr = total(jax.tree.map(numerics.real_product, unit, dx), groups)
     ratios, along = spread(ratio, groups, beside), spread(change + (slope - ratio) * dr, groups)
-    return jax.tree.map(lambda unit, dx: ratios * dx + unit * along, unit, dx)
+    return jax.tree.map(lambda unit, dx, ratio, along: ratio * dx + unit * along, unit, dx, ratios, along)
 
 
 def _parts(f: Profile, params: Any, dparams: Any, r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import checks, numerics, weights
-from jaxreg._core.partition import Partition
+from jaxreg._core.partition import Grouping, Partition
 from jaxreg._core.struct import Struct
 
 
@@ -206,7 +206,7 @@ class Groups:
 
     penalty: Any  # of entries: ρ
     weight: Any  # ω: a number, or an array in the shape of the norms; ∞ excludes
-    partition: Partition
+    partition: Grouping
 
 
 class Form:

@@ -7,13 +7,13 @@ that writes a sixteenth of the entries, which a window then shortens before the 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import compiler
-from jaxreg._core.partition import Arrays
+from jaxreg._core import compiler, partition
+from jaxreg._core.partition import Arrays, Unit, Units, spread
 
 _LANES = 16  # float32 numbers that lie together: a line of a cache, and the registers of a loop
 
@@ -42,15 +42,33 @@ def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...]
     return None
 
 
+Plans = Plan | tuple[Plan | None, ...]  # of an array, or of several
+
+
+def plans(x: Arrays, groups: tuple[int, ...] | Units) -> Plans | None:
+    """How to cut an array, or each of several, None for those that stay whole; None if nothing is cut."""
+    found: Any = partition.each(lambda groups, x: plan(x, axes_of(groups)), groups, x)
+    return found if jax.tree.leaves(found) else None
+
+
+def axes_of(groups: tuple[int, ...] | Unit) -> tuple[int, ...]:
+    """The axes along which a group lies."""
+    return groups.others if isinstance(groups, Unit) else groups
+
+
 def two_sums(
     terms: Callable[..., tuple[jax.Array, jax.Array]],
     arrays: Sequence[jax.Array],
     numbers: Sequence[jax.Array],
-    axes: tuple[int, ...],
-    how: Plan,
+    groups: tuple[int, ...] | Unit,
+    how: Plan | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Σ of both of `terms(*arrays, *numbers)`, entry by entry; `numbers` have the shape of the sums."""
-    shape = numbers[0].shape
+    shape, axes = numbers[0].shape, axes_of(groups)
+    numbers = [spread(x, groups) for x in numbers]
+    if how is None:
+        s, f = (partition.total(term, groups) for term in terms(*arrays, *numbers))
+        return s, f
     if how.is_last:
         numbers = [x[..., None] for x in numbers]
     cut = [_slices(x, how) for x in arrays]
@@ -61,14 +79,15 @@ def two_sums(
     return jnp.sum(both.real, axes).reshape(shape), jnp.sum(both.imag, axes).reshape(shape)
 
 
-def total(x: Arrays, axes: tuple[int, ...]) -> jax.Array:
-    """Σ x of what is not negative, along axes kept with length 1; on a CPU in one loop with what x is made of."""
-    if isinstance(x, tuple):
-        return functools.reduce(jnp.add, [total(part, axes) for part in x])
+def total(x: Arrays, groups: tuple[int, ...] | Unit | Units) -> jax.Array:
+    """Σ x of what is not negative, as `partition.total`; on a CPU in one loop with what x is made of."""
+    if isinstance(groups, Units):
+        return functools.reduce(jnp.add, map(total, x, groups.places))
+    axes, shape = axes_of(groups), partition.shape(x.shape, groups)
     how = plan(x, axes, (8,))  # the compiler writes what x is made of for each slice, and not more than 15 times
 
     def plain(x: jax.Array) -> jax.Array:
-        return jnp.sum(x, axes, keepdims=True)
+        return partition.total(x, groups)
 
     if how is None:
         return plain(x)
@@ -76,9 +95,8 @@ def total(x: Arrays, axes: tuple[int, ...]) -> jax.Array:
     def sliced(x: jax.Array) -> jax.Array:
         part = functools.reduce(jnp.add, _slices(x, how))
         part = jnp.where(part < 0, 0, part)  # the compiler gives sums to a library, with all but a comparison
-        return jnp.sum(part, (*axes, part.ndim - 1) if how.is_last else axes).reshape(plain_shape)
+        return jnp.sum(part, (*axes, part.ndim - 1) if how.is_last else axes).reshape(shape)
 
-    plain_shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     return compiler.by_device(sliced, plain, x)
 
 

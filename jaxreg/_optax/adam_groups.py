@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import checks, compiler, numerics, partition
-from jaxreg._core.partition import Arrays
+from jaxreg._core.partition import Arrays, Grouping
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._optax import adam_groups_cpu
 from jaxreg._optax.groups import Grouped, grouped
@@ -70,9 +70,8 @@ def shapes_of_units(joint: Joint, leaves: Sequence[Any]) -> dict[int, tuple[Any,
     if grouped(joint.group, joint.blocks(leaves)) is None:
         return {}
     shapes = {
-        view.position: partition.shape(shape, tuple(axis for axis in range(len(shape)) if axis != view.axis))
+        view.position: tuple(n if axis == view.axis else 1 for axis, n in enumerate(jnp.shape(leaves[view.position])))
         for view in joint.views
-        for shape in [jnp.shape(leaves[view.position])]
     }
     return shapes | {second: shapes[first] for second, first in joint.tied}
 
@@ -138,18 +137,23 @@ def _general(
     form: Grouped, by_entry: bool, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers
 ) -> tuple[Any, jax.Array]:
     slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
+    if not by_entry:
+        v, slope = (partition.spread(x, form.where) for x in (v, slope))
 
-    def point(m: Arrays, v: Arrays) -> tuple[Any, Any]:
-        beside_p = (v, slope) if by_entry else (partition.alike(v, p), partition.alike(slope, p))
-        return cast(Any, partition.results(functools.partial(_point, numbers), p, m, *beside_p))
+    def point(new: jax.Array | None = None) -> tuple[Any, Any]:
+        """z and τ; made anew once the norms are known."""
 
-    def again(new: jax.Array) -> tuple[Any, Any]:
-        if by_entry:
-            return point(*compiler.read_again(new, (m, v)))
-        return point(m, compiler.read_again(new, v))
+        def of_array(groups: Grouping, p: jax.Array, m: jax.Array, v: jax.Array, slope: jax.Array) -> Any:
+            if new is not None and by_entry:
+                m, v = compiler.read_again(partition.spread(new, groups), (m, v))
+            elif new is not None:
+                v = compiler.read_again(partition.spread(new, groups), v)
+            return _point(numbers, p, m, v, slope)
 
-    z, tau = point(m, v)
-    return (form.prox if by_entry else form.prox_by_group)(z, tau, r, numbers.eta, again)
+        return cast(Any, partition.results(of_array, form.where, p, m, v, slope))
+
+    z, tau = point()
+    return (form.prox if by_entry else form.prox_by_group)(z, tau, r, numbers.eta, point)
 
 
 def _point(numbers: Numbers, p: jax.Array, m: jax.Array, v: jax.Array, slope: jax.Array) -> tuple[jax.Array, jax.Array]:

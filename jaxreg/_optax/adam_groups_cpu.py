@@ -10,13 +10,16 @@ e = (√S − 1)·S/F. All f_i are at most 1, so that −h″/h′ ≤ 3·(1 −
 Groups that such steps do not settle, as at the ends of the floating range, have the operator without a beginning.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics, partition
-from jaxreg._core.two_sums import Plan, plan, two_sums
+from jaxreg._core.partition import Arrays, Grouping, Units
+from jaxreg._core.structure import Parts
+from jaxreg._core.two_sums import Plan, Plans, plans, two_sums
 from jaxreg._optax.groups import Grouped
 from jaxreg._optax.metrics import PULL
 from jaxreg.penalties._group_metric import roots
@@ -25,30 +28,43 @@ from jaxreg.penalties.l1 import L1
 _MOST_PASSES = 5
 
 
-def applies(form: Grouped, p: Any, v: Any) -> Plan | None:
-    """How to cut the parameter, if it is large, in one array, and has the group lasso with nothing beside it."""
-    if isinstance(p, tuple) or v.shape != p.shape or not isinstance(form.groups.penalty, L1):
+def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
+    """How to cut the parameter, or those of a unit, if one is large, for the group lasso with nothing beside it."""
+    by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
+    if not by_entry or not isinstance(form.groups.penalty, L1) or not all(map(_is_plain, form.of_arrays)):
         return None
-    beside = form.entries
-    alone = beside.is_l2 and beside.l2 is None and beside.excluded is None
-    return plan(p, form.axes) if alone else None
+    whole = any(jnp.iscomplexobj(x) or compiler.is_explicit(x) for x in (p if isinstance(p, tuple) else (p,)))
+    return None if whole else plans(p, form.where)
+
+
+def _is_plain(beside: Parts) -> bool:
+    return beside.is_l2 and beside.l2 is None and beside.excluded is None
 
 
 def step(
-    form: Grouped, how: Plan, numbers: Any, p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    form: Grouped, how: Plans, numbers: Any, p: Arrays, r: jax.Array, m: Arrays, v: Arrays
+) -> tuple[Any, jax.Array]:
     """The point after the step and the norms of its groups; r are those of p, `numbers` as in `adam_groups.py`."""
-    c = jnp.broadcast_to(jnp.asarray(form.groups.weight * form.groups.penalty.l1, p.dtype), r.shape)
-    largest = float(jnp.finfo(p.dtype).max)
+    c = jnp.broadcast_to(jnp.asarray(form.groups.weight * form.groups.penalty.l1, r.dtype), r.shape)
+    largest = float(jnp.finfo(r.dtype).max)
     bound = jnp.minimum(jnp.where(r > 0, c / jnp.where(r > 0, r, 1), 0) * (1 / PULL), largest)
-    b, max_step = c * jnp.asarray(numbers.eta, p.dtype), numbers.max_step
+    b, max_step = c * jnp.asarray(numbers.eta, r.dtype), numbers.max_step
     numbers = numbers._replace(max_step=None)
     held = jax.lax.stop_gradient((numbers, max_step, (p, m, v), bound, b))
-    new = _norms(form.axes, how, r, c, *held)
-    z, divisor = _metric(numbers, max_step, p, m, v, bound)
-    new = numerics.exact(new, _differentiable(z, divisor, b, new, form.axes))
+    new = _norms(form.where, how, r, c, *held)
+
+    def metric(groups: Grouping, p: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _metric(numbers, max_step, p, m, v, partition.spread(bound, groups))
+
+    z, divisor = partition.results(metric, form.where, p, m, v)
+    new = numerics.exact(new, _differentiable(z, divisor, b, new, form.where))
     positive = ~(new <= 0)  # nan too
-    return jnp.where(positive, z * (divisor / (divisor + b / jnp.where(positive, new, 1))), 0), new
+
+    def moved(groups: Grouping, z: jax.Array, divisor: jax.Array) -> jax.Array:
+        is_positive, of_entries, step = (partition.spread(x, groups) for x in (positive, new, b))
+        return jnp.where(is_positive, z * (divisor / (divisor + step / jnp.where(is_positive, of_entries, 1))), 0)
+
+    return partition.each(moved, form.where, z, divisor), new
 
 
 def _metric(numbers: Any, max_step: Any, p: Any, m: Any, v: Any, bound: Any) -> tuple[jax.Array, jax.Array]:
@@ -61,7 +77,7 @@ def _metric(numbers: Any, max_step: Any, p: Any, m: Any, v: Any, bound: Any) -> 
 
 
 def _norms(
-    axes: Any, how: Plan, r: jax.Array, c: jax.Array, numbers: Any, max_step: Any, arrays: Any, bound: Any, b: Any
+    where: Any, how: Plans, r: jax.Array, c: jax.Array, numbers: Any, max_step: Any, arrays: Any, bound: Any, b: Any
 ) -> jax.Array:
     def terms(p: Any, m: Any, v: Any, bound: Any, second: Any, k: Any, a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
         """The terms of S and of F, where w/r is k·z·f with f = D/(aD + b)."""
@@ -70,6 +86,13 @@ def _norms(
         square = (z * k * f) ** 2
         return square, square * f
 
+    def sums(of_groups: Any) -> Any:
+        def of_array(groups: Any, how: Plan | None, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return two_sums(terms, arrays, of_groups, groups, how)
+
+        found = partition.results(of_array, where, how, *arrays)
+        return (functools.reduce(jnp.add, x) for x in found) if isinstance(where, Units) else found
+
     def one_pass(state: Any) -> Any:
         r, _, passes = state
         positive = r > 0
@@ -77,7 +100,7 @@ def _norms(
         a = jnp.where(positive, jnp.ones_like(r), 0)  # at r = 0 the limit, of which f is D/(cη)
         # What is made of p, m and v without a number that depends on r would be kept for the next pass.
         again = compiler.read_again(r, (bound, jnp.broadcast_to(jnp.asarray(numbers.second, r.dtype), r.shape)))
-        s, f = two_sums(terms, arrays, (*again, k, a, b * k), axes, how)
+        s, f = sums((*again, k, a, b * k))
         stays = ~positive & (s <= 1)
         e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * (s / f))
         left = 1.5 * (1 - f / s) * e**2
@@ -85,21 +108,29 @@ def _norms(
         return jnp.maximum(r + e / k, 0), jnp.all(stays | settled), passes + 1
 
     def without_a_beginning() -> jax.Array:
-        p, m, v = arrays
-        z, divisor = _metric(numbers, max_step, p, m, v, bound)
-        return roots(axes, z, jnp.asarray(numbers.eta, z.dtype) / divisor, jax.lax.stop_gradient(c))
+        def metric(groups: Grouping, p: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z, divisor = _metric(numbers, max_step, p, m, v, partition.spread(bound, groups))
+            return z, jnp.asarray(numbers.eta, z.dtype) / divisor
+
+        return roots(where, *partition.results(metric, where, *arrays), jax.lax.stop_gradient(c))
 
     begin = jax.lax.stop_gradient(r), jnp.zeros((), bool), 0
     r, settled, _ = jax.lax.while_loop(lambda state: ~state[1] & (state[2] < _MOST_PASSES), one_pass, begin)
     return jax.lax.cond(settled, lambda: r, without_a_beginning)
 
 
-def _differentiable(z: jax.Array, divisor: jax.Array, b: jax.Array, root: jax.Array, axes: Any) -> jax.Array:
+def _differentiable(z: Arrays, divisor: Arrays, b: jax.Array, root: jax.Array, where: Any) -> jax.Array:
     """A step from the root: it ends there, and has the derivative of the root; where that is 0, 0."""
     root = jax.lax.stop_gradient(root)
     positive = root > 0
     r = jnp.where(positive, root, 1)
-    f = divisor / (divisor + b / r)
-    square = (z / r * f) ** 2
-    s, slope = (jnp.where(positive, partition.total(term, axes), 1) for term in (square, square * f))
+
+    def terms(groups: Grouping, z: jax.Array, divisor: jax.Array) -> tuple[jax.Array, jax.Array]:
+        r_i, b_i = partition.spread(r, groups), partition.spread(b, groups)
+        f = divisor / (divisor + b_i / r_i)
+        square = (z / r_i * f) ** 2
+        return square, square * f
+
+    sums = (partition.total(term, where) for term in partition.results(terms, where, z, divisor))
+    s, slope = (jnp.where(positive, x, 1) for x in sums)
     return jnp.where(positive, r * (1 + (jnp.sqrt(s) - 1) * s / slope), 0)

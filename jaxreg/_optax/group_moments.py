@@ -21,7 +21,7 @@ from jaxreg._optax.adam_groups import shapes_of_units
 from jaxreg._optax.groups import grouped
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._optax.metrics import Moments
-from jaxreg._rules.joint import UNITS, Joint, refuse_overlaps
+from jaxreg._rules.joint import Joint, refuse_overlaps
 from jaxreg._rules.paths import is_hidden
 from jaxreg._rules.tree_penalty import TreePenalty
 
@@ -116,6 +116,6 @@ def _has_moments(joint: Joint, leaves: Sequence[Any], nu: Sequence[Any]) -> bool
 def _put_means_of_units(joint: Joint, gradients: Sequence[Any], squares: list[Any]) -> None:
     """mean |g|² over all leaves of a unit, in place of that over each."""
     blocks = joint.blocks(gradients)
-    total = partition.total(tuple(numerics.real_product(g, g) for g in blocks), UNITS)
-    mean = total / numerics.number_of(partition.size(blocks, UNITS) or 1)
-    joint.put(tuple(jnp.broadcast_to(mean, block.shape) for block in joint.blocks(squares)), squares)
+    total = partition.total(tuple(numerics.real_product(g, g) for g in blocks), joint.units)
+    mean = partition.spread(total / numerics.number_of(partition.size(blocks, joint.units) or 1), joint.units)
+    joint.put(jax.tree.map(lambda mean, old: jnp.broadcast_to(mean, old.shape), mean, joint.blocks(squares)), squares)

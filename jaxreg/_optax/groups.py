@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreg._core import compiler, euclidean, numerics, partition, weights
-from jaxreg._core.partition import Arrays
+from jaxreg._core.partition import Arrays, Grouping, Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._core.two_sums import total
@@ -55,18 +55,19 @@ class Grouped(NamedTuple):
     groups: Groups
 
     @property
-    def axes(self) -> tuple[int, ...]:
-        return cast(tuple[int, ...], self.groups.partition)
+    def where(self) -> tuple[int, ...] | Units:
+        """The axes along which the groups lie, or where the units do."""
+        return cast(tuple[int, ...] | Units, self.groups.partition)
 
     def shape(self, p: Arrays) -> tuple[Any, ...]:
         """The shape of the norms."""
-        return partition.shape(partition.first(p).shape, self.axes)
+        return partition.shape(partition.first(p).shape, self.where)
 
     def group_size(self, p: Arrays) -> Any:
-        return partition.most(p, self.axes)
+        return partition.most(p, self.where)
 
     def norms(self, p: Arrays) -> jax.Array:
-        return jax.jit(euclidean.norms, static_argnums=1)(p, self.axes)
+        return jax.jit(euclidean.norms, static_argnums=1)(p, self.where)
 
     def last_norms(self, kept: Any, p: Arrays) -> jax.Array:
         """The norms that the state keeps; those of p where it is the state of another penalty."""
@@ -76,36 +77,40 @@ class Grouped(NamedTuple):
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
         ratio = jnp.where(r > 0, self._slope(r) / jnp.where(r > 0, r, 1), 0)
 
-        def of_array(entries: Parts, p: jax.Array) -> jax.Array:
+        def of_array(groups: Grouping, entries: Parts, p: jax.Array) -> jax.Array:
             a = jnp.abs(p)
             l1, l2 = (0 if c is None else jnp.asarray(c, a.dtype) for c in (entries.l1, entries.l2))
-            return jnp.where(a == 0, 0, l1 + a * (2 * l2 + ratio))
+            return jnp.where(a == 0, 0, l1 + a * (2 * l2 + partition.spread(ratio, groups)))
 
-        return jax.tree.map(of_array, self.entries, p)
+        return partition.each(of_array, self.where, self.entries, p)
 
     @property
     def l2_of_all(self) -> list[Any]:
         """[l2] if it is one number, in all arrays the same; [] else, because it makes the steps differ."""
-        first, *others = self._of_arrays
+        first, *others = self.of_arrays
         is_one = np.ndim(first.l2) == 0 and all(part.l2 is first.l2 for part in others)
         return [first.l2] if is_one else []
 
     @property
-    def _of_arrays(self) -> tuple[Parts, ...]:
+    def of_arrays(self) -> tuple[Parts, ...]:
         return self.entries if isinstance(self.entries, tuple) else (self.entries,)
 
     def mean_slope(self, p: Arrays, r: jax.Array) -> jax.Array:
         """The root mean square of `slope` over each group; without L1 it follows from the norms alone."""
-        if self.l2_of_all and all(part.l1 is None for part in self._of_arrays):
+        if self.l2_of_all and all(part.l1 is None for part in self.of_arrays):
             (l2,) = self.l2_of_all
             total = jnp.where(r > 0, (0 if l2 is None else 2 * jnp.asarray(l2, r.dtype) * r) + self._slope(r), 0)
         else:
-            total = euclidean.norms(self.slope(p, r), self.axes)
+            total = euclidean.norms(self.slope(p, r), self.where)
         return total / numerics.root_of(self.group_size(p), r.dtype)
 
     def before(self, z: Arrays, step: Arrays) -> tuple[Any, Any]:
         """The point and the step sizes of which the groups have their proximal operator."""
-        return cast(Any, partition.results(Parts.before_the_rest, self.entries, z, step))
+
+        def of_array(_: Grouping, entries: Parts, z: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return entries.before_the_rest(z, step)
+
+        return cast(Any, partition.results(of_array, self.where, self.entries, z, step))
 
     def prox(
         self, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
@@ -129,7 +134,7 @@ class Grouped(NamedTuple):
         def exact(z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array) -> tuple[Any, jax.Array]:
             if again is not None:  # what z and τ have in common would be kept in memory
                 _, tau = self.before(*again(r))
-            return secular_prox(z, tau, c, self.axes)
+            return secular_prox(z, tau, c, self.where)
 
         return compiler.by_device(exact, one_step, z, tau, r, eta)
 
@@ -140,19 +145,19 @@ class Grouped(NamedTuple):
         if not self.l2_of_all:
             return self.prox(z, step, r, eta, again)
         z, tau = self.before(z, step)
-        tau = partition.first(tau)
+        tau = partition.numbers(tau, self.where)
         size = numerics.root_of(self.group_size(z), tau.dtype)
         a = jnp.minimum(self._norms_near(z, r + jnp.asarray(eta, tau.dtype) * size), jnp.finfo(tau.dtype).max / 8)
         new = self.groups.penalty.prox(a, self.groups.weight * tau)
         z, _ = self.before(*again(new))
         ratio = jnp.where(a > 0, new / jnp.where(a > 0, a, 1), 0 * a)
-        return jax.tree.map(lambda z: z * ratio, z), new
+        return jax.tree.map(jnp.multiply, z, partition.spread(ratio, self.where)), new
 
     def _norms_near(self, x: Arrays, unit: jax.Array) -> jax.Array:
         """‖x_g‖ by one sum, for norms up to about `unit`; 0 far below the rounding of that (float32: 10⁻¹⁹ of it)."""
         unit = jnp.where(unit > 0, jnp.maximum(unit, jnp.finfo(unit.dtype).tiny), 1)
-        y = jax.tree.map(lambda x: x * (1 / unit), x)
-        return unit * jnp.sqrt(total(jax.tree.map(numerics.real_product, y, y), self.axes))
+        y = jax.tree.map(jnp.multiply, x, partition.spread(1 / unit, self.where))
+        return unit * jnp.sqrt(total(jax.tree.map(numerics.real_product, y, y), self.where))
 
     def one_step(
         self, z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
@@ -162,11 +167,13 @@ class Grouped(NamedTuple):
             z, tau = self.before(*again(new))
         slope, positive = self._slope(new), ~(new <= 0)  # nan too
 
-        def moved(z: jax.Array, tau: jax.Array) -> jax.Array:
-            rising = new * self._inverse(tau)
-            return z * jnp.where(positive, rising / jnp.where(positive, rising + slope, 1), 0)
+        def moved(groups: Grouping, z: jax.Array, tau: jax.Array) -> jax.Array:
+            is_positive = partition.spread(positive, groups)
+            rising = partition.spread(new, groups) * self._inverse(tau)
+            all_of_it = jnp.where(is_positive, rising + partition.spread(slope, groups), 1)
+            return z * jnp.where(is_positive, rising / all_of_it, 0)
 
-        return jax.tree.map(moved, z, tau), new
+        return partition.each(moved, self.where, z, tau), new
 
     def _inverse(self, tau: jax.Array) -> jax.Array:
         """1/τ, cut so that its products are finite."""
@@ -204,7 +211,8 @@ class Grouped(NamedTuple):
         r = jnp.where((r == 0) & (c == 0), unit, r)
         per_c = jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0)
 
-        def terms(z: jax.Array, inverse: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def terms(groups: Grouping, z: jax.Array, inverse: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            r, c, unit, per_c, at_zero = (partition.spread(number, groups) for number in of_groups)
             x = jnp.abs(z) * inverse
             q = 1 / jnp.maximum(r * inverse + c, jnp.maximum(x * share, tiny))  # 1/d_i is q/τ_i
             cubes = (x * q) ** 2 * (q * unit)
@@ -212,8 +220,9 @@ class Grouped(NamedTuple):
             pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
             return cubes * inverse, cubes * steps, pull**2
 
-        of_entries = partition.results(terms, z, inverse)
-        third, weighted, pull = (partition.total(term, self.axes) for term in of_entries)
+        of_groups = r, c, unit, per_c, at_zero
+        of_entries = partition.results(terms, self.where, z, inverse)
+        third, weighted, pull = (partition.total(term, self.where) for term in of_entries)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from jaxreg._core import numerics
+from jaxreg._core import numerics, partition
 from jaxreg._core.compiler import only_after
 from jaxreg._optax import adam_groups, groups, half_precision
 from jaxreg._optax.leaves import Row, Rows
@@ -84,8 +84,9 @@ def _point_after(
     if form is not None and numbers is not None:
         m, v = (joint.blocks([leaf and leaf[k] for leaf in moments]) for k in (0, 1))
         by_group = cast(adam_groups.Adam, sizes.adam).by_group
-        of_units: Any = v[0][:, :, :1] if by_group else v  # the number of a unit is the same in all leaves
-        return adam_groups.compiled()(joint.group, p, last, m, only_after(before, of_units), numbers[2], beside)
+        of_units = partition.numbers(v, joint.units) if by_group else v
+        last, of_units = adam_groups.in_turn(before, form, p, last, of_units)
+        return adam_groups.compiled()(joint.group, p, last, m, of_units, numbers[2], beside)
     leaves = joint.steps(sizes.leaves, wide)
     is_one = are_one(leaves)
     wide, leaves = only_after(before, (wide, leaves))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreg._core import numerics
+from jaxreg._core import numerics, partition
 from jaxreg._rules.joint import Joint
 from jaxreg._rules.paths import Leaves
 
@@ -32,7 +32,7 @@ def of_groups(joints: Sequence[Joint], flat: Leaves) -> tuple[tuple[LeafGroups, 
     found, gradients = [], []
     for joint in joints:
         blocks, slopes = joint.blocks(flat.leaves), joint.gradient(flat.leaves)
-        alive = sum(np.count_nonzero(np.asarray(block), axis=(0, 2)) for block in blocks)
+        alive = partition.total(tuple(np.asarray(block) != 0 for block in blocks), joint.units)
         numbers = (float(joint.value(flat.leaves)), norm(slopes))
         size = sum(block.size for block in blocks)
         paths, zeros = tuple(view.path for view in joint.views), size - int(np.sum(alive))

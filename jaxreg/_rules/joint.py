@@ -1,11 +1,10 @@
-"""Entries of several leaves as blocks (before, units, behind): what a penalty of groups across leaves acts on.
+"""Entries of several leaves as blocks with an axis of units: what a penalty of groups across leaves acts on.
 
-The axes before and behind that of the units are merged, so that nothing is moved in memory. A sum over a group is one
-over the first and the last axis of every block.
+A block is the leaf itself, in its own shape, so that arithmetic with it stands in one loop with that of the optimizer.
+Where a unit has several indices of the axis, these are an axis of their own behind it.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxreg._core import checks, numerics
+from jaxreg._core.partition import Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Parts
 from jaxreg._rules.paths import is_hidden
 from jaxreg.penalties import Group
 
-UNITS = (0, 2)  # the axes of a block along which a unit lies
 Blocks = tuple[jax.Array, ...]
 Beside = tuple[tuple[Any, Any], ...]  # for each leaf of some groups the numbers of its own L1 and L2, None for none
 
@@ -32,14 +31,17 @@ class View:
     position: int  # of the leaf in its tree
     path: str
     axis: int
+    ndim: int  # of the block
     units: int
     indices: NDArray[np.int64] | None  # those of the first unit, of the second, ..., as many of each; None for all
 
     def block(self, leaf: Any) -> jax.Array:
-        """The entries, (before, units, behind)."""
+        """The entries, with the units along the axis."""
         taken = leaf if self.indices is None else jnp.take(leaf, self.indices, self.axis)
-        before, inside = math.prod(taken.shape[: self.axis]), math.prod(taken.shape[self.axis :])
-        return taken.reshape(before, self.units, inside // max(self.units, 1))
+        if taken.ndim == self.ndim:
+            return taken
+        before, n, behind = taken.shape[: self.axis], taken.shape[self.axis], taken.shape[self.axis + 1 :]
+        return taken.reshape(*before, self.units, n // max(self.units, 1), *behind)
 
     def put(self, block: jax.Array, leaf: Any) -> jax.Array:
         """The leaf with these entries instead."""
@@ -77,9 +79,19 @@ class Joint:
         """With those of arrays that stand in two places."""
         return [*self.positions, *(second for second, _ in self.tied)]
 
+    @property
+    def units(self) -> Units:
+        """Where the units lie in the blocks."""
+        return cast(Units, self.group.groups)
+
     def blocks(self, leaves: Sequence[Any]) -> Blocks:
         """The entries of the units in each leaf."""
         return tuple(view.block(numerics.promote(leaves[view.position])) for view in self.views)
+
+    def matrix(self, leaves: Sequence[Any]) -> jax.Array:
+        """The same as rows of one matrix, a unit each."""
+        rows = [jnp.moveaxis(block, view.axis, 0) for view, block in zip(self.views, self.blocks(leaves), strict=True)]
+        return jnp.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
 
     def put(self, blocks: Blocks, leaves: list[Any]) -> None:
         """Put the entries into the leaves."""

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from jaxreg._core import checks, codec, names
+from jaxreg._core.partition import Unit, Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import named, static
-from jaxreg._rules.joint import UNITS, Joint, View
+from jaxreg._rules.joint import Joint, View
 from jaxreg._rules.paths import Leaves, is_masked
 from jaxreg._rules.patterns import Rule, check_pattern, decode_pattern, encode_pattern, matches_nothing
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -66,14 +67,9 @@ class JointGroup(TreePenalty):
     weight: str = static("none", choices=("none", "sqrt_size"), shown=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "penalty", self._group.penalty)  # which checks both
+        object.__setattr__(self, "penalty", Group(self.penalty, 0, self.weight, None).penalty)  # which checks both
         object.__setattr__(self, "axes", _axes(self.axes))
         super().__post_init__()
-
-    @property
-    def _group(self) -> Group:
-        """The penalty of blocks (before, units, behind)."""
-        return Group(self.penalty, UNITS, self.weight, None)
 
     def assign(self, flat: Leaves) -> list[Regularizer | None]:
         return [None] * len(flat.leaves)
@@ -118,7 +114,9 @@ class JointGroup(TreePenalty):
                 + " and ".join(f"{n} in {checks.short(path)}" for n, path in list(sizes.items())[:2])
                 + "."
             )
-        return [Joint(checks.short(self), self._group, tuple(views), tuple(tied))]
+        units = Units(tuple(Unit(view.ndim, view.axis) for view in views))
+        group = Group(self.penalty, 0, self.weight, units)
+        return [Joint(checks.short(self), group, tuple(views), tuple(tied))]
 
     def get_config(self) -> dict[str, Any]:
         """Return the penalty and the axes as plain lists and dicts, fit for JSON."""
@@ -195,12 +193,13 @@ def _view(position: int, path: str, leaf: Any, axis: int, labels: tuple[int, ...
         raise ValueError(f"`JointGroup(axes=...)`: {checks.short(path)} has no {wanted}, its shape is {shape}.")
     axis %= len(shape)
     if labels is None:
-        return View(position, path, axis, shape[axis], None)
+        return View(position, path, axis, len(shape), shape[axis], None)
     numbers = np.asarray(labels)
     inside = np.flatnonzero(numbers >= 0)
     indices = inside[np.argsort(numbers[inside], kind="stable")]
-    is_in_order = np.array_equal(indices, np.arange(shape[axis]))
-    return View(position, path, axis, int(numbers.max()) + 1, None if is_in_order else indices)
+    units, is_in_order = int(numbers.max()) + 1, np.array_equal(indices, np.arange(shape[axis]))
+    ndim = len(shape) if units == len(indices) else len(shape) + 1
+    return View(position, path, axis, ndim, units, None if is_in_order else indices)
 
 
 names.add_builtin(JointGroup)

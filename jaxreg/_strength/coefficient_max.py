@@ -1,6 +1,5 @@
 """The top of a regularization path: the smallest coefficient at which everything is zero."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -84,15 +83,11 @@ def multiple_max(reg: Regularizer | TreePenalty, grads_at_zero: Any, *, held: bo
                 f"`coefficient_max`: a leaf of the groups of {joint.call} has a penalty of its own as well. Ask for "
                 "each of them alone."
             )
-        tops.append(_top(joint.group, _beside(joint.blocks(flat.leaves)), held))
+        group = Group(joint.group.penalty, 1, joint.group.weight, None)
+        tops.append(_top(group, joint.matrix(flat.leaves), held))
     if not tops:
         raise ValueError("`coefficient_max`: no leaf of the gradients has a penalty.")
     return jnp.max(jnp.stack(tops))
-
-
-def _beside(blocks: Sequence[jax.Array]) -> jax.Array:
-    """Blocks of units as one, (1, units, entries)."""
-    return jnp.concatenate([jnp.moveaxis(block, 1, 0).reshape(1, block.shape[1], -1) for block in blocks], axis=2)
 
 
 def _top(penalty: Regularizer, g: jax.Array, held: bool) -> jax.Array:

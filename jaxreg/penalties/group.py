@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxreg._core import euclidean, numerics, radial
 from jaxreg._core.elementwise import weighted_prox, weighted_value
-from jaxreg._core.partition import Arrays, Labels, Partition, first, results, roots_of_sizes, spread
+from jaxreg._core.partition import Arrays, Grouping, Labels, Partition, Units, first, results, roots_of_sizes, spread
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, OfNorms, Reach, weighted, without_l2
@@ -75,7 +75,7 @@ class Group(Regularizer, OfNorms):
     groups: Any = static(None, shown=False)
 
     def __post_init__(self) -> None:
-        if self.groups is not None:
+        if self.groups is not None and not isinstance(self.groups, Units):
             object.__setattr__(self, "groups", _labels.checked(self.groups, self.axis))
         super().__post_init__()
         object.__setattr__(self, "penalty", as_elementwise("Group", self.penalty))
@@ -97,31 +97,35 @@ class Group(Regularizer, OfNorms):
         return self._omega(jnp.asarray(x))
 
     def by_groups(self, x: Any) -> Groups:
-        return Groups(self.penalty, self._omega(x), self.partition(first(x).ndim))
+        return Groups(self.penalty, self._omega(x), self._grouping(x))
 
     def partition(self, ndim: int) -> Partition:
         return _axes.axes_of("Group", self.axis, ndim) if self.groups is None else Labels(self.groups, ndim)
 
-    def _omega(self, x: Any) -> jax.Array:
+    def _grouping(self, x: Arrays) -> Grouping:
+        """The groups of an array like x, or of several."""
+        return self.groups if isinstance(self.groups, Units) else self.partition(x.ndim)
+
+    def _omega(self, x: Arrays) -> jax.Array:
         """ω for an array like x."""
         if self.weight == "none":
             return jnp.ones((), numerics.real_dtype(first(x)))
-        return roots_of_sizes(x, self.partition(first(x).ndim))
+        return roots_of_sizes(x, self._grouping(x))
 
     def value_of(self, weights: jax.Array | None, x: Arrays) -> jax.Array:
-        groups, omega = self.partition(first(x).ndim), self._omega(x)
+        groups, omega = self._grouping(x), self._omega(x)
         if omega.ndim:
             return _sum(groups, (self.penalty, omega if weights is None else weights * omega), x)
         return omega * _sum(groups, (self.penalty, weights), x)
 
     def prox_of(self, weights: jax.Array | None, z: Arrays, step: Arrays) -> Any:
-        groups, omega = self.partition(first(z).ndim), self._omega(z)
+        groups, omega = self._grouping(z), self._omega(z)
         if isinstance(step, tuple) or step.ndim:
-            step = jax.tree.map(lambda step: step * spread(omega, groups), step)
+            step = jax.tree.map(jnp.multiply, step, spread(omega, groups))
             return self._metric_prox(weights, z, step, groups)
         return radial.resized_groups(_shrunk, groups, (self.penalty, weights, step * omega), z)
 
-    def _metric_prox(self, weights: jax.Array | None, z: Arrays, step: Arrays, groups: Partition) -> Any:
+    def _metric_prox(self, weights: jax.Array | None, z: Arrays, step: Arrays, groups: Grouping) -> Any:
         parts = self.penalty.parts()
         if not parts.is_elastic:
             raise NotImplementedError(
@@ -131,8 +135,8 @@ class Group(Regularizer, OfNorms):
             )
         parts = parts if weights is None else weighted(parts, weights)
         if parts.l2 is not None:  # Σ‖x_g‖² = Σx², and L2 only rescales the point and the steps
-            l2 = spread(parts.l2, groups)
-            z, step = results(lambda z, step: without_l2(z, step, l2), z, step)
+            l2 = parts.l2
+            z, step = results(lambda g, z, step: without_l2(z, step, spread(l2, g)), groups, z, step)
         w = z if parts.l1 is None else secular_prox(z, step, jnp.asarray(parts.l1, first(step).dtype), groups)[0]
         return w if parts.excluded is None else without_excluded(spread(parts.excluded, groups), w)
 
@@ -156,13 +160,13 @@ def _shrunk(params: tuple[Regularizer, jax.Array | None, jax.Array], norms: jax.
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _sum(groups: Partition, inside: Inside, x: Arrays) -> jax.Array:
+def _sum(groups: Grouping, inside: Inside, x: Arrays) -> jax.Array:
     """Σ_g ρ(‖x_g‖)."""
     return _of_norms(inside, euclidean.norms(x, groups))
 
 
 @_sum.defjvp
-def _sum_jvp(groups: Partition, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _sum_jvp(groups: Grouping, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (inside, x), (dinside, dx) = primals, tangents
     norms = euclidean.norms(x, groups)
     value, tangent = jax.jvp(lambda inside: _of_norms(inside, norms), (inside,), (dinside,))

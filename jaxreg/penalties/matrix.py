@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxreg._core import checks, compiler, numerics
 from jaxreg._core.constraint import Constraint
 from jaxreg._core.entry import TREES
-from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, Parts, Reach, Scalar
@@ -129,7 +128,7 @@ class Matrix(Regularizer, promoted=False):
         sides = order[: x.ndim - len(outputs)], outputs
         matrix = jax.ShapeDtypeStruct([math.prod(x.shape[axis] for axis in side) for side in sides], x.dtype)
         inside = self.penalty.by_groups(matrix)
-        if inside is None or isinstance(inside.partition, Labels):
+        if inside is None or not isinstance(inside.partition, tuple):
             return None
         axes = tuple(i for axis in inside.partition for i in sides[axis])
         of_norms = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))

@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxreg._core import checks, numerics
-from jaxreg._core.partition import Labels
 from jaxreg._core.regularizer import Regularizer, as_regularizer
 from jaxreg._core.struct import static
 from jaxreg._core.structure import Groups, Parts, Reach
@@ -87,7 +86,7 @@ class Stacked(Regularizer, promoted=False):
         kept = [axis for axis in range(x.ndim) if axis not in stack]
         layer = jax.ShapeDtypeStruct([x.shape[axis] for axis in kept], x.dtype)
         inside = self.penalty.by_groups(layer)
-        if inside is None or isinstance(inside.partition, Labels):
+        if inside is None or not isinstance(inside.partition, tuple):
             return None
         weight = jnp.expand_dims(inside.weight, stack) if np.ndim(inside.weight) else inside.weight
         return dataclasses.replace(inside, weight=weight, partition=tuple(kept[axis] for axis in inside.partition))
