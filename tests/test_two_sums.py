@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ import pytest
 
 import jaxreg
 from jaxreg._core import two_sums
-from jaxreg._optax import adam_groups, adam_groups_cpu
+from jaxreg._optax import adam_groups, adam_groups_cpu, groups
+from jaxreg._rules.paths import flatten_with_paths
 from tests.benchmarks import programs
 
 pytestmark = pytest.mark.wide  # every step of large leaves
@@ -113,39 +114,70 @@ TRAININGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("axis", [-2, -1])
+class Layout(NamedTuple):
+    """How the groups of a matrix, along an axis, lie in parameters."""
+
+    axis: int
+    shape: tuple[int, int]
+    group: Callable[[jaxreg.Regularizer], Any]
+    parameters: Callable[[Any], Any] = lambda matrix: matrix
+    matrix: Callable[[Any], Any] = lambda params: params
+
+
+LAYOUTS = {
+    "columns": Layout(0, (256, 512), lambda rho: jaxreg.Group(rho, axis=-2)),
+    "rows": Layout(1, (256, 512), lambda rho: jaxreg.Group(rho, axis=-1)),
+    "units of three leaves": Layout(
+        0,
+        (257 + 384, 512),
+        lambda rho: jaxreg.JointGroup(rho, {"up": 1, "bias": 0, "down": 0}),
+        lambda matrix: {"up": matrix[:256], "bias": matrix[256], "down": matrix[257:].T},
+        lambda params: np.concatenate([params["up"], params["bias"][None], params["down"].T]),
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", TRAININGS)
-def test_every_step_is_that_of_float64(name: str, axis: int) -> None:
+def test_every_step_is_that_of_float64(name: str, layout: str) -> None:
     """From the moments and parameters before it; zeros at the same places."""
     c, eta, scale, gradient, options, leaves = TRAININGS[name]
-    shape = (256, 512)
-    p = jnp.asarray(scale * np.random.default_rng(7).standard_normal(shape), jnp.float32)
-    tx = jaxreg.proximal_adam(eta, jaxreg.Group(jaxreg.L1(c), axis=axis), **options)
-    assert two_sums.plan(p, (axis % 2,)) is not None
+    axis, shape, group, parameters, matrix = LAYOUTS[layout]
+    p = parameters(jnp.asarray(scale * np.random.default_rng(7).standard_normal(shape), jnp.float32))
+    tx = jaxreg.proximal_adam(eta, group(jaxreg.L1(c)), **options)
     state, update, zeros = tx.init(p), jax.jit(tx.update), []
     for step in range(8):
-        old = np.asarray(p, float)
-        updates, state = update(jnp.asarray(gradient(step, shape), jnp.float32), state, p)
+        old = np.asarray(matrix(p), float)
+        updates, state = update(parameters(jnp.asarray(gradient(step, shape), jnp.float32)), state, p)
         p = optax.apply_updates(p, updates)
         adam = state.inner[0]
         first, second = (1 - np.float32(b) ** np.float32(step + 1) for b in (B1, B2))  # as float32 has them
-        divisor = np.sqrt(np.asarray(adam.nu, float) / second) + EPS
-        z, norm = (
-            old - eta * np.asarray(adam.mu, float) / first / divisor,
-            np.linalg.norm(old, axis=axis, keepdims=True),
-        )
+        divisor = np.sqrt(np.asarray(matrix(adam.nu), float) / second) + EPS
+        z = old - eta * np.asarray(matrix(adam.mu), float) / first / divisor
+        norm = np.linalg.norm(old, axis=axis, keepdims=True)
         if options:
             tau = np.minimum(eta / divisor, options["max_step"])
         else:  # the bound on the pull, 4η
             tau = eta / np.maximum(divisor, np.abs(old) * np.where(norm > 0, c / np.where(norm > 0, norm, 1), 0) / 4)
         w, r = operator(z, tau, c, axis)
         size = np.maximum(np.abs(w), np.abs(old)).max(axis, keepdims=True) + 1e-30
-        np.testing.assert_array_less(np.abs(np.asarray(p, float) - w) / size, 3e-5)
-        np.testing.assert_array_equal(np.asarray(p) == 0, w == 0)
+        new = np.asarray(matrix(p), float)
+        np.testing.assert_array_less(np.abs(new - w) / size, 3e-5)
+        np.testing.assert_array_equal(new == 0, w == 0)
         length = np.linalg.norm(z, axis=axis, keepdims=True)  # of which float32 rounds, where little of it is left
-        np.testing.assert_array_less(np.abs(np.asarray(state.norms) - r), 1e-5 * r + 2e-6 * length + 1e-30)
+        (norms,) = jax.tree.leaves(state.norms)
+        np.testing.assert_array_less(np.abs(np.reshape(norms, r.shape) - r), 1e-5 * r + 2e-6 * length + 1e-30)
         zeros.append((r == 0).mean())
     assert (max(zeros) > 0) == leaves
+
+
+def test_the_largest_leaves_of_a_unit_are_cut() -> None:
+    """Those of the test above, and not its bias, which keeps its shape."""
+    params = LAYOUTS["units of three leaves"].parameters(jnp.ones((257 + 384, 512)))
+    flat = flatten_with_paths(params)
+    (joint,) = LAYOUTS["units of three leaves"].group(jaxreg.L1(1.0)).joints(flat)
+    form = groups.grouped(joint.group, blocks := joint.blocks(flat.leaves), ((None, None),) * 3)
+    assert [how is None for how in adam_groups_cpu.applies(form, blocks, blocks)] == [True, False, False]
 
 
 def test_one_pass_settles_a_step_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,21 +200,21 @@ def test_one_pass_settles_a_step_of_a_training(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("axis", [0, 1])
-def test_derivatives_in_the_strength_and_the_learning_rate(axis: int) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_derivatives_in_the_strength_and_the_learning_rate(layout: str) -> None:
     """Of a loss after three steps, forward and reverse, against differences in float64."""
+    _, shape, group, parameters, _ = LAYOUTS[layout]
     with jax.enable_x64(True):
-        shape = (256, 512)
-        target = np.random.default_rng(1).standard_normal(shape)
+        target = parameters(np.random.default_rng(1).standard_normal(shape))
 
         def loss(numbers: Any) -> Any:
-            tx = jaxreg.proximal_adam(numbers[1], jaxreg.Group(jaxreg.L1(numbers[0]), axis=axis))
-            p = jnp.asarray(np.random.default_rng(2).standard_normal(shape))
+            tx = jaxreg.proximal_adam(numbers[1], group(jaxreg.L1(numbers[0])))
+            p = parameters(jnp.asarray(np.random.default_rng(2).standard_normal(shape)))
             state = tx.init(p)
             for _ in range(3):
-                updates, state = tx.update(p - target, state, p)
+                updates, state = tx.update(jax.tree.map(jnp.subtract, p, target), state, p)
                 p = optax.apply_updates(p, updates)
-            return jnp.mean((p - target) ** 2)
+            return sum(jnp.mean((p - t) ** 2) for p, t in zip(*map(jax.tree.leaves, (p, target)), strict=True))
 
         at, h = np.array([3.0, 0.05]), 1e-5
         value = jax.jit(loss)

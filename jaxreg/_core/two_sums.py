@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     axis: int  # the one that is cut: a slice has one of so many neighbours, or of so many blocks of lanes
     is_last: bool
     slices: int
-    window: int  # along the axis
+    window: int  # along what is left of the axis, of the last one along the lanes
 
 
 def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...] = (16, 8)) -> Plan | None:
@@ -37,8 +37,8 @@ def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...]
         for axis in sorted({*axes} - {last}, key=lambda axis: -x.shape[axis]):
             if x.shape[last] >= _LANES and (window := _window(x.shape[axis], slices)):
                 return Plan(axis, False, slices, window)
-        if last in axes and (window := _window(x.shape[last], slices * _LANES)):
-            return Plan(last, True, slices, window)
+        if last in axes and x.shape[last] % (slices * _LANES) == 0:
+            return Plan(last, True, slices, _LANES // 2)
     return None
 
 
@@ -73,7 +73,7 @@ def two_sums(
         numbers = [x[..., None] for x in numbers]
     cut = [_slices(x, how) for x in arrays]
     both = functools.reduce(jnp.add, [jax.lax.complex(*terms(*slices, *numbers)) for slices in zip(*cut, strict=True)])
-    window = tuple(how.window if axis == how.axis else 1 for axis in range(both.ndim))
+    window = tuple(how.window if axis == how.axis + how.is_last else 1 for axis in range(both.ndim))
     both = jax.lax.reduce_window(both, jnp.zeros((), both.dtype), jax.lax.add, window, window, "VALID")
     axes = (*axes, both.ndim - 1) if how.is_last else axes
     return jnp.sum(both.real, axes).reshape(shape), jnp.sum(both.imag, axes).reshape(shape)
