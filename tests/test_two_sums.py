@@ -98,7 +98,8 @@ def returning(step: int, shape: tuple[int, int]) -> Array:
     return noise(0.1)(step, shape) if step < 5 else 2 + noise(3.0)(step, shape)
 
 
-# The strength, η, the scale of the first parameters, the gradients, options, whether some groups become 0.
+# The strength, η, the scale of the first parameters, the gradients, options and what is beside the groups, whether some
+# groups become 0.
 TRAININGS: dict[str, Any] = {
     "weak": (1e-2, 1e-3, 0.02, noise(), {}, False),
     "strong": (5.0, 1e-2, 0.02, noise(), {}, False),
@@ -111,6 +112,11 @@ TRAININGS: dict[str, Any] = {
     "large parameters": (1e3, 1e-3, 1e25, noise(), {"max_step": 1e-3}, False),
     "small ones": (1e-12, 1e-3, 1e-12, noise(1e-14), {}, True),
     "a large strength": (1e20, 1e-3, 1.0, noise(), {}, False),
+    "sparse": (1.0, 1e-2, 0.02, noise(), {"l1": 0.5}, False),
+    "sparse, all entries leave": (1.0, 1e-2, 0.02, noise(0.1), {"l1": 10.0}, True),
+    "sparse, max_step": (1.0, 1e-2, 0.02, noise(spread=2.0), {"l1": 0.5, "max_step": 0.02}, False),
+    "elastic": (5.0, 1e-2, 0.02, noise(), {"l2": 3.0}, False),
+    "sparse and elastic": (5.0, 1e-2, 0.02, noise(), {"l1": 1.0, "l2": 3.0}, True),
 }
 
 
@@ -144,7 +150,12 @@ def test_every_step_is_that_of_float64(name: str, layout: str) -> None:
     c, eta, scale, gradient, options, leaves = TRAININGS[name]
     axis, shape, group, parameters, matrix = LAYOUTS[layout]
     p = parameters(jnp.asarray(scale * np.random.default_rng(7).standard_normal(shape), jnp.float32))
-    tx = jaxreg.proximal_adam(eta, group(jaxreg.L1(c)), **options)
+    l1, l2, max_step = (options.get(key) for key in ("l1", "l2", "max_step"))
+    reg = group(jaxreg.L1(c))
+    for term in [penalty(strength) for penalty, strength in ((jaxreg.L1, l1), (jaxreg.L2, l2)) if strength]:
+        reg = beside(reg, term)
+    tx = jaxreg.proximal_adam(eta, reg, max_step=max_step)
+    l1, l2 = l1 or 0.0, l2 or 0.0
     state, update, zeros = tx.init(p), jax.jit(tx.update), []
     for step in range(8):
         old = np.asarray(matrix(p), float)
@@ -155,11 +166,13 @@ def test_every_step_is_that_of_float64(name: str, layout: str) -> None:
         divisor = np.sqrt(np.asarray(matrix(adam.nu), float) / second) + EPS
         z = old - eta * np.asarray(matrix(adam.mu), float) / first / divisor
         norm = np.linalg.norm(old, axis=axis, keepdims=True)
-        if options:
-            tau = np.minimum(eta / divisor, options["max_step"])
+        if max_step:
+            tau = np.minimum(eta / divisor, max_step)
         else:  # the bound on the pull, 4η
-            tau = eta / np.maximum(divisor, np.abs(old) * np.where(norm > 0, c / np.where(norm > 0, norm, 1), 0) / 4)
-        w, r = operator(z, tau, c, axis)
+            slope = l1 * (old != 0) + np.abs(old) * (2 * l2 + np.where(norm > 0, c / np.where(norm > 0, norm, 1), 0))
+            tau = eta / np.maximum(divisor, slope / 4)
+        z = np.sign(z) * np.maximum(np.abs(z) - tau * l1, 0) / (1 + 2 * tau * l2)
+        w, r = operator(z, tau / (1 + 2 * tau * l2), c, axis)
         size = np.maximum(np.abs(w), np.abs(old)).max(axis, keepdims=True) + 1e-30
         new = np.asarray(matrix(p), float)
         np.testing.assert_array_less(np.abs(new - w) / size, 3e-5)
@@ -169,6 +182,10 @@ def test_every_step_is_that_of_float64(name: str, layout: str) -> None:
         np.testing.assert_array_less(np.abs(np.reshape(norms, r.shape) - r), 1e-5 * r + 2e-6 * length + 1e-30)
         zeros.append((r == 0).mean())
     assert (max(zeros) > 0) == leaves
+
+
+def beside(reg: Any, term: jaxreg.Regularizer) -> Any:
+    return reg + (term if isinstance(reg, jaxreg.Regularizer) else jaxreg.TreeRegularizer({"**": term}))
 
 
 def test_the_largest_leaves_of_a_unit_are_cut() -> None:
@@ -201,24 +218,27 @@ def test_one_pass_settles_a_step_of_a_training(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_derivatives_in_the_strength_and_the_learning_rate(layout: str) -> None:
+def test_derivatives_in_the_strengths_and_the_learning_rate(layout: str) -> None:
     """Of a loss after three steps, forward and reverse, against differences in float64."""
     _, shape, group, parameters, _ = LAYOUTS[layout]
     with jax.enable_x64(True):
         target = parameters(np.random.default_rng(1).standard_normal(shape))
 
         def loss(numbers: Any) -> Any:
-            tx = jaxreg.proximal_adam(numbers[1], group(jaxreg.L1(numbers[0])))
+            tx = jaxreg.proximal_adam(numbers[1], beside(group(jaxreg.L1(numbers[0])), jaxreg.L2(numbers[2])))
             p = parameters(jnp.asarray(np.random.default_rng(2).standard_normal(shape)))
-            state = tx.init(p)
-            for _ in range(3):
+
+            def step(state: Any, _: None) -> Any:
+                p, state = state
                 updates, state = tx.update(jax.tree.map(jnp.subtract, p, target), state, p)
-                p = optax.apply_updates(p, updates)
+                return (optax.apply_updates(p, updates), state), None
+
+            (p, _), _ = jax.lax.scan(step, (p, tx.init(p)), length=3)
             return sum(jnp.mean((p - t) ** 2) for p, t in zip(*map(jax.tree.leaves, (p, target)), strict=True))
 
-        at, h = np.array([3.0, 0.05]), 1e-5
+        at, h = np.array([3.0, 0.05, 0.5]), 1e-5
         value = jax.jit(loss)
-        expected = [(value(at + h * e) - value(at - h * e)) / (2 * h) for e in np.eye(2)]
+        expected = [(value(at + h * e) - value(at - h * e)) / (2 * h) for e in np.eye(3)]
         for derivative in (jax.jacfwd, jax.jacrev):
             np.testing.assert_allclose(jax.jit(derivative(loss))(at), expected, rtol=1e-5)
 

@@ -1,6 +1,6 @@
 """The group lasso in Adam's own metric on a CPU: one pass for the norms where a step changes them little.
 
-    w_i = z_i·f_i,   f_i = D_i/(D_i + cη/r),   r = ‖w_g‖,   τ_i = η/D_i
+    w_i = z_i·f_i,   f_i = D_i/(D_i + cη/r),   r = ‖w_g‖,   τ_i = η/D_i,   z and τ after L1 and L2 of the entries
 
 Newton's method for r is that of `_group_metric.py`, h(r) = 1/‖w/r‖ = 1, and begins at the norm that the state keeps.
 With S = Σ (w_i/r)² and F = Σ (w_i/r)²·f_i, both of one pass (`two_sums.py`), a step goes to r·(1 + e),
@@ -11,7 +11,7 @@ Groups that such steps do not settle, as at the ends of the floating range, have
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxreg._core import compiler, numerics, partition
 from jaxreg._core.partition import Arrays, Grouping, Units
 from jaxreg._core.structure import Parts
-from jaxreg._core.two_sums import Plan, Plans, plans, two_sums
+from jaxreg._core.two_sums import Plans, plans, two_sums
 from jaxreg._optax.groups import Grouped
 from jaxreg._optax.metrics import PULL
 from jaxreg.penalties._group_metric import roots
@@ -28,17 +28,24 @@ from jaxreg.penalties.l1 import L1
 _MOST_PASSES = 5
 
 
+class Beside(NamedTuple):
+    """The numbers of L1 and L2 of the entries, None for none."""
+
+    l1: Any
+    l2: Any
+
+
 def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
-    """How to cut the parameter, or those of a unit, if one is large, for the group lasso with nothing beside it."""
+    """How to cut the parameter, or those of a unit, if one is large, for the group lasso beside L1 and L2."""
     by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
-    if not by_entry or not isinstance(form.groups.penalty, L1) or not all(map(_is_plain, form.of_arrays)):
+    if not by_entry or not isinstance(form.groups.penalty, L1) or not all(map(_is_known, form.of_arrays)):
         return None
     whole = any(jnp.iscomplexobj(x) or compiler.is_explicit(x) for x in (p if isinstance(p, tuple) else (p,)))
     return None if whole else plans(p, form.where)
 
 
-def _is_plain(beside: Parts) -> bool:
-    return beside.is_l2 and beside.l2 is None and beside.excluded is None
+def _is_known(beside: Parts) -> bool:
+    return beside.is_elastic and not beside.have_weights and beside.excluded is None
 
 
 def step(
@@ -50,13 +57,11 @@ def step(
     bound = jnp.minimum(jnp.where(r > 0, c / jnp.where(r > 0, r, 1), 0) * (1 / PULL), largest)
     b, max_step = c * jnp.asarray(numbers.eta, r.dtype), numbers.max_step
     numbers = numbers._replace(max_step=None)
-    held = jax.lax.stop_gradient((numbers, max_step, (p, m, v), bound, b))
+    beside: Any = tuple(Beside(parts.l1, parts.l2) for parts in form.of_arrays)
+    beside = beside if isinstance(p, tuple) else beside[0]
+    held = jax.lax.stop_gradient((numbers, max_step, beside, (p, m, v), bound, b))
     new = _norms(form.where, how, r, c, *held)
-
-    def metric(groups: Grouping, p: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _metric(numbers, max_step, p, m, v, partition.spread(bound, groups))
-
-    z, divisor = partition.results(metric, form.where, p, m, v)
+    z, divisor = _metric_of_all(form.where, numbers, max_step, beside, (p, m, v), bound)
     new = numerics.exact(new, _differentiable(z, divisor, b, new, form.where))
     positive = ~(new <= 0)  # nan too
 
@@ -67,30 +72,63 @@ def step(
     return partition.each(moved, form.where, z, divisor), new
 
 
-def _metric(numbers: Any, max_step: Any, p: Any, m: Any, v: Any, bound: Any) -> tuple[jax.Array, jax.Array]:
+def _metric(
+    numbers: Any, max_step: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any
+) -> tuple[jax.Array, jax.Array]:
     """z and D."""
     rate, eta, first, second, eps, eps_root = (jnp.asarray(x, p.dtype) for x in numbers[:6])
+    l1, l2 = (None if c is None else jnp.asarray(c, p.dtype) for c in beside)
     divisor = jnp.sqrt(jnp.asarray(v, p.dtype) * (1 / second) + eps_root) + eps
     z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
-    least = jnp.abs(p * bound) if max_step is None else eta / jnp.asarray(max_step, p.dtype)
-    return z, jnp.minimum(jnp.maximum(divisor, least), float(jnp.finfo(p.dtype).max) / 8)
+    if max_step is None:
+        least = jnp.abs(p * (bound if l2 is None else bound + 2 / PULL * l2))
+        least = least if l1 is None else jnp.where(compiler.read_again(bound, p) == 0, 0, least + l1 / PULL)
+    else:
+        least = eta / jnp.asarray(max_step, p.dtype)
+    divisor = jnp.minimum(jnp.maximum(divisor, least), float(jnp.finfo(p.dtype).max) / 8)
+    if l1 is not None:
+        z = numerics.soft_threshold(z, numerics.threshold(eta / divisor, l1))
+    if l2 is not None:
+        more = divisor + 2 * eta * l2
+        z, divisor = z * (divisor / more), more
+    return z, divisor
+
+
+def _metric_of_all(
+    where: Any, numbers: Any, max_step: Any, beside: Any, arrays: Any, bound: jax.Array
+) -> tuple[Any, Any]:
+    def of_array(groups: Grouping, beside: Beside, p: Any, m: Any, v: Any) -> tuple[jax.Array, jax.Array]:
+        return _metric(numbers, max_step, beside, p, m, v, partition.spread(bound, groups))
+
+    return cast(Any, partition.results(of_array, where, beside, *arrays))
 
 
 def _norms(
-    where: Any, how: Plans, r: jax.Array, c: jax.Array, numbers: Any, max_step: Any, arrays: Any, bound: Any, b: Any
+    where: Any,
+    how: Plans,
+    r: jax.Array,
+    c: jax.Array,
+    numbers: Any,
+    max_step: Any,
+    beside: Any,
+    arrays: Any,
+    bound: jax.Array,
+    b: jax.Array,
 ) -> jax.Array:
-    def terms(p: Any, m: Any, v: Any, bound: Any, second: Any, k: Any, a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
+    def terms(
+        beside: Beside, p: Any, m: Any, v: Any, bound: Any, second: Any, k: Any, a: Any, b: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """The terms of S and of F, where w/r is k·z·f with f = D/(aD + b)."""
-        z, divisor = _metric(numbers._replace(second=second), max_step, p, m, v, bound)
+        z, divisor = _metric(numbers._replace(second=second), max_step, beside, p, m, v, bound)
         f = divisor * (1 / (a * divisor + b))  # a quotient of two arrays would be kept for both terms
         square = (z * k * f) ** 2
         return square, square * f
 
     def sums(of_groups: Any) -> Any:
-        def of_array(groups: Any, how: Plan | None, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return two_sums(terms, arrays, of_groups, groups, how)
+        def of_array(groups: Any, how: Any, beside: Beside, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return two_sums(functools.partial(terms, beside), arrays, of_groups, groups, how)
 
-        found = partition.results(of_array, where, how, *arrays)
+        found = partition.results(of_array, where, how, beside, *arrays)
         return (functools.reduce(jnp.add, x) for x in found) if isinstance(where, Units) else found
 
     def one_pass(state: Any) -> Any:
@@ -102,17 +140,15 @@ def _norms(
         again = compiler.read_again(r, (bound, jnp.broadcast_to(jnp.asarray(numbers.second, r.dtype), r.shape)))
         s, f = sums((*again, k, a, b * k))
         stays = ~positive & (s <= 1)
-        e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * (s / f))
+        e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * jnp.where((s == 0) & (f == 0), 1, s / f))
         left = 1.5 * (1 - f / s) * e**2
         settled = positive & (jnp.abs(e) <= 0.125) & (left <= 4 * float(jnp.finfo(r.dtype).eps))
         return jnp.maximum(r + e / k, 0), jnp.all(stays | settled), passes + 1
 
     def without_a_beginning() -> jax.Array:
-        def metric(groups: Grouping, p: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-            z, divisor = _metric(numbers, max_step, p, m, v, partition.spread(bound, groups))
-            return z, jnp.asarray(numbers.eta, z.dtype) / divisor
-
-        return roots(where, *partition.results(metric, where, *arrays), jax.lax.stop_gradient(c))
+        z, divisor = _metric_of_all(where, numbers, max_step, beside, arrays, bound)
+        eta = jnp.asarray(numbers.eta, r.dtype)
+        return roots(where, z, jax.tree.map(lambda d: eta / d, divisor), jax.lax.stop_gradient(c))
 
     begin = jax.lax.stop_gradient(r), jnp.zeros((), bool), 0
     r, settled, _ = jax.lax.while_loop(lambda state: ~state[1] & (state[2] < _MOST_PASSES), one_pass, begin)

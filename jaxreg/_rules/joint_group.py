@@ -31,8 +31,7 @@ class JointGroup(TreePenalty):
     for all of its groups), `proximal` (in a metric too, as `Group`: in Adam's own the step sizes of a unit differ, and
     its norm is the root of one equation over all its leaves; by `proximal_adam(moments="group")` they are one),
     `prox(params, step)`, `summary`; and `+` adds it to one. Beside L1, L2 and L1L2 of single leaves the proximal
-    operator is exact (sparse groups). The sums over the leaves add, and on a TPU it costs what `Group`s of single
-    leaves do; on a CPU a step of `proximal_adam` with large leaves takes many times as long as with those.
+    operator is exact (sparse groups). The sums over the leaves add, and it costs what `Group`s of single leaves do.
     `jaxreg.units` finds the units of a network, and its `joint_groups(penalty)` writes these.
 
     Args:
