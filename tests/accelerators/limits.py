@@ -124,6 +124,16 @@ def test_a_step_with_groups_in_rows_on_a_gpu(compilers: Compilers, work: str) ->
     assert result["temporaries"] <= 50 * SMALL, result
 
 
+def test_groups_across_leaves_on_a_gpu_cost_what_those_of_each_leaf_do(compilers: Compilers) -> None:
+    """Half of the leaves have their units along the last axis, half along the first one; all are there at once."""
+    across, whole, divided = (
+        compilers.compile("steps", f"proximal_adam, groups {kind}", "step", "H100")
+        for kind in ("across leaves", "that are whole", "that are divided")
+    )
+    assert across["ratio"] <= 1.05 * (whole["ratio"] + divided["ratio"]) / 2, across
+    assert across["temporaries"] <= 1.4 * divided["temporaries"], across
+
+
 def test_blocks_are_read_once_and_written_once(compilers: Compilers) -> None:
     """On a TPU the comparisons take longer than the memory does."""
     for target, limit in (("v5e", 2.3), ("H100", 1.05)):
