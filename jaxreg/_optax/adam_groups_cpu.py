@@ -35,6 +35,16 @@ class Beside(NamedTuple):
     l2: Any
 
 
+class Given(NamedTuple):
+    """What z and D are made of, with the numbers of `adam_groups.py`; of several arrays tuples."""
+
+    numbers: Any
+    beside: Any
+    p: Arrays
+    m: Arrays
+    v: Arrays
+
+
 def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
     """How to cut the parameter, or those of a unit, if one is large, for the group lasso beside L1 and L2."""
     by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
@@ -55,13 +65,11 @@ def step(
     c = jnp.broadcast_to(jnp.asarray(form.groups.weight * form.groups.penalty.l1, r.dtype), r.shape)
     largest = float(jnp.finfo(r.dtype).max)
     bound = jnp.minimum(jnp.where(r > 0, c / jnp.where(r > 0, r, 1), 0) * (1 / PULL), largest)
-    b, max_step = c * jnp.asarray(numbers.eta, r.dtype), numbers.max_step
-    numbers = numbers._replace(max_step=None)
-    beside: Any = tuple(Beside(parts.l1, parts.l2) for parts in form.of_arrays)
-    beside = beside if isinstance(p, tuple) else beside[0]
-    held = jax.lax.stop_gradient((numbers, max_step, beside, (p, m, v), bound, b))
-    new = _norms(form.where, how, r, c, *held)
-    z, divisor = _metric_of_all(form.where, numbers, max_step, beside, (p, m, v), bound)
+    b = c * jnp.asarray(numbers.eta, r.dtype)
+    beside = tuple(Beside(parts.l1, parts.l2) for parts in form.of_arrays)
+    given = Given(numbers, beside if isinstance(p, tuple) else beside[0], p, m, v)
+    new = _norms(form.where, how, r, *jax.lax.stop_gradient((c, b, bound, given)))
+    z, divisor = _metric_of_all(form.where, given, bound)
     new = numerics.exact(new, _differentiable(z, divisor, b, new, form.where))
     positive = ~(new <= 0)  # nan too
 
@@ -72,19 +80,17 @@ def step(
     return partition.each(moved, form.where, z, divisor), new
 
 
-def _metric(
-    numbers: Any, max_step: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any
-) -> tuple[jax.Array, jax.Array]:
+def _metric(numbers: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any) -> tuple[jax.Array, jax.Array]:
     """z and D."""
     rate, eta, first, second, eps, eps_root = (jnp.asarray(x, p.dtype) for x in numbers[:6])
     l1, l2 = (None if c is None else jnp.asarray(c, p.dtype) for c in beside)
     divisor = jnp.sqrt(jnp.asarray(v, p.dtype) * (1 / second) + eps_root) + eps
     z = p - jnp.asarray(m, p.dtype) * (rate / (first * divisor))
-    if max_step is None:
+    if numbers.max_step is None:
         least = jnp.abs(p * (bound if l2 is None else bound + 2 / PULL * l2))
         least = least if l1 is None else jnp.where(compiler.read_again(bound, p) == 0, 0, least + l1 / PULL)
     else:
-        least = eta / jnp.asarray(max_step, p.dtype)
+        least = eta / jnp.asarray(numbers.max_step, p.dtype)
     divisor = jnp.minimum(jnp.maximum(divisor, least), float(jnp.finfo(p.dtype).max) / 8)
     if l1 is not None:
         z = numerics.soft_threshold(z, numerics.threshold(eta / divisor, l1))
@@ -94,32 +100,25 @@ def _metric(
     return z, divisor
 
 
-def _metric_of_all(
-    where: Any, numbers: Any, max_step: Any, beside: Any, arrays: Any, bound: jax.Array
-) -> tuple[Any, Any]:
-    def of_array(groups: Grouping, beside: Beside, p: Any, m: Any, v: Any) -> tuple[jax.Array, jax.Array]:
-        return _metric(numbers, max_step, beside, p, m, v, partition.spread(bound, groups))
+def _metric_of_all(where: Any, given: Given, bound: jax.Array) -> tuple[Any, Any]:
+    numbers, *of_arrays = given
 
-    return cast(Any, partition.results(of_array, where, beside, *arrays))
+    def of_array(groups: Grouping, beside: Beside, p: Any, m: Any, v: Any) -> tuple[jax.Array, jax.Array]:
+        return _metric(numbers, beside, p, m, v, partition.spread(bound, groups))
+
+    return cast(Any, partition.results(of_array, where, *of_arrays))
 
 
 def _norms(
-    where: Any,
-    how: Plans,
-    r: jax.Array,
-    c: jax.Array,
-    numbers: Any,
-    max_step: Any,
-    beside: Any,
-    arrays: Any,
-    bound: jax.Array,
-    b: jax.Array,
+    where: Any, how: Plans, r: jax.Array, c: jax.Array, b: jax.Array, bound: jax.Array, given: Given
 ) -> jax.Array:
+    numbers, *of_arrays = given
+
     def terms(
         beside: Beside, p: Any, m: Any, v: Any, bound: Any, second: Any, k: Any, a: Any, b: Any
     ) -> tuple[jax.Array, jax.Array]:
         """The terms of S and of F, where w/r is k·z·f with f = D/(aD + b)."""
-        z, divisor = _metric(numbers._replace(second=second), max_step, beside, p, m, v, bound)
+        z, divisor = _metric(numbers._replace(second=second), beside, p, m, v, bound)
         f = divisor * (1 / (a * divisor + b))  # a quotient of two arrays would be kept for both terms
         square = (z * k * f) ** 2
         return square, square * f
@@ -128,7 +127,7 @@ def _norms(
         def of_array(groups: Any, how: Any, beside: Beside, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
             return two_sums(functools.partial(terms, beside), arrays, of_groups, groups, how)
 
-        found = partition.results(of_array, where, how, beside, *arrays)
+        found = partition.results(of_array, where, how, *of_arrays)
         return (functools.reduce(jnp.add, x) for x in found) if isinstance(where, Units) else found
 
     def one_pass(state: Any) -> Any:
@@ -140,15 +139,15 @@ def _norms(
         again = compiler.read_again(r, (bound, jnp.broadcast_to(jnp.asarray(numbers.second, r.dtype), r.shape)))
         s, f = sums((*again, k, a, b * k))
         stays = ~positive & (s <= 1)
-        e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * jnp.where((s == 0) & (f == 0), 1, s / f))
+        vanishes = (s == 0) & (f == 0)  # z = 0, by L1
+        e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * jnp.where(vanishes, 1, s / f))
         left = 1.5 * (1 - f / s) * e**2
         settled = positive & (jnp.abs(e) <= 0.125) & (left <= 4 * float(jnp.finfo(r.dtype).eps))
         return jnp.maximum(r + e / k, 0), jnp.all(stays | settled), passes + 1
 
     def without_a_beginning() -> jax.Array:
-        z, divisor = _metric_of_all(where, numbers, max_step, beside, arrays, bound)
-        eta = jnp.asarray(numbers.eta, r.dtype)
-        return roots(where, z, jax.tree.map(lambda d: eta / d, divisor), jax.lax.stop_gradient(c))
+        z, divisor = _metric_of_all(where, given, bound)
+        return roots(where, z, jax.tree.map(lambda d: jnp.asarray(numbers.eta, r.dtype) / d, divisor), c)
 
     begin = jax.lax.stop_gradient(r), jnp.zeros((), bool), 0
     r, settled, _ = jax.lax.while_loop(lambda state: ~state[1] & (state[2] < _MOST_PASSES), one_pass, begin)
