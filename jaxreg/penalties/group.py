@@ -75,7 +75,7 @@ class Group(Regularizer, OfNorms):
     groups: Any = static(None, shown=False)
 
     def __post_init__(self) -> None:
-        if self.groups is not None and not isinstance(self.groups, Units):
+        if self.groups is not None and not isinstance(self.groups, Units):  # those are of `JointGroup`
             object.__setattr__(self, "groups", _labels.checked(self.groups, self.axis))
         super().__post_init__()
         object.__setattr__(self, "penalty", as_elementwise("Group", self.penalty))

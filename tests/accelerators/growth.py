@@ -17,7 +17,7 @@ TRACED_ONLY = 1_000
 TREES = [
     *((ELEMENTWISE, leaves, target) for target in ("v5e", "H100") for leaves in (100, 1_000)),
     *((ELEMENTWISE, leaves, "v5e") for leaves in (10_000, 100_000)),
-    *((GROUPS, leaves, target) for target in ("v5e", "H100") for leaves in (10, 100)),
+    *((GROUPS, leaves, target) for target in ("v5e", "H100") for leaves in (10, 100, 1_000)),
 ]
 
 
