@@ -24,7 +24,7 @@ from jaxreg.penalties.simplex import Simplex
 from jaxreg.penalties.spectral_ball import SpectralBall
 from jaxreg.penalties.unit_norm import UnitNorm
 from tests.cases import sample
-from tests.constraint_cases import CASES, Case, ball, in_one_program, l1_ball, simplex, spectral
+from tests.constraint_cases import CASES, Case, ball, in_few_programs, l1_ball, simplex, spectral
 
 pytestmark = pytest.mark.wide
 
@@ -42,49 +42,49 @@ def f32(x: Any) -> jax.Array:
 
 
 def of_each_shape(function: Callable[..., Any]) -> dict[tuple[int, ...], Callable[..., Any]]:
-    """For each shape one program, of the cases that take it."""
+    """For each shape the cases that take it."""
     shapes = {shape for case in CASES for shape in case.shapes}
-    return {shape: in_one_program(function, [case for case in CASES if shape in case.shapes]) for shape in shapes}
+    return {shape: in_few_programs(function, [case for case in CASES if shape in case.shapes]) for shape in shapes}
 
 
 PROX = of_each_shape(lambda c, z, step: c.prox(z, step))
 PROX_AND_VIOLATION = of_each_shape(lambda c, z: (c.prox(z), c.violation(z)))
 
 
-@in_one_program
+@in_few_programs
 def look(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
     return c.prox(x), c.violation(x), c(x)
 
 
-@in_one_program
+@in_few_programs
 def first_order(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
     """The projection; the violation and the value, and the gradients of both."""
     (value, gradient), (violation, normal) = jax.value_and_grad(c)(x), jax.value_and_grad(c.violation)(x)
     return c.prox(x), violation, value, gradient, normal
 
 
-@in_one_program
+@in_few_programs
 def derivatives(c: Constraint, z: jax.Array, dz: jax.Array) -> tuple[jax.Array, ...]:
     p, forward = jax.jvp(c.prox, (z,), (dz,))
     return p, forward, *jax.vjp(c.prox, z)[1](dz)
 
 
-@in_one_program
+@in_few_programs
 def prox_with_l2(c: Constraint, z: jax.Array) -> jax.Array:
     return (c + jaxreg.L2(0.5)).prox(z)
 
 
-@in_one_program
+@in_few_programs
 def cube(c: Constraint, z: jax.Array) -> tuple[jax.Array, Constraint]:
     return jax.value_and_grad(lambda c: jnp.sum(c.prox(z) ** 3))(c)
 
 
-@in_one_program
+@in_few_programs
 def look_at_each(c: Constraint, *arrays: jax.Array) -> list[tuple[jax.Array, ...]]:
     return [(c.prox(x), c.violation(x), c(x)) for x in arrays]
 
 
-@in_one_program
+@in_few_programs
 def look_at_a_batch(c: Constraint, x: jax.Array) -> tuple[jax.Array, ...]:
     return jax.vmap(lambda x: (c.prox(x), c.violation(x), c(x)))(x)
 
@@ -97,8 +97,8 @@ def _tangent_in_a_metric(c: Constraint, z: jax.Array, step: jax.Array, *tangents
     return jax.jvp(c.prox, (z, step), tangents)
 
 
-look_in_a_metric = in_one_program(_in_a_metric, METRIC)
-tangent_in_a_metric = in_one_program(_tangent_in_a_metric, METRIC)
+look_in_a_metric = in_few_programs(_in_a_metric, METRIC)
+tangent_in_a_metric = in_few_programs(_tangent_in_a_metric, METRIC)
 
 
 def _pulled_back(c: Constraint, z: jax.Array, step: Any = 1.0) -> tuple[Any, ...]:
@@ -108,8 +108,8 @@ def _pulled_back(c: Constraint, z: jax.Array, step: Any = 1.0) -> tuple[Any, ...
 
 
 pulled_back = jax.jit(_pulled_back)
-pulled_back_in_strict_modes = in_one_program(_pulled_back)
-pulled_back_in_a_metric = in_one_program(_pulled_back, METRIC)
+pulled_back_in_strict_modes = in_few_programs(_pulled_back)
+pulled_back_in_a_metric = in_few_programs(_pulled_back, METRIC)
 
 
 # ---------------------------------------------------------------------------------------------------- the projection
