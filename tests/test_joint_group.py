@@ -298,6 +298,19 @@ def test_add_regularization_and_track():
     same(top, np.linalg.norm(rows(grads), axis=1).max())
 
 
+def test_no_units_have_no_penalty_and_take_every_step():
+    """As layers of width 0 have them, and leaves without entries beside others."""
+    none = {"a": np.zeros((4, 0), np.float32), "b": np.zeros(0, np.float32)}
+    reg, alone = (jaxreg.JointGroup(jaxreg.L1(0.3), axes) for axes in ({"a": 1, "b": 0}, {"a": 1}))
+    assert reg(none) == 0 and jaxreg.coefficient_max(reg, none) == 0
+    empty = {"a": np.ones((4, 3), np.float32), "b": np.zeros((3, 0), np.float32)}
+    same(jaxreg.coefficient_max(reg, empty), 2.0)
+    for moments in ("entry", "group"):
+        run(jaxreg.proximal_adam(0.1, reg, moments=moments), none, none)
+        got, expected = (run(jaxreg.proximal_adam(0.1, r, moments=moments), empty, empty) for r in (reg, alone))
+        jax.tree.map(same, got, expected)
+
+
 def test_summary_has_a_line_for_the_groups():
     params = tree()
     params["a"]["kernel"][:, 1] = params["a"]["bias"][1] = 0

@@ -15,6 +15,7 @@ from jaxreg._core import two_sums
 from jaxreg._optax import adam_groups, adam_groups_cpu, groups
 from jaxreg._rules.paths import flatten_with_paths
 from tests.benchmarks import programs
+from tests.training import after_updates
 
 pytestmark = pytest.mark.wide  # every step of large leaves
 
@@ -182,6 +183,17 @@ def test_every_step_is_that_of_float64(name: str, layout: str) -> None:
         np.testing.assert_array_less(np.abs(np.reshape(norms, r.shape) - r), 1e-5 * r + 2e-6 * length + 1e-30)
         zeros.append((r == 0).mean())
     assert (max(zeros) > 0) == leaves
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_largest_step_of_0_leaves_all_to_adam(layout: str) -> None:
+    """Also where the learning rate is 0, in the first steps of a schedule."""
+    _, shape, group, parameters, _ = LAYOUTS[layout]
+    p = parameters(jnp.asarray(np.random.default_rng(7).standard_normal(shape), jnp.float32))
+    reg, rate = beside(group(jaxreg.L1(1.0)), jaxreg.L1(1.0)), optax.linear_schedule(0.0, 0.1, 1)
+    got, _ = after_updates(jaxreg.proximal_adam(rate, reg, max_step=0.0), p, p, 3)
+    expected, _ = after_updates(optax.adam(rate), p, p, 3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), got, expected)
 
 
 def beside(reg: Any, term: jaxreg.Regularizer) -> Any:

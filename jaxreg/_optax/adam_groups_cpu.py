@@ -90,7 +90,8 @@ def _metric(numbers: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any) ->
         least = jnp.abs(p * (bound if l2 is None else bound + 2 / PULL * l2))
         least = least if l1 is None else jnp.where(compiler.read_again(bound, p) == 0, 0, least + l1 / PULL)
     else:
-        least = eta / jnp.asarray(numbers.max_step, p.dtype)
+        most = jnp.maximum(jnp.asarray(numbers.max_step, p.dtype), float(jnp.finfo(p.dtype).tiny))  # 0/0 would be nan
+        least = eta / most
     divisor = jnp.minimum(jnp.maximum(divisor, least), float(jnp.finfo(p.dtype).max) / 8)
     if l1 is not None:
         z = numerics.soft_threshold(z, numerics.threshold(eta / divisor, l1))

@@ -32,7 +32,8 @@ def of_groups(joints: Sequence[Joint], flat: Leaves) -> tuple[tuple[LeafGroups, 
     found, gradients = [], []
     for joint in joints:
         blocks, slopes = joint.blocks(flat.leaves), joint.gradient(flat.leaves)
-        alive = partition.total(tuple(np.asarray(block) != 0 for block in blocks), joint.units)
+        counts = partition.each(lambda unit, x: np.count_nonzero(np.asarray(x), unit.others), joint.units, blocks)
+        alive = sum(counts)
         numbers = (float(joint.value(flat.leaves)), norm(slopes))
         size = sum(block.size for block in blocks)
         paths, zeros = tuple(view.path for view in joint.views), size - int(np.sum(alive))

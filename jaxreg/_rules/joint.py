@@ -5,6 +5,7 @@ Where a unit has several indices of the axis, these are an axis of their own beh
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -91,7 +92,7 @@ class Joint:
     def matrix(self, leaves: Sequence[Any]) -> jax.Array:
         """The same as rows of one matrix, a unit each."""
         rows = [jnp.moveaxis(block, view.axis, 0) for view, block in zip(self.views, self.blocks(leaves), strict=True)]
-        return jnp.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
+        return jnp.concatenate([row.reshape(len(row), math.prod(row.shape[1:])) for row in rows], axis=1)
 
     def put(self, blocks: Blocks, leaves: list[Any]) -> None:
         """Put the entries into the leaves."""
