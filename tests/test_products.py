@@ -172,3 +172,24 @@ def test_an_isometry_is_whole_also_where_the_rank_is_not(rank: int) -> None:
     u, _, vh = np.linalg.svd(x)
     np.testing.assert_allclose(found @ vh[:rank].T, u[:, :rank], atol=1e-4)
     np.testing.assert_allclose(jax.jit(_polar.isometry)(x.T.astype(np.float32)), found.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(256, 300), (257, 300), (600, 256), (1000, 700)])
+def test_panels_of_rows_are_the_whole_product(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in programs for a TPU, also where the last panel is not full; with their derivatives, in both modes."""
+    monkeypatch.setattr(compiler, "on_tpu", lambda there, elsewhere, *operands: there(*operands))
+    a, b, g = (RNG.normal(size=shape) for shape in ((rows, 40), (40, columns), (rows, rows)))
+
+    def close(found: jax.Array, expected: Array) -> None:
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+    found, change = jax.jit(lambda a, b: jax.jvp(lambda a: compiler.matmul(a, b), (a,), (2 * a,)))(
+        *map(jnp.float32, (a, b))
+    )
+    close(found, a @ b)
+    close(change, 2 * a @ b)
+    close(
+        jax.jit(jax.grad(lambda b: jnp.sum(compiler.matmul(jnp.float32(a), b))))(jnp.float32(b)),
+        a.T @ np.ones(found.shape),
+    )
+    close(jax.jit(compiler.matmul)(*map(jnp.float32, (g, g)), 0.5, -2.0), 0.5 * g @ g - 2 * g)

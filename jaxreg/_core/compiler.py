@@ -127,6 +127,52 @@ def on_tpu(there: Callable[..., T], elsewhere: Callable[..., T], *operands: Any)
     return jax.lax.platform_dependent(*operands, tpu=there, default=elsewhere)
 
 
+PANEL = 256  # rows: as many as keep the units of a TPU busy for longer than they wait for the other matrix
+
+
+def matmul(a: jax.Array, b: jax.Array, *numbers: Any) -> jax.Array:
+    """Return a·b at full precision, or with two numbers u·(a·b) + v·b; in programs for a TPU a panel after the other.
+
+    For a TPU the panels are as many cycles as the whole. Its compiler unrolls a product, and takes 10 to 20 s for one
+    of matrices of 1024² that are on chip; a panel takes 4 s, and equal ones of several products are compiled once.
+    Needed by `tests/accelerators/limits.py::test_spectra_compile_soon`. The longer side of the result, by which a
+    matrix that is shared by several devices is mostly divided, stays whole.
+    """
+    if not numbers and isinstance(a.shape[0], int) and isinstance(b.shape[1], int) and a.shape[0] > b.shape[1]:
+        return matmul(b.T, a.T).T
+
+    def whole(rows: jax.Array, b: jax.Array, *scaled: Any) -> jax.Array:
+        product = jnp.matmul(rows, b, precision=jax.lax.Precision.HIGHEST)
+        return scaled[0] * product + scaled[1] * scaled[2] if scaled else product
+
+    def panels(rows: jax.Array, b: jax.Array, *scaled: Any) -> jax.Array:
+        if not scaled:
+            return by_panels(lambda panel: whole(panel, b), rows)
+        u, v, added = scaled
+        return by_panels(lambda panel, added: whole(panel, b, u, v, added), rows, added)
+
+    scaled = (*numbers, b) if numbers else ()
+    is_large = isinstance(a.shape[0], int) and a.shape[0] > PANEL and not jnp.iscomplexobj(a)
+    return on_tpu(panels, whole, a, b, *scaled) if is_large else whole(a, b, *scaled)
+
+
+def by_panels(of_rows: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Array:
+    """Call a function of rows for one panel of them after the other; what the last panel lacks are zeros.
+
+    Needed by `matmul`.
+    """
+    rows = len(matrices[0])
+    count = -(-rows // PANEL)
+    length = -(-rows // (8 * count)) * 8  # a TPU keeps rows by eight
+
+    def panels(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, count * length - rows), (0, 0))).reshape(count, length, x.shape[1])
+
+    with jax.named_scope("panels"):  # by which `tests/accelerators/reading.py` knows them
+        found = jax.lax.map(lambda parts: of_rows(*parts), tuple(map(panels, matrices)))
+    return found.reshape(count * length, found.shape[2])[:rows]
+
+
 LARGE = 1 << 16  # from this size on, the time to read the memory is what a sum costs
 
 

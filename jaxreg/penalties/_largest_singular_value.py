@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import euclidean
+from jaxreg._core.compiler import matmul
 from jaxreg.penalties import _polar, _singular_values
-from jaxreg.penalties._polar import matmul
 
 
 @jax.custom_jvp
@@ -54,20 +54,22 @@ def top(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """
     info = jnp.finfo(p.dtype)
 
-    def is_unfinished(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        _, _, purity, count = state
+    def is_unfinished(state: Any) -> jax.Array:
+        _, _, _, purity, count = state
         return (count <= info.nmant) & (purity < 1 - float(info.eps) ** 0.5)
 
-    def square(state: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
-        power, mean, _, count = state
-        power = matmul(power, power)
-        purity = jnp.trace(power)  # Σw_i²
-        power = power / _or_1(purity)
-        return power, jnp.where(count < info.nmant - 5, power, mean), purity, count + 1
+    def square(state: Any) -> Any:
+        power, mean, of_mean, purity, count = state
+        power = matmul(power, power, 1 / _or_1(purity) ** 2, 0)  # of the one before with trace 1
+        purity, is_early = jnp.trace(power), count < info.nmant - 5  # Σw_i²
+        mean, of_mean = jnp.where(is_early, power, mean), jnp.where(is_early, purity, of_mean)
+        return power, mean, of_mean, purity, count + 1
 
-    start = p / _or_1(jnp.trace(p))
-    power, mean, _, _ = jax.lax.while_loop(is_unfinished, square, (start, start, jnp.zeros((), p.dtype), jnp.int32(0)))
-    return jnp.sum(p * power), mean, 1 / _or_1(jnp.sum(mean * mean))
+    start, zero = p / _or_1(jnp.trace(p)), jnp.zeros((), p.dtype)
+    found = jax.lax.while_loop(is_unfinished, square, (start, start, zero, zero, jnp.int32(0)))
+    power, mean, of_mean, purity, _ = found
+    mean = mean / _or_1(of_mean)
+    return jnp.sum(p * power) / _or_1(purity), mean, 1 / _or_1(jnp.sum(mean * mean))
 
 
 def _or_1(x: jax.Array) -> jax.Array:

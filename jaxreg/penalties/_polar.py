@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.lax.linalg import EighImplementation
 
 from jaxreg._core import compiler, euclidean
+from jaxreg._core.compiler import matmul
 
 T = TypeVar("T")
 
@@ -30,10 +31,6 @@ _NEWTON_SCHULZ = (1.875, -1.25, 0.375)  # the quintic one, for what is still bel
 _STEPS = (*((a / _SAFETY, b / _SAFETY**3, c / _SAFETY**5) for a, b, c in _POLAR_EXPRESS), *(_NEWTON_SCHULZ,) * 9)
 _NEARLY = 5e-3  # of ‖I − YᵀY‖: one step more is exact in float32
 _LARGE = 256  # the smaller side from which matrix products beat a decomposition
-
-
-def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def unless_large(by_svd: Callable[[jax.Array], T], by_products: Callable[[jax.Array], T], x: jax.Array) -> T:
@@ -98,8 +95,9 @@ def iterated(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         y, _, count = state
         return *_step(y, steps[count], count == 0), count + 1
 
-    start = (_scaled(x), jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
-    return jax.lax.while_loop(is_unfinished, step, start)
+    start = (_scaled(x).T, jnp.asarray(jnp.inf, x.dtype), jnp.int32(0))
+    y, error, count = jax.lax.while_loop(is_unfinished, step, start)
+    return y.T, error, count
 
 
 @_polar_factor.defjvp
@@ -108,7 +106,7 @@ def _polar_factor_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array
 
     def all_steps(x: jax.Array) -> jax.Array:
         steps, is_first = jnp.asarray(_STEPS, x.dtype), jnp.arange(len(_STEPS)) == 0
-        return jax.lax.scan(lambda y, step: (_step(y, *step)[0], None), _scaled(x), (steps, is_first))[0]
+        return jax.lax.scan(lambda y, step: (_step(y, *step)[0], None), _scaled(x).T, (steps, is_first))[0].T
 
     return jax.jvp(all_steps, primals, tangents)
 
@@ -123,13 +121,14 @@ def _unless_zero(size: jax.Array) -> jax.Array:
 
 
 def _step(y: jax.Array, coefficients: jax.Array, is_first: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """aY + bY(YᵀY) + cY(YᵀY)², and ‖I − YᵀY‖ before it. The first one finds σ₁ ≤ ‖YᵀY‖^½, smaller than ‖Y‖."""
-    gram = matmul(y.T, y)
-    bound = _unless_zero(jnp.where(is_first, jnp.linalg.norm(jax.lax.stop_gradient(gram)), 1))
-    y, gram = y * jax.lax.rsqrt(bound), gram / bound
-    error = jnp.linalg.norm(jax.lax.stop_gradient(jnp.eye(gram.shape[0], dtype=y.dtype) - gram))
+    """(a + bG + cG²)Y for G = YYᵀ, and ‖I − G‖ before it. The first one finds σ₁ ≤ ‖G‖^½, smaller than ‖Y‖."""
+    gram, one = matmul(y, y.T), jnp.eye(len(y), dtype=y.dtype)
+    held = jax.lax.stop_gradient(gram)
+    scale = 1 / _unless_zero(jnp.where(is_first, jnp.linalg.norm(held), 1))
+    error = jnp.where(is_first, jnp.inf, jnp.linalg.norm(one - held))  # both norms in one read
     a, b, c = jnp.where(error > _NEARLY, coefficients, jnp.asarray(_NEWTON_SCHULZ, y.dtype))
-    return a * y + matmul(y, b * gram + c * matmul(gram, gram)), error
+    root = jnp.sqrt(scale)  # of Y, which is scaled by the coefficients
+    return matmul(a * root * one + matmul(gram, gram, c * scale**2 * root, b * scale * root), y), error
 
 
 @jax.custom_jvp
@@ -150,8 +149,7 @@ def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     if _is_wide(x):
         return singular_value_threshold_polar(x.T, t).T
     factor, p = polar_decomposition(x)
-    rest = x - t * factor
-    return (rest + matmul(rest, above(p, t))) / 2
+    return matmul(above(p, t), (x - t * factor).T, 0.5, 0.5).T
 
 
 def polar_decomposition(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, numerics
+from jaxreg._core.compiler import matmul
 from jaxreg.penalties import _polar
-from jaxreg.penalties._polar import matmul
 
 SCALAR_STEP = (
     "Singular values know none. Use one step for all entries (`metric=None`), or put the gradient in by "

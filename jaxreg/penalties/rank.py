@@ -23,7 +23,7 @@ class Rank(constraint.Constraint):
     decomposition's order decides which stay. A matrix of numerical rank k (σ_{k+1} ≤ max(m, n)·ε·σ_1, as NumPy's
     `matrix_rank` has it) comes back bit for bit. The derivative of the prox is that of the map of matrices where
     σ_k > σ_{k+1}, and finite elsewhere; in `k` it is 0. `violation` is the root of the sum of squares of what has to
-    go, σ_{k+1} and on. Cost: one SVD; for sides of 1000 the compiler of a TPU takes minutes. There is no exact prox in
+    go, σ_{k+1} and on. Cost: one SVD; on a TPU large matrices compile fast and run for long. There is no exact prox in
     a diagonal metric (a step of the shape of Z). A sharded matrix is gathered: 4·m·n bytes on every device for float32.
 
     Args:

@@ -12,12 +12,16 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _COLLECTIVE = re.compile(
     r" (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|collective-broadcast)(?:-start)?\("
 )
+_PANELS = re.compile(r'condition=%([\w.\-]+).*op_name="[^"]*panels/while"')
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one device does in one call. The body of a loop counts once, and of two branches the cheaper one."""
+    """What one device does in one call. Of two branches the cheaper one counts, and the body of a loop counts once.
+
+    Panels, which `jaxreg._core.compiler.matmul` takes one after the other, all count.
+    """
 
     cycles: int  # the TPU compiler's model; 0 for a GPU
     moved: int  # bytes of the operands and results of all kernels
@@ -25,6 +29,9 @@ class Cost:
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.cycles + other.cycles, self.moved + other.moved, self.kernels + other.kernels)
+
+    def times(self, count: int) -> "Cost":
+        return Cost(self.cycles * count, self.moved * count, self.kernels * count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +74,10 @@ def _sum(name: str, bodies: dict[str, list[str]]) -> Cost:
         result, shape, opcode, operands, attributes = match.groups()
         sizes[result] = _nbytes(shape)
         if opcode in ("while", "call"):
+            panels = _PANELS.search(attributes)
+            count = _turns(bodies[panels[1]]) if panels else 1
             for called in re.findall(r"(?:body|condition|to_apply)=%([\w.\-]+)", attributes):
-                total += _sum(called, bodies)
+                total += _sum(called, bodies).times(count)
         elif opcode == "conditional":
             branches = re.search(
                 r"branch_computations=\{(.*?)\}|true_computation=\S+ false_computation=\S+", attributes
@@ -80,6 +89,14 @@ def _sum(name: str, bodies: dict[str, list[str]]) -> Cost:
             moved = sizes[result] + sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.\-]+)", operands))
             total += Cost(cycles, moved, 1)
     return total
+
+
+def _turns(condition: list[str]) -> int:
+    """Of a loop that counts up to a number."""
+    bounds = {int(bound) for line in condition for bound in re.findall(r"s32\[\]\S* constant\((\d+)\)", line)}
+    if len(bounds) != 1:
+        raise ValueError(f"Up to which number does this count? {condition}")
+    return bounds.pop()
 
 
 def _nbytes(shape: str) -> int:
