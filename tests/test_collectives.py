@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxreg
+from tests.benchmarks import programs
 from tests.cases import label
 
 pytestmark = pytest.mark.wide  # every penalty on every mesh
@@ -26,7 +27,7 @@ _SHAPE = re.compile(r"\w+\[([\d,]*)\]")
 
 def collectives(function: Callable[..., Any], *args: Any) -> list[tuple[str, list[int]]]:
     """The collectives of the compiled program, each with the sizes of the arrays that one device gets from it."""
-    text = jax.jit(function).lower(*args).compile().as_text()
+    text = programs.compile_(function, *args).as_text()
     return [
         (name, [math.prod(int(n) for n in dims.split(",") if n) for dims in _SHAPE.findall(shapes)])
         for shapes, name in _COLLECTIVE.findall(text)

@@ -17,6 +17,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso
 
 import jaxreg
+from tests.benchmarks import programs
 from tests.cases import label
 
 PARAMS = {
@@ -454,7 +455,7 @@ def compiled_step(tx: Any) -> Any:
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params), params).compile()
+    return programs.compile_(step, params, tx.init(params), params, donate=(0, 1))
 
 
 @functools.cache
