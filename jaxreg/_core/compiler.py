@@ -135,8 +135,9 @@ def matmul(a: jax.Array, b: jax.Array, *numbers: Any) -> jax.Array:
 
     For a TPU the panels are as many cycles as the whole. Its compiler unrolls a product, and takes 10 to 20 s for one
     of matrices of 1024² that are on chip; a panel takes 4 s, and equal ones of several products are compiled once.
-    Needed by `tests/accelerators/limits.py::test_spectra_compile_soon`. The longer side of the result, by which a
-    matrix that is shared by several devices is mostly divided, stays whole.
+    Needed by `tests/accelerators/limits.py::test_spectra_compile_soon`, held by
+    `test_products.py::test_panels_of_rows_are_the_whole_product`. The longer side of the result, by which a matrix that
+    is shared by several devices is mostly divided, stays whole.
     """
     if not numbers and isinstance(a.shape[0], int) and isinstance(b.shape[1], int) and a.shape[0] > b.shape[1]:
         return matmul(b.T, a.T).T
@@ -159,7 +160,7 @@ def matmul(a: jax.Array, b: jax.Array, *numbers: Any) -> jax.Array:
 def by_panels(of_rows: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Array:
     """Call a function of rows for one panel of them after the other; what the last panel lacks are zeros.
 
-    Needed by `matmul`.
+    Needed by `matmul`, held by `test_products.py::test_panels_of_rows_are_the_whole_product`.
     """
     rows = len(matrices[0])
     count = -(-rows // PANEL)

@@ -122,7 +122,7 @@ def _unless_zero(size: jax.Array) -> jax.Array:
 
 def _step(y: jax.Array, coefficients: jax.Array, is_first: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(a + bG + cG²)Y for G = YYᵀ, and ‖I − G‖ before it. The first one finds σ₁ ≤ ‖G‖^½, smaller than ‖Y‖."""
-    gram, one = matmul(y, y.T), jnp.eye(len(y), dtype=y.dtype)
+    gram, one = matmul(y, y.T), jnp.eye(y.shape[0], dtype=y.dtype)
     held = jax.lax.stop_gradient(gram)
     scale = 1 / _unless_zero(jnp.where(is_first, jnp.linalg.norm(held), 1))
     error = jnp.where(is_first, jnp.inf, jnp.linalg.norm(one - held))  # both norms in one read
