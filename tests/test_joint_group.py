@@ -434,3 +434,20 @@ def test_sharded_as_on_one_device(kind: AxisType, by: str, moments: str) -> None
             spec = PartitionSpec(*(x if n > 1 else None for n, x in zip(leaf.shape, along[name], strict=True)))
             assert leaf.sharding.is_equivalent_to(NamedSharding(mesh, spec), leaf.ndim)
     assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all"))
+
+
+def test_units_that_lie_otherwise_in_one_leaf_are_refused_where_types_say_so() -> None:
+    reg = jaxreg.JointGroup(jaxreg.L1(4.0), {"up": 1, "down": 0})
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        leaf = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+        params = {name: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec(None, "x"))) for name in ("up", "down")}
+        message = (
+            r"got None for axis 0 of 'down' and 'x' for axis 1 of 'up'. Move one of them by `jax.sharding.reshard`"
+        )
+        for call in (reg, jax.grad(reg), reg.prox):
+            with pytest.raises(ValueError, match=message):
+                call(params)
+        moved = {**params, "down": jax.sharding.reshard(params["down"], PartitionSpec("x", None))}  # the way out
+        squares = leaf.astype(float) ** 2
+        np.testing.assert_allclose(reg(moved), 4 * np.sqrt(squares.sum(0) + squares.sum(1)).sum(), rtol=1e-6)

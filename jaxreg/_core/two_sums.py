@@ -2,7 +2,8 @@
 
 It makes a loop of its own of each sum. What does not end in a sum is one loop of vector instructions, however long its
 formula is. So 16 slices of the terms are added entry by entry, the two terms side by side as a complex number: one loop
-that writes a sixteenth of the entries, which a window then shortens before the sums.
+that writes a sixteenth of the entries, which a window then shortens before the sums. Slices of an axis that Auto axes
+of a mesh of CPUs divide into less than a window are sent.
 """
 
 import functools

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxreg._core import checks, numerics
+from jaxreg._core.compiler import is_explicit
 from jaxreg._core.partition import Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Parts
@@ -87,7 +88,10 @@ class Joint:
 
     def blocks(self, leaves: Sequence[Any]) -> Blocks:
         """The entries of the units in each leaf."""
-        return tuple(view.block(numerics.promote(leaves[view.position])) for view in self.views)
+        found = tuple(view.block(numerics.promote(leaves[view.position])) for view in self.views)
+        if any(map(is_explicit, found)):
+            _refuse_other_places(self.call, self.views, found)
+        return found
 
     def matrix(self, leaves: Sequence[Any]) -> jax.Array:
         """The same as rows of one matrix, a unit each."""
@@ -173,6 +177,20 @@ def is_at_rest(joint: Joint, steps: Sequence[Any]) -> bool:
             "other leaves of the same units. Mask all leaves of a group, or none."
         )
     return all(hidden)
+
+
+def _refuse_other_places(call: str, views: Sequence[View], blocks: Blocks) -> None:
+    """Raise where the types of arrays say that units are divided in one leaf and not in another: their sums add."""
+    first: Any = None
+    for view, block in zip(views, blocks, strict=True):
+        place = jax.typeof(block).sharding.spec[view.axis]
+        first = first or (view, place)
+        if place != first[1]:
+            raise ValueError(
+                f"`{call}`: on Explicit axes of a mesh the units lie alike in all leaves, got {first[1]!r} for axis "
+                f"{first[0].axis} of {checks.short(first[0].path)} and {place!r} for axis {view.axis} of "
+                f"{checks.short(view.path)}. Move one of them by `jax.sharding.reshard`, or take Auto axes."
+            )
 
 
 def refuse_overlaps(joints: Sequence[Joint]) -> None:

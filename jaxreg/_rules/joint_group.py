@@ -44,7 +44,8 @@ class JointGroup(TreePenalty):
 
     Raises:
         TypeError: `penalty` is not elementwise, or an axis or a pattern is none.
-        ValueError: a pattern matches no leaf, an axis does not fit, or leaves have other numbers of units.
+        ValueError: a pattern matches no leaf, an axis does not fit, leaves have other numbers of units, or, on Explicit
+            axes of a mesh, units that are divided otherwise.
         NotImplementedError: in `prox`, an entry is in two groups, or a leaf has a penalty of another kind as well.
 
     Example:
