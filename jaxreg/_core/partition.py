@@ -174,7 +174,12 @@ def size(x: Arrays, groups: tuple[int, ...] | Unit | Units) -> Any:
     """The number of entries in a group along axes, or in a unit."""
     if isinstance(groups, Units):
         return sum(map(size, x, groups.places))
-    return math.prod(x.shape[axis] for axis in (groups.others if isinstance(groups, Unit) else groups))
+    return math.prod(x.shape[axis] for axis in axes_of(groups))
+
+
+def axes_of(groups: tuple[int, ...] | Unit) -> tuple[int, ...]:
+    """The axes along which a group lies."""
+    return groups.others if isinstance(groups, Unit) else groups
 
 
 def first(x: Arrays) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import compiler, partition
-from jaxreg._core.partition import Arrays, Unit, Units, spread
+from jaxreg._core.partition import Arrays, Unit, Units, axes_of, spread
 
 _LANES = 16  # float32 numbers that lie together: a line of a cache, and the registers of a loop
 
@@ -50,11 +50,6 @@ def plans(x: Arrays, groups: tuple[int, ...] | Units) -> Plans | None:
     """How to cut an array, or each of several, None for those that stay whole; None if nothing is cut."""
     found: Any = partition.each(lambda groups, x: plan(x, axes_of(groups)), groups, x)
     return found if jax.tree.leaves(found) else None
-
-
-def axes_of(groups: tuple[int, ...] | Unit) -> tuple[int, ...]:
-    """The axes along which a group lies."""
-    return groups.others if isinstance(groups, Unit) else groups
 
 
 def two_sums(

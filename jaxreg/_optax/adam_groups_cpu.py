@@ -50,8 +50,9 @@ def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
     by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
     if not by_entry or not isinstance(form.groups.penalty, L1) or not all(map(_is_known, form.of_arrays)):
         return None
-    whole = any(jnp.iscomplexobj(x) or compiler.is_explicit(x) for x in (p if isinstance(p, tuple) else (p,)))
-    return None if whole else plans(p, form.where)
+    # Also a small array beside large ones, which `plans` leaves whole, has to be of this kind.
+    others = any(jnp.iscomplexobj(x) or compiler.is_explicit(x) for x in (p if isinstance(p, tuple) else (p,)))
+    return None if others else plans(p, form.where)
 
 
 def _is_known(beside: Parts) -> bool:
