@@ -200,8 +200,15 @@ def beside(reg: Any, term: jaxreg.Regularizer) -> Any:
     return reg + (term if isinstance(reg, jaxreg.Regularizer) else jaxreg.TreeRegularizer({"**": term}))
 
 
+@pytest.mark.parametrize("layout", ["columns", "rows"])
+def test_the_leaves_of_these_trainings_are_cut(layout: str) -> None:
+    _, shape, group, *_ = LAYOUTS[layout]
+    form = groups.grouped(group(jaxreg.L1(1.0)) + jaxreg.L1L2(1.0, 1.0), p := jnp.ones(shape))
+    assert adam_groups_cpu.applies(form, p, p) is not None
+
+
 def test_the_largest_leaves_of_a_unit_are_cut() -> None:
-    """Those of the test above, and not its bias, which keeps its shape."""
+    """And not its bias, which keeps its shape."""
     params = LAYOUTS["units of three leaves"].parameters(jnp.ones((257 + 384, 512)))
     flat = flatten_with_paths(params)
     (joint,) = LAYOUTS["units of three leaves"].group(jaxreg.L1(1.0)).joints(flat)
