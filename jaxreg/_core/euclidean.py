@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxreg._core import compiler, numerics
+from jaxreg._core import compiler, numerics, sums_on_gpu
 from jaxreg._core.partition import Arrays, Grouping, Unit, Units, each, most, spread, total
 
 
@@ -103,9 +103,10 @@ def three_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     def squares(scale: float, inside: list[jax.Array]) -> jax.Array:
         scaled = parts if scale == 1 else [lax.mul(part, lax.full_like(part, scale)) for part in parts]
         terms = [lax.select(i, lax.mul(y, y), lax.full_like(y, 0)) for i, y in zip(inside, scaled, strict=True)]
-        return total(functools.reduce(lax.add, terms), groups)
+        return functools.reduce(lax.add, terms)
 
-    large, small, usual = squares(down, are_large), squares(up, are_small), squares(1, are_usual)
+    terms = squares(down, are_large), squares(up, are_small), squares(1, are_usual)
+    large, small, usual = sums_on_gpu.three_sums(terms, groups)
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
     return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down

@@ -28,6 +28,7 @@ from jaxreg._core import compiler, euclidean, numerics, partition, weights
 from jaxreg._core.partition import Arrays, Grouping, Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
+from jaxreg._core.sums_on_gpu import three_sums
 from jaxreg._core.two_sums import total
 from jaxreg._optax.leaves import side_by_side
 from jaxreg._rules.tree_penalty import TreePenalty
@@ -222,7 +223,7 @@ class Grouped(NamedTuple):
 
         of_groups = r, c, unit, per_c, at_zero
         of_entries = partition.results(terms, self.where, z, inverse)
-        third, weighted, pull = (partition.total(term, self.where) for term in of_entries)
+        third, weighted, pull = three_sums(of_entries, self.where)
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
