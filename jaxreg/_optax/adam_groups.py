@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jaxreg._core import checks, compiler, numerics, partition
 from jaxreg._core.partition import Arrays, Grouping
 from jaxreg._core.regularizer import Regularizer
-from jaxreg._optax import adam_groups_cpu
-from jaxreg._optax.groups import Grouped, grouped
+from jaxreg._optax import adam_groups_cpu, adam_newton_cpu
+from jaxreg._optax.groups import Grouped, SumsOf, grouped
 from jaxreg._optax.metrics import PULL, Metric, Moments
 from jaxreg._rules.joint import Joint
 from jaxreg._rules.paths import is_hidden
@@ -120,12 +120,15 @@ def _step(
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
     by_entry = isinstance(v, tuple) or (not isinstance(p, tuple) and v.shape == p.shape)
-    how = adam_groups_cpu.applies(form, p, v)
+    how = adam_groups_cpu.how(form, p, v)
     if how is None:
         return _general(form, by_entry, p, r, m, v, numbers)
 
     def on_cpu(p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return adam_groups_cpu.step(form, how, numbers, p, r, m, v)
+        if adam_groups_cpu.applies(form, p, v):
+            return adam_groups_cpu.step(form, how, numbers, p, r, m, v)
+        sums = adam_newton_cpu.sums(form, how, numbers, p, r, m, v)
+        return _general(form, True, p, r, m, v, numbers, sums)
 
     def elsewhere(p: jax.Array, r: jax.Array, m: jax.Array, v: jax.Array) -> tuple[Any, jax.Array]:
         return _general(form, True, p, r, m, v, numbers)
@@ -134,7 +137,14 @@ def _step(
 
 
 def _general(
-    form: Grouped, by_entry: bool, p: Arrays, r: jax.Array, m: Arrays, v: Arrays, numbers: Numbers
+    form: Grouped,
+    by_entry: bool,
+    p: Arrays,
+    r: jax.Array,
+    m: Arrays,
+    v: Arrays,
+    numbers: Numbers,
+    sums: SumsOf | None = None,
 ) -> tuple[Any, jax.Array]:
     slope = form.slope(p, r) if by_entry else form.mean_slope(p, r)
     if not by_entry:
@@ -153,7 +163,9 @@ def _general(
         return cast(Any, partition.results(of_array, form.where, p, m, v, slope))
 
     z, tau = point()
-    return (form.prox if by_entry else form.prox_by_group)(z, tau, r, numbers.eta, point)
+    if not by_entry:
+        return form.prox_by_group(z, tau, r, numbers.eta, point)
+    return form.prox(z, tau, r, numbers.eta, point, sums)
 
 
 def _point(numbers: Numbers, p: jax.Array, m: jax.Array, v: jax.Array, slope: jax.Array) -> tuple[jax.Array, jax.Array]:

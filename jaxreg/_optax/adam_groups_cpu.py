@@ -11,6 +11,7 @@ Groups that such steps do not settle, as at the ends of the floating range, have
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -47,8 +48,13 @@ class Given(NamedTuple):
 
 def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
     """How to cut the parameter, or those of a unit, if one is large, for the group lasso beside L1 and L2."""
+    return how(form, p, v) if isinstance(form.groups.penalty, L1) else None
+
+
+def how(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
+    """The same for every profile."""
     by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
-    if not by_entry or not isinstance(form.groups.penalty, L1) or not all(map(_is_known, form.of_arrays)):
+    if not by_entry or not all(map(_is_known, form.of_arrays)):
         return None
     # Also a small array beside large ones, which `plans` leaves whole, has to be of this kind.
     others = any(jnp.iscomplexobj(x) or compiler.is_explicit(x) for x in (p if isinstance(p, tuple) else (p,)))
@@ -59,6 +65,12 @@ def _is_known(beside: Parts) -> bool:
     return beside.is_elastic and not beside.have_weights and beside.excluded is None
 
 
+def beside(form: Grouped, p: Arrays) -> Any:
+    """`Beside` of the array, or a tuple of that of each."""
+    found = tuple(Beside(parts.l1, parts.l2) for parts in form.of_arrays)
+    return found if isinstance(p, tuple) else found[0]
+
+
 def step(
     form: Grouped, how: Plans, numbers: Any, p: Arrays, r: jax.Array, m: Arrays, v: Arrays
 ) -> tuple[Any, jax.Array]:
@@ -67,8 +79,7 @@ def step(
     largest = float(jnp.finfo(r.dtype).max)
     bound = jnp.minimum(jnp.where(r > 0, c / jnp.where(r > 0, r, 1), 0) * (1 / PULL), largest)
     b = c * jnp.asarray(numbers.eta, r.dtype)
-    beside = tuple(Beside(parts.l1, parts.l2) for parts in form.of_arrays)
-    given = Given(numbers, beside if isinstance(p, tuple) else beside[0], p, m, v)
+    given = Given(numbers, beside(form, p), p, m, v)
     new = _norms(form.where, how, r, *jax.lax.stop_gradient((c, b, bound, given)))
     z, divisor = _metric_of_all(form.where, given, bound)
     new = numerics.exact(new, _differentiable(z, divisor, b, new, form.where))
@@ -81,7 +92,7 @@ def step(
     return partition.each(moved, form.where, z, divisor), new
 
 
-def _metric(numbers: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any) -> tuple[jax.Array, jax.Array]:
+def metric(numbers: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any) -> tuple[jax.Array, jax.Array]:
     """z and D."""
     rate, eta, first, second, eps, eps_root = (jnp.asarray(x, p.dtype) for x in numbers[:6])
     l1, l2 = (None if c is None else jnp.asarray(c, p.dtype) for c in beside)
@@ -102,11 +113,21 @@ def _metric(numbers: Any, beside: Beside, p: Any, m: Any, v: Any, bound: Any) ->
     return z, divisor
 
 
+def sums(where: Any, how: Plans, terms: Callable[..., Any], of_groups: Sequence[Any], of_arrays: Sequence[Any]) -> Any:
+    """Two sums over the groups, of `terms` of what stands in `of_arrays`, `Beside` first, and of the numbers."""
+
+    def of_array(groups: Any, how: Any, beside: Beside, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return two_sums(functools.partial(terms, beside), arrays, of_groups, groups, how)
+
+    found = partition.results(of_array, where, how, *of_arrays)
+    return (functools.reduce(jnp.add, x) for x in found) if isinstance(where, Units) else found
+
+
 def _metric_of_all(where: Any, given: Given, bound: jax.Array) -> tuple[Any, Any]:
     numbers, *of_arrays = given
 
     def of_array(groups: Grouping, beside: Beside, p: Any, m: Any, v: Any) -> tuple[jax.Array, jax.Array]:
-        return _metric(numbers, beside, p, m, v, partition.spread(bound, groups))
+        return metric(numbers, beside, p, m, v, partition.spread(bound, groups))
 
     return cast(Any, partition.results(of_array, where, *of_arrays))
 
@@ -120,17 +141,10 @@ def _norms(
         beside: Beside, p: Any, m: Any, v: Any, bound: Any, second: Any, k: Any, a: Any, b: Any
     ) -> tuple[jax.Array, jax.Array]:
         """The terms of S and of F, where w/r is k·z·f with f = D/(aD + b)."""
-        z, divisor = _metric(numbers._replace(second=second), beside, p, m, v, bound)
+        z, divisor = metric(numbers._replace(second=second), beside, p, m, v, bound)
         f = divisor * (1 / (a * divisor + b))  # a quotient of two arrays would be kept for both terms
         square = (z * k * f) ** 2
         return square, square * f
-
-    def sums(of_groups: Any) -> Any:
-        def of_array(groups: Any, how: Any, beside: Beside, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return two_sums(functools.partial(terms, beside), arrays, of_groups, groups, how)
-
-        found = partition.results(of_array, where, how, *of_arrays)
-        return (functools.reduce(jnp.add, x) for x in found) if isinstance(where, Units) else found
 
     def one_pass(state: Any) -> Any:
         r, _, passes = state
@@ -139,7 +153,7 @@ def _norms(
         a = jnp.where(positive, jnp.ones_like(r), 0)  # at r = 0 the limit, of which f is D/(cη)
         # What is made of p, m and v without a number that depends on r would be kept for the next pass.
         again = compiler.read_again(r, (bound, jnp.broadcast_to(jnp.asarray(numbers.second, r.dtype), r.shape)))
-        s, f = sums((*again, k, a, b * k))
+        s, f = sums(where, how, terms, (*again, k, a, b * k), of_arrays)
         stays = ~positive & (s <= 1)
         vanishes = (s == 0) & (f == 0)  # z = 0, by L1
         e = jnp.where(stays, 0, (jnp.sqrt(s) - 1) * jnp.where(vanishes, 1, s / f))

@@ -28,9 +28,10 @@ from jaxreg._core import compiler, euclidean, numerics, partition, weights
 from jaxreg._core.partition import Arrays, Grouping, Units
 from jaxreg._core.regularizer import Regularizer
 from jaxreg._core.structure import Groups, Parts, Scalar
-from jaxreg._core.sums_on_gpu import three_sums
+from jaxreg._core.sums_on_gpu import Three, three_sums
 from jaxreg._core.two_sums import total
 from jaxreg._optax.leaves import side_by_side
+from jaxreg._optax.newton_sums import OfGroups, inverse, terms
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties.l1 import L1
@@ -47,6 +48,7 @@ def compiled() -> Callable[..., tuple[jax.Array, jax.Array]]:
 
 
 Again = Callable[[jax.Array], tuple[Any, Any]]  # norms -> (z, τ), made anew once these are known
+SumsOf = Callable[[OfGroups], Three]  # the numbers of each group -> the sums of `terms`
 
 
 class Grouped(NamedTuple):
@@ -74,9 +76,13 @@ class Grouped(NamedTuple):
         """The norms that the state keeps; those of p where it is the state of another penalty."""
         return kept if getattr(kept, "shape", None) == self.shape(p) else self.norms(p)
 
+    def slope_over(self, r: jax.Array) -> jax.Array:
+        """ρ′(r)/r, and 0 at 0."""
+        return jnp.where(r > 0, self._slope(r) / jnp.where(r > 0, r, 1), 0)
+
     def slope(self, p: Arrays, r: jax.Array) -> Any:
         """|∂R/∂p_i| with ‖p_g‖ = r, the least one at a kink: 0 where p_i is 0."""
-        ratio = jnp.where(r > 0, self._slope(r) / jnp.where(r > 0, r, 1), 0)
+        ratio = self.slope_over(r)
 
         def of_array(groups: Grouping, entries: Parts, p: jax.Array) -> jax.Array:
             a = jnp.abs(p)
@@ -114,7 +120,13 @@ class Grouped(NamedTuple):
         return cast(Any, partition.results(of_array, self.where, self.entries, z, step))
 
     def prox(
-        self, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
+        self,
+        z: Arrays,
+        step: Arrays,
+        r: jax.Array,
+        eta: jax.Array,
+        again: Again | None = None,
+        sums: SumsOf | None = None,
     ) -> tuple[Any, jax.Array]:
         """Return the point after the step and the norms of its groups, given those before it.
 
@@ -126,7 +138,7 @@ class Grouped(NamedTuple):
         eta = jnp.asarray(eta, dtype)
 
         def one_step(z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array) -> tuple[Any, jax.Array]:
-            return self.one_step(z, tau, r, eta, again)
+            return self.one_step(z, tau, r, eta, again, sums)
 
         if not isinstance(self.groups.penalty, L1):
             return one_step(z, tau, r, eta)
@@ -161,25 +173,26 @@ class Grouped(NamedTuple):
         return unit * jnp.sqrt(total(jax.tree.map(numerics.real_product, y, y), self.where))
 
     def one_step(
-        self, z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
+        self,
+        z: Arrays,
+        tau: Arrays,
+        r: jax.Array,
+        eta: jax.Array,
+        again: Again | None = None,
+        sums: SumsOf | None = None,
     ) -> tuple[Any, jax.Array]:
-        new = self._next(*self._sums(z, jax.tree.map(self._inverse, tau), r, eta), r)
+        new = self._next(*self._model(r, eta, sums or functools.partial(self._sums, z, tau)), r)
         if again is not None:
             z, tau = self.before(*again(new))
         slope, positive = self._slope(new), ~(new <= 0)  # nan too
 
         def moved(groups: Grouping, z: jax.Array, tau: jax.Array) -> jax.Array:
             is_positive = partition.spread(positive, groups)
-            rising = partition.spread(new, groups) * self._inverse(tau)
+            rising = partition.spread(new, groups) * inverse(tau)
             all_of_it = jnp.where(is_positive, rising + partition.spread(slope, groups), 1)
             return z * jnp.where(is_positive, rising / all_of_it, 0)
 
         return partition.each(moved, self.where, z, tau), new
-
-    def _inverse(self, tau: jax.Array) -> jax.Array:
-        """1/τ, cut so that its products are finite."""
-        most = 2.0 ** (jnp.finfo(tau.dtype).maxexp * 3 // 4)
-        return jnp.clip(1 / tau, 1 / most, most)
 
     def _next(self, a: jax.Array, sigma: jax.Array, pull: jax.Array, r: jax.Array) -> jax.Array:
         new = self.groups.penalty.prox(a, self.groups.weight * sigma)
@@ -197,38 +210,30 @@ class Grouped(NamedTuple):
         with warnings.catch_warnings(action="ignore"):  # of L0, whose slope is 0: here that is meant
             return self.groups.weight * self._rho.slope(r)
 
-    def _sums(self, z: Arrays, inverse: Arrays, r: jax.Array, eta: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _model(self, r: jax.Array, eta: jax.Array, sums: SumsOf) -> Three:
         """a, σ, and the pull: Σ|z_i|²/τ_i² over ρ′(0)².
 
         a and σ do not depend on a common factor of r and c. With c alone for groups that were 0, and with 1 for c where
-        that is 0 too, quotients z_i/d_i are about 1 at rest; they are cut at 2²¹ (in float64 2¹⁷⁰), where the penalty
-        is below the rounding, so that no square overflows. Products with 1/τ leave one division for each entry.
+        that is 0 too, quotients z_i/d_i are about 1 at rest.
         """
         c, at_zero = self._slope(r), self._slope(jnp.zeros_like(r))
-        info = jnp.finfo(partition.first(inverse).dtype)
-        tiny, share = float(info.tiny), 2.0 ** -(info.maxexp // 6)
         unit = jax.lax.stop_gradient(jnp.where(r > 0, r, jnp.where(c > 0, c * eta, eta)))
         unit = jnp.where(unit > 0, unit, 1)
         r = jnp.where((r == 0) & (c == 0), unit, r)
         per_c = jnp.where(c > 0, 1 / jnp.where(c > 0, c, 1), 0)
-
-        def terms(groups: Grouping, z: jax.Array, inverse: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-            r, c, unit, per_c, at_zero = (partition.spread(number, groups) for number in of_groups)
-            x = jnp.abs(z) * inverse
-            q = 1 / jnp.maximum(r * inverse + c, jnp.maximum(x * share, tiny))  # 1/d_i is q/τ_i
-            cubes = (x * q) ** 2 * (q * unit)
-            steps = jnp.maximum(1, (x * share - r * inverse) * per_c)  # as d_i
-            pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
-            return cubes * inverse, cubes * steps, pull**2
-
-        of_groups = r, c, unit, per_c, at_zero
-        of_entries = partition.results(terms, self.where, z, inverse)
-        third, weighted, pull = three_sums(of_entries, self.where)
+        third, weighted, pull = sums(OfGroups(r, c, unit, per_c, at_zero))
         positive = third > 0
         safe = jnp.where(positive, third, 1)
         second = jnp.where(positive, (r * third + c * weighted) / unit, 1)
         a = jnp.where(positive, unit * second * jnp.sqrt(second) / safe, 0 * third)
         return a, jnp.where(positive, weighted / safe, 0), pull
+
+    def _sums(self, z: Arrays, tau: Arrays, of_groups: OfGroups) -> Three:
+        def of_array(groups: Grouping, z: jax.Array, tau: jax.Array) -> Three:
+            spread = (partition.spread(number, groups) for number in of_groups)
+            return terms(z, inverse(tau), OfGroups(*spread))
+
+        return three_sums(cast(Any, partition.results(of_array, self.where, z, tau)), self.where)
 
 
 def grouped(reg: Regularizer | None, param: Arrays, beside: Sequence[tuple[Any, Any]] = ()) -> Grouped | None:
