@@ -16,7 +16,7 @@ from jaxreg._core.two_sums import Plans
 from jaxreg._optax import adam_groups_cpu
 from jaxreg._optax.groups import Grouped, SumsOf
 from jaxreg._optax.metrics import PULL
-from jaxreg._optax.newton_sums import OfGroups, inverse, terms
+from jaxreg._optax.newton_sums import OfGroups, inverse, share, terms
 
 
 def sums(form: Grouped, how: Plans, numbers: Any, p: Arrays, r: jax.Array, m: Arrays, v: Arrays) -> SumsOf:
@@ -27,7 +27,9 @@ def sums(form: Grouped, how: Plans, numbers: Any, p: Arrays, r: jax.Array, m: Ar
 
     def of_terms(beside: Any, p: Any, m: Any, v: Any, bound: Any, second: Any, *of_groups: Any) -> Three:
         z, divisor = adam_groups_cpu.metric(numbers._replace(second=second), beside, p, m, v, bound)
-        return terms(z, inverse(jnp.asarray(numbers.eta, p.dtype) / divisor), OfGroups(*of_groups))
+        per_tau = inverse(jnp.asarray(numbers.eta, p.dtype) / divisor)
+        least = jnp.abs(z) * (per_tau * share(p.dtype))  # not of x: the compiler would keep that in the memory
+        return terms(jnp.abs(z) * per_tau, least, per_tau, OfGroups(*of_groups))
 
     def tangent(*args: Any) -> tuple[jax.Array, jax.Array]:
         return of_terms(*args)[:2]

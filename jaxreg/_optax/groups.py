@@ -31,7 +31,7 @@ from jaxreg._core.structure import Groups, Parts, Scalar
 from jaxreg._core.sums_on_gpu import Three, three_sums
 from jaxreg._core.two_sums import total
 from jaxreg._optax.leaves import side_by_side
-from jaxreg._optax.newton_sums import OfGroups, inverse, terms
+from jaxreg._optax.newton_sums import OfGroups, inverse, share, terms
 from jaxreg._rules.tree_penalty import TreePenalty
 from jaxreg.penalties._group_metric import secular_prox
 from jaxreg.penalties.l1 import L1
@@ -231,7 +231,9 @@ class Grouped(NamedTuple):
     def _sums(self, z: Arrays, tau: Arrays, of_groups: OfGroups) -> Three:
         def of_array(groups: Grouping, z: jax.Array, tau: jax.Array) -> Three:
             spread = (partition.spread(number, groups) for number in of_groups)
-            return terms(z, inverse(tau), OfGroups(*spread))
+            per_tau = inverse(tau)
+            x = jnp.abs(z) * per_tau
+            return terms(x, x * share(tau.dtype), per_tau, OfGroups(*spread))
 
         return three_sums(cast(Any, partition.results(of_array, self.where, z, tau)), self.where)
 

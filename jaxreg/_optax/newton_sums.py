@@ -1,6 +1,6 @@
 """What is summed over each group for a Newton step in a metric, with the letters of `groups.py`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +24,23 @@ def inverse(tau: jax.Array) -> jax.Array:
     return jnp.clip(1 / tau, 1 / most, most)
 
 
-def terms(z: jax.Array, inverse: jax.Array, of_groups: OfGroups) -> Three:
-    """Those of S_3 and T, of a common factor, and of the pull, from 1/τ: products with it leave one division.
+def share(dtype: Any) -> float:
+    """Of |z_i|/τ_i the least that d_i/τ_i counts: quotients z_i/d_i are cut at 2²¹ (in float64 2¹⁷⁰).
 
-    Quotients z_i/d_i are cut at 2²¹ (in float64 2¹⁷⁰), where the penalty is below the rounding, so that no square
-    overflows.
+    There the penalty is below the rounding, and no square overflows.
+    """
+    return 2.0 ** -(jnp.finfo(dtype).maxexp // 6)
+
+
+def terms(x: jax.Array, least: jax.Array, inverse: jax.Array, of_groups: OfGroups) -> Three:
+    """Those of S_3 and T, of a common factor, and of the pull; x is |z|/τ, `least` the `share` of it.
+
+    Products with 1/τ leave one division for each entry.
     """
     r, c, unit, per_c, at_zero = of_groups
-    info = jnp.finfo(inverse.dtype)
-    tiny, share = float(info.tiny), 2.0 ** -(info.maxexp // 6)
-    x, least = jnp.abs(z) * inverse, jnp.abs(z) * (inverse * share)
+    tiny = float(jnp.finfo(inverse.dtype).tiny)
     q = 1 / jnp.maximum(r * inverse + c, jnp.maximum(least, tiny))  # 1/d_i is q/τ_i
     cubes = (x * q) ** 2 * (q * unit)
     steps = jnp.maximum(1, (least - r * inverse) * per_c)  # as d_i
-    pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share)
+    pull = jnp.minimum(x / jnp.maximum(at_zero, tiny), 1 / share(inverse.dtype))
     return cubes * inverse, cubes * steps, pull**2
