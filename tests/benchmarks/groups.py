@@ -28,6 +28,11 @@ def measure(config: settings.Settings) -> list[Measurement]:
                 work = f"{blocks} of {of}, axis={axis}" + (", moments by group" if moments == "group" else "")
                 tx = jaxreg.proximal_adam(RATE, jaxreg.Group(jaxreg.L1(L1), axis=axis), moments=moments)
                 functions[work], works[work] = _running(tx, params), limit
+            if blocks == 1:
+                continue
+            work = f"{blocks} of {of}, axis={axis}, MCP"
+            tx = jaxreg.proximal_adam(RATE, jaxreg.Group(jaxreg.MCP(L1, 3.0), axis=axis))
+            functions[work], works[work] = _running(tx, params), 2.0
         times = alternate(functions, config.rounds, config.at_least)
         for work, limit in works.items():
             pair = {"jaxreg": times[work], "plain Adam": times["plain Adam"]}
