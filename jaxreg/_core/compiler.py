@@ -128,13 +128,13 @@ def on_tpu(there: Callable[..., T], elsewhere: Callable[..., T], *operands: Any)
 
 
 def on_gpu(there: Callable[..., T], elsewhere: Callable[..., T], *operands: Any) -> T:
-    """Call one of two functions with the same result: `there` in programs that are lowered for a GPU.
+    """Call one of two functions with the same result: `there` in programs that are lowered for CUDA.
 
     Its compiler makes a kernel of each of several sums. Needed by
     `tests/accelerators/limits.py::test_a_step_with_groups_on_a_gpu`, held by
     `test_sums_on_gpu.py::test_sums_are_those_of_numpy`.
     """
-    return jax.lax.platform_dependent(*operands, cuda=there, rocm=there, default=elsewhere)
+    return jax.lax.platform_dependent(*operands, cuda=there, default=elsewhere)
 
 
 PANEL = 256  # rows: as many as keep the units of a TPU busy for longer than they wait for the other matrix
