@@ -53,8 +53,9 @@ def main() -> None:
         report.show(console, found)
         console.print(f"[dim]{time.perf_counter() - start:.0f} s\n")
         rows += found
-        gc.collect()
-        jax.clear_caches()
+        if not args.quick:
+            gc.collect()
+            jax.clear_caches()
     if args.out:
         only = [] if args.only == list(FAMILIES) else ["--only", *args.only]
         command = " ".join(["python -m tests.benchmarks", *only, *(["--quick"] if args.quick else [])])

@@ -80,7 +80,7 @@ def _sgd(config: settings.Settings, params: Any) -> list[Measurement]:
     limits = {"plain SGD": Limit("≤", 1.1), "optax.add_decayed_weights": None}
     found = ratios(FAMILY, "SGD, L1L2", times, limits)
     if peers.keras is not None:
-        functions = {"Keras": _keras_way(optax.sgd(RATE), params), "plain SGD": _compiled(optax.sgd(RATE), params)}
+        functions = {"Keras": _keras_way(optax.sgd(RATE), params), "plain SGD": functions["plain SGD"]}
         times = alternate(functions, config.rounds, config.at_least)
         found += ratios(FAMILY, "SGD, L1L2 in the loss by Keras", times, {"plain SGD": None}, ours="Keras", stated=True)
     return found
