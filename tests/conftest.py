@@ -32,6 +32,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # no stack of calls beside each operation: a twentieth
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # skglm on ten features: a thirtieth of the time
 
