@@ -74,6 +74,15 @@ def pytest_collection_finish() -> None:
         mlir.make_ir_context = make_ir_context
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Programs stay in JAX's caches: what a file leaves is looked through once, not by each later collection, which
+    would take seconds by the end."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers compare the ids of their tests, and an address is another one in each."""
     with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import jaxreg
+from tests.training import SOME_OPTIMIZATIONS
 
 SIZES = (64, 40, 20, 10)
 SEEDS = jnp.arange(3)
@@ -73,7 +74,7 @@ def train(tx: Any, in_the_loss: Callable[[Any], Any] = lambda params: 0.0) -> li
         params = init(first)
         return jax.lax.scan(step, (params, tx.init(params)), jax.random.split(rest, STEPS))[0][0]
 
-    stacked = jax.jit(jax.vmap(run))(SEEDS)
+    stacked = jax.jit(jax.vmap(run), compiler_options=SOME_OPTIMIZATIONS)(SEEDS)
     return [jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), stacked) for i in range(len(SEEDS))]
 
 

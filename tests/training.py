@@ -1,16 +1,21 @@
 """Trainings, for tests of optimizers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+# For programs of thousands of steps: a compilation takes half a second more, a run half the time. All optimizations
+# would take seconds more.
+SOME_OPTIMIZATIONS = {"xla_backend_optimization_level": 1}
+
 
 def trained(tx: Any, gradient: Callable[[Any], Any], params: Any, steps: int) -> tuple[Any, Any]:
     """The parameters and the state after some steps; `gradient` is that of the loss, at the parameters."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=SOME_OPTIMIZATIONS)
     def run(params: Any) -> Any:
         def step(carry: Any, _: Any) -> Any:
             params, state = carry

@@ -12,6 +12,7 @@ from jaxreg._core.struct import coefficient
 from jaxreg.penalties import _singular_values
 
 _NEWTON_STEPS = 30  # from the right of the root, where the cubic is convex: quadratic in the end, ⅔ a step far away
+_OF_DERIVATIVES = 4  # so many of them carry derivatives: at the root one gives the first, two three, four fifteen
 
 
 @final
@@ -76,7 +77,8 @@ def _largest_root(u: jax.Array, sigma: jax.Array) -> jax.Array:
     a = 0.25 - b
     # At or beyond the root: it is at most σ, and from √2 on s³ − s ≥ s³/2, so there at most (σ/2u)^⅓.
     start = jnp.maximum(jnp.minimum(sigma, jnp.maximum(2**0.5, jnp.cbrt(sigma) / jnp.cbrt(2 * u))), 1.0)
-    s = jax.lax.stop_gradient(start)  # the steps carry the derivatives
-    for _ in range(_NEWTON_STEPS):
-        s = s - (s * (a * s) * s + (b - a) * s - b * sigma) / (3 * (a * s) * s + b - a)
+    s, *held = jax.lax.stop_gradient((start, a, b, sigma))
+    for left in reversed(range(_NEWTON_STEPS)):
+        a_, b_, sigma_ = held if left >= _OF_DERIVATIVES else (a, b, sigma)
+        s = s - (s * (a_ * s) * s + (b_ - a_) * s - b_ * sigma_) / (3 * (a_ * s) * s + b_ - a_)
     return jnp.where(sigma == 0, sigma / jnp.where(4 * u < 1, 1 - 4 * u, jnp.inf), s)
