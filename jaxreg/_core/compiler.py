@@ -1,4 +1,7 @@
-"""All that is written for the compiler and not for the mathematics; every function names the test that needs it."""
+"""All that is written for the compiler and not for the mathematics; every function names the test that needs it.
+
+Sums over groups in one pass are in files of their own: `two_sums.py` for CPUs, `sums_on_gpu.py`.
+"""
 
 import functools
 import operator
@@ -140,8 +143,8 @@ def on_gpu(there: Callable[..., T], elsewhere: Callable[..., T], *operands: Any)
 PANEL = 256  # rows: as many as keep the units of a TPU busy for longer than they wait for the other matrix
 
 
-def matmul(a: jax.Array, b: jax.Array, *numbers: Any) -> jax.Array:
-    """Return a·b at full precision, or with two numbers u·(a·b) + v·b; in programs for a TPU a panel after the other.
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return a·b at full precision; in programs for a TPU a panel of rows after the other.
 
     For a TPU the panels are as many cycles as the whole. Its compiler unrolls a product, and takes 10 to 20 s for one
     of matrices of 1024² that are on chip; a panel takes 4 s, and equal ones of several products are compiled once.
@@ -149,22 +152,39 @@ def matmul(a: jax.Array, b: jax.Array, *numbers: Any) -> jax.Array:
     `test_products.py::test_panels_of_rows_are_the_whole_product`. The longer side of the result, by which a matrix that
     is shared by several devices is mostly divided, stays whole.
     """
-    if not numbers and isinstance(a.shape[0], int) and isinstance(b.shape[1], int) and a.shape[0] > b.shape[1]:
+    if isinstance(a.shape[0], int) and isinstance(b.shape[1], int) and a.shape[0] > b.shape[1]:
         return matmul(b.T, a.T).T
+    return _on_tpu_by_panels(_product, (a,), b)
 
-    def whole(rows: jax.Array, b: jax.Array, *scaled: Any) -> jax.Array:
-        product = jnp.matmul(rows, b, precision=jax.lax.Precision.HIGHEST)
-        return scaled[0] * product + scaled[1] * scaled[2] if scaled else product
 
-    def panels(rows: jax.Array, b: jax.Array, *scaled: Any) -> jax.Array:
-        if not scaled:
-            return by_panels(lambda panel: whole(panel, b), rows)
-        u, v, added = scaled
-        return by_panels(lambda panel, added: whole(panel, b, u, v, added), rows, added)
+def multiply_add(u: Any, a: jax.Array, b: jax.Array, v: Any) -> jax.Array:
+    """Return u·(a·b) + v·b for numbers u and v and a square a, by the same panels.
 
-    scaled = (*numbers, b) if numbers else ()
-    is_large = isinstance(a.shape[0], int) and a.shape[0] > PANEL and not jnp.iscomplexobj(a)
-    return on_tpu(panels, whole, a, b, *scaled) if is_large else whole(a, b, *scaled)
+    Held by `test_products.py::test_panels_of_rows_are_the_whole_product`.
+    """
+
+    def of_rows(rows: jax.Array, of_b: jax.Array, u: jax.Array, b: jax.Array, v: jax.Array) -> jax.Array:
+        return u * _product(rows, b) + v * of_b
+
+    return _on_tpu_by_panels(of_rows, (a, b), u, b, v)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _on_tpu_by_panels(of_rows: Callable[..., jax.Array], matrices: Any, *whole: Any) -> jax.Array:
+    """of_rows(*matrices, *whole), for a TPU with panels of the matrices."""
+
+    def at_once(matrices: Any, *whole: jax.Array) -> jax.Array:
+        return of_rows(*matrices, *whole)
+
+    def panels(matrices: Any, *whole: jax.Array) -> jax.Array:
+        return by_panels(lambda *rows: of_rows(*rows, *whole), *matrices)
+
+    rows = matrices[0].shape[0]
+    is_long = isinstance(rows, int) and rows > PANEL and not jnp.iscomplexobj(matrices[0])
+    return on_tpu(panels, at_once, matrices, *whole) if is_long else at_once(matrices, *whole)
 
 
 def by_panels(of_rows: Callable[..., jax.Array], *matrices: jax.Array) -> jax.Array:

@@ -26,7 +26,11 @@ _COUNT = 64  # of windows along an axis, at least
 
 
 def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping) -> Three:
-    """Σ of each of three arrays of real numbers, or of three tuples of them."""
+    """Σ of each of three arrays of real numbers, or of three tuples of them.
+
+    Needed by `tests/accelerators/limits.py::test_a_step_with_groups_on_a_gpu`, held by
+    `test_sums_on_gpu.py::test_sums_are_those_of_numpy`.
+    """
     if isinstance(groups, Units):
         of_arrays = list(map(three_sums, zip(*terms, strict=True), groups.places))
         first, second, third = (functools.reduce(operator.add, sums) for sums in zip(*of_arrays, strict=True))

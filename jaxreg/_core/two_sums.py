@@ -30,7 +30,10 @@ class Plan(NamedTuple):
 
 
 def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...] = (16, 8)) -> Plan | None:
-    """How to cut an array that is large, real and not on the Explicit axes of a mesh; None if it cannot be cut."""
+    """How to cut an array that is large, real and not on the Explicit axes of a mesh; None if it cannot be cut.
+
+    Held by `test_two_sums.py::test_small_and_odd_arrays_are_not_cut`.
+    """
     whole = all(isinstance(n, int) for n in x.shape) and compiler.is_large(x) and not jnp.iscomplexobj(x)
     if not whole or compiler.is_explicit(x):
         return None
@@ -48,7 +51,10 @@ Plans = Plan | tuple[Plan | None, ...]  # of an array, or of several
 
 
 def plans(x: Arrays, groups: tuple[int, ...] | Units) -> Plans | None:
-    """How to cut an array, or each of several, None for those that stay whole; None if nothing is cut."""
+    """How to cut an array, or each of several, None for those that stay whole; None if nothing is cut.
+
+    Held by `test_two_sums.py::test_the_largest_leaves_of_a_unit_are_cut`.
+    """
     found: Any = partition.each(lambda groups, x: plan(x, axes_of(groups)), groups, x)
     return found if jax.tree.leaves(found) else None
 
@@ -60,7 +66,11 @@ def two_sums(
     groups: tuple[int, ...] | Unit,
     how: Plan | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Σ of both of `terms(*arrays, *numbers)`, entry by entry; `numbers` have the shape of the sums."""
+    """Σ of both of `terms(*arrays, *numbers)`, entry by entry; `numbers` have the shape of the sums.
+
+    Needed by `test_two_sums.py::test_the_sums_are_those_of_float64_and_nothing_is_kept` and by
+    `test_two_sums.py::test_a_step_keeps_two_arrays_of_a_leaf_at_most_and_no_copy`.
+    """
     shape, axes = numbers[0].shape, axes_of(groups)
     numbers = [spread(x, groups) for x in numbers]
     if how is None:
@@ -78,7 +88,10 @@ def two_sums(
 
 
 def total(x: Arrays, groups: tuple[int, ...] | Unit | Units) -> jax.Array:
-    """Σ x of what is not negative, as `partition.total`; on a CPU in one loop with what x is made of."""
+    """Σ x of what is not negative, as `partition.total`; on a CPU in one loop with what x is made of.
+
+    Needed by `test_group_moments.py::test_a_step_keeps_nothing_of_the_size_of_a_leaf`.
+    """
     if isinstance(groups, Units):
         return functools.reduce(jnp.add, map(total, x, groups.places))
     axes, shape = axes_of(groups), partition.shape(x.shape, groups)

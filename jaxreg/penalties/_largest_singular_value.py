@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreg._core import euclidean
-from jaxreg._core.compiler import matmul
+from jaxreg._core.compiler import matmul, multiply_add
 from jaxreg.penalties import _polar, _singular_values
 
 
@@ -60,7 +60,7 @@ def top(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     def square(state: Any) -> Any:
         power, mean, of_mean, purity, count = state
-        power = matmul(power, power, 1 / _or_1(purity) ** 2, 0)  # of the one before with trace 1
+        power = multiply_add(1 / _or_1(purity) ** 2, power, power, 0)  # of the one before with trace 1
         purity, is_early = jnp.trace(power), count < info.nmant - 5  # Σw_i²
         mean, of_mean = jnp.where(is_early, power, mean), jnp.where(is_early, purity, of_mean)
         return power, mean, of_mean, purity, count + 1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.lax.linalg import EighImplementation
 
 from jaxreg._core import compiler, euclidean
-from jaxreg._core.compiler import matmul
+from jaxreg._core.compiler import matmul, multiply_add
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def _step(y: jax.Array, coefficients: jax.Array, is_first: jax.Array) -> tuple[j
     error = jnp.where(is_first, jnp.inf, jnp.linalg.norm(one - held))  # both norms in one read
     a, b, c = jnp.where(error > _NEARLY, coefficients, jnp.asarray(_NEWTON_SCHULZ, y.dtype))
     root = jnp.sqrt(scale)  # of Y, which is scaled by the coefficients
-    return matmul(a * root * one + matmul(gram, gram, c * scale**2 * root, b * scale * root), y), error
+    return matmul(a * root * one + multiply_add(c * scale**2 * root, gram, gram, b * scale * root), y), error
 
 
 @jax.custom_jvp
@@ -149,7 +149,7 @@ def singular_value_threshold_polar(x: jax.Array, t: jax.Array) -> jax.Array:
     if _is_wide(x):
         return singular_value_threshold_polar(x.T, t).T
     factor, p = polar_decomposition(x)
-    return matmul(above(p, t), (x - t * factor).T, 0.5, 0.5).T
+    return multiply_add(0.5, above(p, t), (x - t * factor).T, 0.5).T
 
 
 def polar_decomposition(x: jax.Array) -> tuple[jax.Array, jax.Array]:
