@@ -15,10 +15,12 @@ import jaxreg
 from jaxreg._core import compiler, euclidean, sums_on_gpu
 from jaxreg._core.partition import Unit, Units
 from jaxreg._optax import adam_groups, groups
+from tests.accelerators import reading
 
 COLUMNS, LINES, HALVES = (1024, 96), (96, 1024), (16, 128, 40)
 CASES = [(COLUMNS, (0,)), (LINES, (1,)), (LINES, (0,)), (COLUMNS, (0, 1)), (HALVES, (1,)), (HALVES, (0, 1))]
-CASES += [(HALVES, (0, 2)), ((70, 1000), (0,)), (HALVES, Unit(3, 1)), (COLUMNS, Unit(2, 1)), (LINES, Unit(2, 0))]
+CASES += [(HALVES, (0, 2)), ((70, 1000), (0,)), ((67, 1000), (0,)), ((3, 3, 128, 64), (0, 1, 2))]
+CASES += [(HALVES, Unit(3, 1)), (COLUMNS, Unit(2, 1)), (LINES, Unit(2, 0))]
 
 
 @pytest.fixture
@@ -146,6 +148,18 @@ def test_on_several_devices(on_gpu: list[Any], axis_type: AxisType, divided: int
             found = jax.jit(reg)(jax.device_put(x, jax.NamedSharding(mesh, spec)))
         np.testing.assert_allclose(found, 0.5 * np.linalg.norm(x, axis=axis).sum(), rtol=2e-6)
     assert set(on_gpu) == {(0,), (1,)}
+
+
+@pytest.mark.parametrize("rows", [520, 1000, 1376, 4000])
+def test_no_window_lies_on_two_devices(on_gpu: list[Any], rows: int) -> None:
+    """Rows of which 8 devices have no multiple of 8 or 64: the sums are exchanged, and no rows."""
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(terms((rows, 192))[0], jax.NamedSharding(mesh, PartitionSpec("d")))
+    reg = jaxreg.Group(jaxreg.L1(0.5), axis=0)
+    program = jax.jit(reg).lower(x).compile()
+    assert on_gpu == [(0,)]
+    assert reading.collectives(program.as_text()) == {"all-reduce": 1}
+    np.testing.assert_allclose(program(x), 0.5 * np.linalg.norm(x, axis=0).sum(), rtol=2e-6)
 
 
 def test_inside_of_a_shard_map(on_gpu: list[Any]) -> None:

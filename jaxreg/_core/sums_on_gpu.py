@@ -2,8 +2,8 @@
 
 It fuses sums with what they are made of only where one operation takes all of that. So one takes the three terms, two
 of them side by side as complex numbers: a sum along lines, and along columns one over windows of rows, whose results
-are then added. Those are complex too, so that devices which share the groups exchange all of them at once. Where an
-axis that a window cuts is divided among more than 64 devices, parts of windows are sent.
+are then added. Those are complex too, so that devices which share the groups exchange all of them at once. No window
+lies on two devices where 2, 4, … or 64 of them share an axis, as far as one of 8 rows is found; else parts are sent.
 
 Across arrays, columns are added as complex numbers without windows: what one array has divided by rows and another by
 columns would be sent whole.
@@ -21,8 +21,8 @@ from jaxreg._core import compiler, partition
 from jaxreg._core.partition import Arrays, Grouping, Labels, Unit, Units, axes_of
 
 Three = tuple[jax.Array, jax.Array, jax.Array]
-_WINDOWS = 64, 32, 16, 8  # rows; the more, the less is left to be added
-_COUNT = 64  # of windows along an axis, at least
+_WINDOWS = range(64, 7, -1)  # rows; the more, the less is left to be added
+_DEVICES = 64, 32, 16, 8, 4, 2, 1  # that may share an axis, each with whole windows
 
 
 def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping) -> Three:
@@ -69,8 +69,9 @@ def _add(a: Any, b: Any) -> Any:
 
 def _window(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
     """The lengths of a window along all axes, of which it cuts one; None if it can cut none."""
-    for length in _WINDOWS:
-        for axis in axes:
-            if shape[axis] % length == 0 and shape[axis] >= _COUNT * length:
-                return tuple(length if a == axis else 1 for a in range(len(shape)))
+    for devices in _DEVICES:
+        for length in _WINDOWS:
+            for axis in axes:
+                if shape[axis] and shape[axis] % (devices * length) == 0:
+                    return tuple(length if a == axis else 1 for a in range(len(shape)))
     return None

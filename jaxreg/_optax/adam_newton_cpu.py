@@ -22,8 +22,9 @@ from jaxreg._optax.newton_sums import OfGroups, inverse, share, terms
 def sums(form: Grouped, how: Plans, numbers: Any, p: Arrays, r: jax.Array, m: Arrays, v: Arrays) -> SumsOf:
     """The sums that `Grouped.one_step` takes; r are the norms of p, `numbers` as in `adam_groups.py`."""
     bound = jnp.minimum(form.slope_over(r) * (1 / PULL), float(jnp.finfo(r.dtype).max))
+    given = bound, r, numbers, adam_groups_cpu.beside(form, p), p, m, v
+    bound, r, numbers, *of_arrays = jax.lax.stop_gradient(given)  # `one_step` has the derivatives, of the whole arrays
     second = jnp.broadcast_to(jnp.asarray(numbers.second, r.dtype), r.shape)
-    of_arrays = adam_groups_cpu.beside(form, p), p, m, v
 
     def of_terms(beside: Any, p: Any, m: Any, v: Any, bound: Any, second: Any, *of_groups: Any) -> Three:
         z, divisor = adam_groups_cpu.metric(numbers._replace(second=second), beside, p, m, v, bound)

@@ -181,7 +181,12 @@ class Grouped(NamedTuple):
         again: Again | None = None,
         sums: SumsOf | None = None,
     ) -> tuple[Any, jax.Array]:
-        new = self._next(*self._model(r, eta, sums or functools.partial(self._sums, z, tau)), r)
+        def three(of_groups: OfGroups) -> Any:
+            """By `sums`, whose slices are no formula to differentiate: each would have a derivative of its own."""
+            whole = self._sums(z, tau, of_groups)
+            return map(numerics.exact, sums(jax.lax.stop_gradient(of_groups)), whole) if sums else whole
+
+        new = self._next(*self._model(r, eta, three), r)
         if again is not None:
             z, tau = self.before(*again(new))
         slope, positive = self._slope(new), ~(new <= 0)  # nan too
