@@ -106,7 +106,7 @@ def three_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return functools.reduce(lax.add, terms)
 
     terms = squares(down, are_large), squares(up, are_small), squares(1, are_usual)
-    large, small, usual = sums_on_gpu.three_sums(terms, groups)
+    large, small, usual = sums_on_gpu.three_sums(terms, groups, lines=False)
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
     return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down

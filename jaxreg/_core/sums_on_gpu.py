@@ -1,9 +1,10 @@
 """Three sums over the groups of large arrays in one pass over the memory, as the compiler for GPUs makes one kernel.
 
 It fuses sums with what they are made of only where one operation takes all of that. So one takes the three terms, two
-of them side by side as complex numbers: a sum along lines, and along columns one over windows of rows, whose results
-are then added. Those are complex too, so that devices which share the groups exchange all of them at once. No window
-lies on two devices where 2, 4, … or 64 of them share an axis, as far as one of 8 rows is found; else parts are sent.
+of them side by side as complex numbers: sums of parts of lines, or along columns of windows of rows. These are then
+added as complex numbers, so that devices which share the groups exchange all of them at once. The operation itself is
+not divided: no part and no window lies on two devices where 2, 4, … or 256 of them share an axis, each at least 32 rows
+or entries of it.
 
 Across arrays, columns are added as complex numbers without windows: what one array has divided by rows and another by
 columns would be sent whole.
@@ -21,22 +22,28 @@ from jaxreg._core import compiler, partition
 from jaxreg._core.partition import Arrays, Grouping, Labels, Unit, Units, axes_of
 
 Three = tuple[jax.Array, jax.Array, jax.Array]
-_WINDOWS = range(64, 7, -1)  # rows; the more, the less is left to be added
-_DEVICES = 64, 32, 16, 8, 4, 2, 1  # that may share an axis, each with whole windows
+_DEVICES = 256, 128, 64, 32, 16, 8, 4, 2, 1  # that may share an axis
+_SHARE = 32  # rows or entries of each: the more, the less is left to be added
+_WINDOWS = range(64, 7, -1)  # rows, which one thread adds
 
 
-def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping) -> Three:
+def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping, lines: bool = True) -> Three:
     """Σ of each of three arrays of real numbers, or of three tuples of them.
 
+    Without `lines` in one pass only along columns: three sums along lines, of one array, are one kernel as they are.
     Needed by `tests/accelerators/limits.py::test_a_step_with_groups_on_a_gpu`, held by
     `test_sums_on_gpu.py::test_sums_are_those_of_numpy`.
     """
     if isinstance(groups, Units):
-        of_arrays = list(map(three_sums, zip(*terms, strict=True), groups.places))
+        of_arrays = [
+            three_sums(part, unit, lines) for part, unit in zip(zip(*terms, strict=True), groups.places, strict=True)
+        ]
         first, second, third = (functools.reduce(operator.add, sums) for sums in zip(*of_arrays, strict=True))
         return first, second, third
-    plain = functools.partial(_one_by_one, groups)
-    if isinstance(groups, Labels) or not compiler.is_large(terms[0]) or compiler.is_explicit(terms[0]):
+    plain, x = functools.partial(_one_by_one, groups), terms[0]
+    if isinstance(groups, Labels) or not compiler.is_large(x) or compiler.is_explicit(x):
+        return plain(*terms)
+    if not lines and x.ndim - 1 in axes_of(groups):
         return plain(*terms)
     return compiler.on_gpu(functools.partial(_at_once, groups), plain, *terms)
 
@@ -47,24 +54,36 @@ def _one_by_one(groups: Grouping, *terms: jax.Array) -> Three:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _at_once(groups: tuple[int, ...] | Unit, first: jax.Array, second: jax.Array, third: jax.Array) -> Three:
-    axes, both = axes_of(groups), lax.complex(first, second)
-    operands, nothing = (third, both), (jnp.zeros((), third.dtype), jnp.zeros((), both.dtype))
-    if first.ndim - 1 in axes:
-        third, both = lax.reduce(operands, nothing, _add, axes)
+def _at_once(groups: tuple[int, ...] | Unit, *terms: jax.Array) -> Three:
+    axes, shape = axes_of(groups), terms[0].shape
+    if terms[0].ndim - 1 in axes:
+        parts = next(d for d in _DEVICES if d == 1 or (shape[-1] % d == 0 and shape[-1] >= _SHARE * d))
+        terms = tuple(x.reshape(*shape[:-1], parts, shape[-1] // parts) for x in terms)
+        operands, nothing, add = _operation(*terms)
+        third, both = lax.reduce(operands, nothing, add, (len(shape),))
+    elif isinstance(groups, Unit):
+        third, both = terms[2], lax.complex(*terms[:2])
+    elif window := _window(shape, axes):
+        operands, nothing, add = _operation(*terms)
+        third, both = lax.reduce_window(operands, nothing, add, window, window, "VALID")
     else:
-        if not isinstance(groups, Unit) and (window := _window(first.shape, axes)):
-            third, both = lax.reduce_window(operands, nothing, _add, window, window, "VALID")
-        third, both = jnp.sum(lax.complex(third, jnp.zeros_like(third)), axes).real, jnp.sum(both, axes)
-    shape = partition.shape(first.shape, groups)
-    return both.real.reshape(shape), both.imag.reshape(shape), third.reshape(shape)
+        return _one_by_one(groups, *terms)
+    third, both = jnp.sum(lax.complex(third, jnp.zeros_like(third)), axes).real, jnp.sum(both, axes)
+    first, second, third = (x.reshape(partition.shape(shape, groups)) for x in (both.real, both.imag, third))
+    return first, second, third
 
 
 _at_once.defjvp(lambda groups, terms, changes: (_at_once(groups, *terms), _one_by_one(groups, *changes)))
 
 
-def _add(a: Any, b: Any) -> Any:
-    return a[0] + b[0], a[1] + b[1]
+def _operation(first: jax.Array, second: jax.Array, third: jax.Array) -> tuple[Any, Any, Any]:
+    """The third and the first two, where a sum begins, and how it goes on."""
+    both = lax.complex(first, second)
+
+    def add(a: Any, b: Any) -> Any:
+        return a[0] + b[0], a[1] + b[1]
+
+    return (third, both), (jnp.zeros((), third.dtype), jnp.zeros((), both.dtype)), add
 
 
 def _window(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -72,6 +91,6 @@ def _window(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | 
     for devices in _DEVICES:
         for length in _WINDOWS:
             for axis in axes:
-                if shape[axis] and shape[axis] % (devices * length) == 0:
+                if shape[axis] >= _SHARE * devices and shape[axis] % (devices * length) == 0:
                     return tuple(length if a == axis else 1 for a in range(len(shape)))
     return None

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxreg._core import compiler, partition
 from jaxreg._core.partition import Arrays, Unit, Units, axes_of, spread
@@ -81,8 +80,7 @@ def two_sums(
     cut = [_slices(x, how) for x in arrays]
     both = functools.reduce(jnp.add, [jax.lax.complex(*terms(*slices, *numbers)) for slices in zip(*cut, strict=True)])
     window = tuple(how.window if axis == how.axis + how.is_last else 1 for axis in range(both.ndim))
-    zero = np.zeros((), both.dtype)  # a constant, for the sum of windows has derivatives and another operation has not
-    both = jax.lax.reduce_window(both, zero, jax.lax.add, window, window, "VALID")
+    both = jax.lax.reduce_window(both, jnp.zeros((), both.dtype), jax.lax.add, window, window, "VALID")
     axes = (*axes, both.ndim - 1) if how.is_last else axes
     return jnp.sum(both.real, axes).reshape(shape), jnp.sum(both.imag, axes).reshape(shape)
 
