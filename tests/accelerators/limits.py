@@ -159,7 +159,7 @@ def test_groups_that_gpus_share_have_one_exchange(compilers: Compilers) -> None:
 def test_groups_across_leaves_on_a_gpu(compilers: Compilers) -> None:
     """Sums along columns without windows: one term of each leaf is kept. What several GPUs share is not sent whole."""
     result = compilers.compile("steps", "proximal_adam, groups across leaves", "step", "H100")
-    assert result["ratio"] <= 1.9 and result["temporaries"] <= 1400 * SMALL, result
+    assert result["ratio"] <= 1.9 and result["temporaries"] <= 1500 * SMALL, result
     result = compilers.compile("steps", "proximal_adam, groups across leaves", "step", "8 H100")
     assert result["ratio"] <= 1.9 and "all-to-all" not in result["collectives"], result
 
