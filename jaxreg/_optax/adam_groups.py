@@ -120,7 +120,7 @@ def _step(
 ) -> tuple[Any, jax.Array]:
     form = cast(Grouped, grouped(reg, p, beside))
     by_entry = isinstance(v, tuple) or (not isinstance(p, tuple) and v.shape == p.shape)
-    how = adam_groups_cpu.how(form, p, v)
+    how = adam_groups_cpu.plans_of(form, p, v)
     if how is None:
         return _general(form, by_entry, p, r, m, v, numbers)
 

@@ -48,10 +48,10 @@ class Given(NamedTuple):
 
 def applies(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
     """How to cut the parameter, or those of a unit, if one is large, for the group lasso beside L1 and L2."""
-    return how(form, p, v) if isinstance(form.groups.penalty, L1) else None
+    return plans_of(form, p, v) if isinstance(form.groups.penalty, L1) else None
 
 
-def how(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
+def plans_of(form: Grouped, p: Arrays, v: Arrays) -> Plans | None:
     """The same for every profile."""
     by_entry = isinstance(v, tuple) if isinstance(p, tuple) else v.shape == p.shape
     if not by_entry or not all(map(_is_known, form.of_arrays)):
