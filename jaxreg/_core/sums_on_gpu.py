@@ -35,9 +35,7 @@ def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping, lines: bo
     `test_sums_on_gpu.py::test_sums_are_those_of_numpy`.
     """
     if isinstance(groups, Units):
-        of_arrays = [
-            three_sums(part, unit, lines) for part, unit in zip(zip(*terms, strict=True), groups.places, strict=True)
-        ]
+        of_arrays = [three_sums((a, b, c), unit, lines) for a, b, c, unit in zip(*terms, groups.places, strict=True)]
         first, second, third = (functools.reduce(operator.add, sums) for sums in zip(*of_arrays, strict=True))
         return first, second, third
     plain, x = functools.partial(_one_by_one, groups), terms[0]

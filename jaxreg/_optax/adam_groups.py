@@ -165,7 +165,9 @@ def _general(
     z, tau = point()
     if not by_entry:
         return form.prox_by_group(z, tau, r, numbers.eta, point)
-    return form.prox(z, tau, r, numbers.eta, point, sums)
+    if sums is not None:
+        return form.one_step(*form.before(z, tau), r, jnp.asarray(numbers.eta, r.dtype), point, sums)
+    return form.prox(z, tau, r, numbers.eta, point)
 
 
 def _point(numbers: Numbers, p: jax.Array, m: jax.Array, v: jax.Array, slope: jax.Array) -> tuple[jax.Array, jax.Array]:

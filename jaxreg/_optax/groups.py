@@ -120,13 +120,7 @@ class Grouped(NamedTuple):
         return cast(Any, partition.results(of_array, self.where, self.entries, z, step))
 
     def prox(
-        self,
-        z: Arrays,
-        step: Arrays,
-        r: jax.Array,
-        eta: jax.Array,
-        again: Again | None = None,
-        sums: SumsOf | None = None,
+        self, z: Arrays, step: Arrays, r: jax.Array, eta: jax.Array, again: Again | None = None
     ) -> tuple[Any, jax.Array]:
         """Return the point after the step and the norms of its groups, given those before it.
 
@@ -138,7 +132,7 @@ class Grouped(NamedTuple):
         eta = jnp.asarray(eta, dtype)
 
         def one_step(z: Arrays, tau: Arrays, r: jax.Array, eta: jax.Array) -> tuple[Any, jax.Array]:
-            return self.one_step(z, tau, r, eta, again, sums)
+            return self.one_step(z, tau, r, eta, again)
 
         if not isinstance(self.groups.penalty, L1):
             return one_step(z, tau, r, eta)
@@ -181,6 +175,8 @@ class Grouped(NamedTuple):
         again: Again | None = None,
         sums: SumsOf | None = None,
     ) -> tuple[Any, jax.Array]:
+        """The same for a point and step sizes from `before`, by one Newton step; `sums` may take the sums otherwise."""
+
         def three(of_groups: OfGroups) -> Any:
             """By `sums`, whose slices are no formula to differentiate: each would have a derivative of its own."""
             whole = self._sums(z, tau, of_groups)
