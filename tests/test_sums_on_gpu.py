@@ -14,7 +14,6 @@ from jax.sharding import AxisType, PartitionSpec
 import jaxreg
 from jaxreg._core import compiler, euclidean, sums_on_gpu
 from jaxreg._core.partition import Unit, Units
-from jaxreg._optax import adam_groups, groups
 from tests.accelerators import reading
 
 COLUMNS, LINES, HALVES = (1024, 96), (96, 1024), (16, 128, 40)
@@ -33,8 +32,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         return there(*operands)
 
     def clear() -> None:
-        groups.compiled.cache_clear()
-        adam_groups.compiled.cache_clear()
+        jax.clear_caches()
         euclidean._ways.cache_clear()
 
     clear()
@@ -107,6 +105,27 @@ def test_norms_at_both_ends_of_the_range(on_gpu: list[Any], axis: int, scale: fl
     np.testing.assert_allclose(point / scale, x * np.maximum(1 - 0.5 * scale / norms, 0) / scale, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("edge", [2.0**-48, 2.0**48])
+def test_groups_on_both_sides_of_a_bound(on_gpu: list[Any], edge: float) -> None:
+    """One entry in the range of large ones, or of usual ones, and all others just below: these count as well."""
+    x = np.full((1024, 1000), edge * 0.95, np.float32)
+    x[0], x[:, 0] = edge * 1.05, edge * 1.05
+    for axis in (0, 1):
+        norms = np.linalg.norm(x.astype(np.float64), axis=axis, keepdims=True)
+        np.testing.assert_allclose(jax.jit(functools.partial(euclidean.norms, groups=(axis,)))(x), norms, rtol=3e-6)
+
+
+def test_what_is_no_number(on_gpu: list[Any]) -> None:
+    """An infinite entry gives an infinite norm and is all of the direction; nan gives nan, zeros give zeros."""
+    x = np.random.default_rng(3).standard_normal((1024, 96)).astype(np.float32)
+    x[5, 0], x[7, 1], x[:, 2], x[9, 3], x[11, 3] = -np.inf, np.nan, 0, np.inf, np.nan
+    norms, unit = jax.jit(lambda x: (euclidean.norms(x, (0,)), euclidean.directions(x, (0,))))(x)
+    norms = np.ravel(norms)
+    assert norms[0] == np.inf and norms[2] == 0 and np.isnan(norms[[1, 3]]).all() and np.isfinite(norms[4:]).all()
+    np.testing.assert_array_equal(unit[:, 0], -1.0 * (np.arange(1024) == 5))
+    assert np.isnan(unit[:, 1]).all() and not unit[:, 2].any()
+
+
 @pytest.mark.parametrize("penalty", [jaxreg.L1(0.02), jaxreg.MCP(0.02, 3.0)], ids=["L1", "MCP"])
 def test_steps_are_those_without_it(on_gpu: list[Any], penalty: jaxreg.Regularizer, monkeypatch: Any) -> None:
     """Six steps in Adam's metric, lines and columns, groups that vanish and groups that do not."""
@@ -127,8 +146,7 @@ def test_steps_are_those_without_it(on_gpu: list[Any], penalty: jaxreg.Regulariz
     found = trained()
     assert set(on_gpu) == {(0,), (1,)}
     monkeypatch.setattr(compiler, "on_gpu", lambda there, elsewhere, *operands: elsewhere(*operands))
-    groups.compiled.cache_clear()
-    adam_groups.compiled.cache_clear()
+    jax.clear_caches()
     expected = trained()
     for name, p in found.items():
         np.testing.assert_allclose(p, expected[name], rtol=2e-4, atol=1e-6)
@@ -148,11 +166,11 @@ def test_on_several_devices(on_gpu: list[Any], of: tuple[int, ...], divided: int
         np.testing.assert_allclose(total, np.asarray(x, np.float64).sum(of, keepdims=True), rtol=3e-5)
 
 
-@pytest.mark.parametrize("rows", [520, 1000, 1376, 4000])
+@pytest.mark.parametrize("rows", [40, 64, 88, 176, 520, 1000, 1376, 4000])
 def test_no_window_lies_on_two_devices(on_gpu: list[Any], rows: int) -> None:
-    """Rows of which 8 devices have no multiple of 8 or 64: the sums are exchanged, and no rows."""
+    """Rows of which 8 devices have few, or no multiple of 8 or 64: the sums are exchanged, and no rows."""
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
-    x = jax.device_put(terms((rows, 192))[0], jax.NamedSharding(mesh, PartitionSpec("d")))
+    x = jax.device_put(terms((rows, 2048 if rows < 500 else 192))[0], jax.NamedSharding(mesh, PartitionSpec("d")))
     reg = jaxreg.Group(jaxreg.L1(0.5), axis=0)
     program = jax.jit(reg).lower(x).compile()
     assert on_gpu == [(0,)]

@@ -47,12 +47,11 @@ def directions(x: Arrays, groups: Grouping) -> Any:
         shares = tuple(directions(_of_parts(x, groups), _UNITS))
         return each(lambda unit, x, share: directions(x, unit) * spread(share, unit), groups, x, shares)
     scale, square = _squares(groups, x)
-    y = x * spread(jnp.where(square == 0, 0, scale), groups)
-    if not jnp.iscomplexobj(x):  # beside inf, all else counts nothing
-        infinite = spread(square == jnp.inf, groups)
-        y = jnp.where(infinite, jnp.where(jnp.isinf(x), jnp.sign(x), 0), y)
-        square = jnp.where(square == jnp.inf, 1, square)
-    return y * spread(lax.rsqrt(jnp.where(square > 0, square, 1)), groups)
+    is_real = not jnp.iscomplexobj(x)
+    counts = (square != 0) & (square != jnp.inf) if is_real else square != 0
+    y = x * spread(jnp.where(counts, scale, 0), groups)
+    y = jnp.where(jnp.isinf(x), jnp.sign(x), y) if is_real else y  # beside inf, all else counts nothing
+    return y * spread(lax.rsqrt(jnp.where(counts, square, 1)), groups)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -109,7 +108,8 @@ def three_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     large, small, usual = sums_on_gpu.three_sums(terms, groups, lines=False)
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
-    return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside * down * down
+    beside = lax.square(lax.sqrt(beside) * down)  # compilers make one constant of `· down · down`, which is 0
+    return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside
 
 
 def _range(x: jax.Array) -> tuple[float, float, float, float]:
