@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import jaxreg
-from jaxreg._optax import adam_groups, adam_newton_cpu
+from jaxreg._optax import adam_newton_cpu
 from tests.benchmarks import programs
 
 MCP, L2 = jaxreg.MCP(20.0, 3.0), jaxreg.L2(0.01)
@@ -77,7 +77,7 @@ def trained(name: str, part: bool, strength: Any = 1.0, rate: Any = 0.03, steps:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
-    adam_groups.compiled.cache_clear()  # nothing traced before is used
+    jax.clear_caches()  # nothing traced before is used
 
     def sums(*args: Any, own: Any = adam_newton_cpu.sums) -> Any:
         found.append(args)

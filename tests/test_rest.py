@@ -11,7 +11,7 @@ import pytest
 
 import jaxreg
 from jaxreg._core import compiler
-from jaxreg._optax import adam_groups, groups
+from jaxreg._optax import groups
 
 pytestmark = pytest.mark.wide  # trainings until they rest
 
@@ -140,12 +140,10 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         taken.append(getattr(elsewhere, "__name__", ""))
         return elsewhere(*operands)
 
-    for kind in (groups, adam_groups):
-        kind.compiled.cache_clear()
+    jax.clear_caches()
     monkeypatch.setattr(compiler, "by_device", by_device)
     yield taken
-    for kind in (groups, adam_groups):
-        kind.compiled.cache_clear()
+    jax.clear_caches()
 
 
 def test_one_newton_step_a_step_comes_to_rest_there_too(elsewhere: list[str]) -> None:
