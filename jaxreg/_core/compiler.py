@@ -1,9 +1,10 @@
 """All that is written for the compiler and not for the mathematics; every function names the test that needs it.
 
-Sums over groups in one pass are in files of their own: `two_sums.py` for CPUs, `sums_on_gpu.py`.
+Sums over groups in one pass are in files of their own: `two_sums.py` for CPUs, `sums_on_gpu.py`, `sums_on_tpu.py`.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -39,6 +40,17 @@ def is_explicit(x: jax.Array) -> bool:
     Needed by the Explicit cases of `test_sharding.py::test_sharded_as_on_one_device`.
     """
     return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def devices(x: jax.Array) -> int:
+    """By how many devices an axis of x may be divided at most: those of the Auto axes of its mesh, or one.
+
+    Of a program that is divided by `in_shardings` alone, the arrays do not know it. Held by
+    `test_sums_on_gpu.py::test_no_window_lies_on_two_devices` and `test_sums_on_tpu.py::test_few_rows_are_added_up`.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    sizes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return math.prod(size for size, kind in sizes if kind is AxisType.Auto)
 
 
 def placed_like(x: jax.Array, result: jax.Array) -> jax.Array:

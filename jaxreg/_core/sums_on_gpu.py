@@ -3,8 +3,9 @@
 It fuses sums with what they are made of only where one operation takes all of that. So one takes the three terms, two
 of them side by side as complex numbers: sums of parts of lines, or along columns of windows of rows. These are then
 added as complex numbers, so that devices which share the groups exchange all of them at once. The operation itself is
-not divided: no part and no window lies on two devices where 2, 4, … or 256 of them share an axis, each at least 32 rows
-or entries of it.
+not divided, and no part and no window lies on two devices: of how many there are the mesh of an array tells. Without
+one, where a program is divided by `in_shardings` alone, it may be 2, 4, … or 256, of which each has at least 32 rows or
+entries.
 
 Across arrays, columns are added as complex numbers without windows: what one array has divided by rows and another by
 columns would be sent whole.
@@ -22,9 +23,9 @@ from jaxreg._core import compiler, partition
 from jaxreg._core.partition import Arrays, Grouping, Labels, Unit, Units, axes_of
 
 Three = tuple[jax.Array, jax.Array, jax.Array]
-_DEVICES = 256, 128, 64, 32, 16, 8, 4, 2, 1  # that may share an axis
+_PARTS = 256, 128, 64, 32, 16, 8, 4, 2  # of an axis: as many as devices that may share it, or a multiple
 _SHARE = 32  # rows or entries of each: the more, the less is left to be added
-_WINDOWS = range(64, 7, -1)  # rows, which one thread adds
+_WINDOWS = range(64, 1, -1)  # rows, which one thread adds
 
 
 def three_sums(terms: tuple[Arrays, Arrays, Arrays], groups: Grouping, lines: bool = True) -> Three:
@@ -55,13 +56,13 @@ def _one_by_one(groups: Grouping, *terms: jax.Array) -> Three:
 def _at_once(groups: tuple[int, ...] | Unit, *terms: jax.Array) -> Three:
     axes, shape = axes_of(groups), terms[0].shape
     if terms[0].ndim - 1 in axes:
-        parts = next(d for d in _DEVICES if d == 1 or (shape[-1] % d == 0 and shape[-1] >= _SHARE * d))
+        parts = next((n for n in _parts(terms[0], -1) if shape[-1] % n == 0), 1)
         terms = tuple(x.reshape(*shape[:-1], parts, shape[-1] // parts) for x in terms)
         operands, nothing, add = _operation(*terms)
         third, both = lax.reduce(operands, nothing, add, (len(shape),))
     elif isinstance(groups, Unit):
         third, both = terms[2], lax.complex(*terms[:2])
-    elif window := _window(shape, axes):
+    elif window := _window(terms[0], axes):
         operands, nothing, add = _operation(*terms)
         third, both = lax.reduce_window(operands, nothing, add, window, window, "VALID")
     else:
@@ -84,11 +85,23 @@ def _operation(first: jax.Array, second: jax.Array, third: jax.Array) -> tuple[A
     return (third, both), (jnp.zeros((), third.dtype), jnp.zeros((), both.dtype)), add
 
 
-def _window(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
+def _parts(x: jax.Array, axis: int) -> list[int]:
+    """Into how many an axis may be cut so that each device has whole ones, many first."""
+    devices = compiler.devices(x)
+    more = [n for n in _PARTS if n > devices and n % devices == 0 and x.shape[axis] >= _SHARE * n]
+    return [*more, devices]
+
+
+def _window(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     """The lengths of a window along all axes, of which it cuts one; None if it can cut none."""
-    for devices in _DEVICES:
-        for length in _WINDOWS:
-            for axis in axes:
-                if shape[axis] >= _SHARE * devices and shape[axis] % (devices * length) == 0:
-                    return tuple(length if a == axis else 1 for a in range(len(shape)))
-    return None
+    lengths = {
+        (parts, length): axis
+        for axis in reversed(axes)
+        for parts in _parts(x, axis)
+        for length in _WINDOWS
+        if x.shape[axis] % (parts * length) == 0
+    }
+    if not lengths:
+        return None
+    _, length = most = max(lengths)
+    return tuple(length if axis == lengths[most] else 1 for axis in range(x.ndim))

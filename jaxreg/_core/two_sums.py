@@ -2,8 +2,8 @@
 
 It makes a loop of its own of each sum. What does not end in a sum is one loop of vector instructions, however long its
 formula is. So 16 slices of the terms are added entry by entry, the two terms side by side as a complex number: one loop
-that writes a sixteenth of the entries, which a window then shortens before the sums. Slices of an axis that Auto axes
-of a mesh of CPUs divide into less than a window are sent.
+that writes a sixteenth of the entries, which a window then shortens before the sums. No slice and no window lies on two
+devices of the mesh of an array.
 """
 
 import functools
@@ -36,12 +36,12 @@ def plan(x: jax.Array, axes: tuple[int, ...], numbers_of_slices: tuple[int, ...]
     whole = all(isinstance(n, int) for n in x.shape) and compiler.is_large(x) and not jnp.iscomplexobj(x)
     if not whole or compiler.is_explicit(x):
         return None
-    last = x.ndim - 1
+    last, devices = x.ndim - 1, compiler.devices(x)
     for slices in numbers_of_slices:
         for axis in sorted({*axes} - {last}, key=lambda axis: -x.shape[axis]):
-            if x.shape[last] >= _LANES and (window := _window(x.shape[axis], slices)):
+            if x.shape[last] >= _LANES and (window := _window(x.shape[axis], slices * devices)):
                 return Plan(axis, False, slices, window)
-        if last in axes and x.shape[last] % (slices * _LANES) == 0:
+        if last in axes and x.shape[last] % (slices * devices * _LANES) == 0:
             return Plan(last, True, slices, _LANES // 2)
     return None
 

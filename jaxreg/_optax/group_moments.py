@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreg._core import numerics, partition
+from jaxreg._core import numerics, partition, sums_on_tpu
 from jaxreg._optax.adam_groups import shapes_of_units
 from jaxreg._optax.groups import grouped
 from jaxreg._optax.leaves import side_by_side
@@ -103,8 +103,7 @@ def _mean_square(g: jax.Array, like: jax.Array) -> jax.Array:
     g = numerics.promote(g)
     axes = tuple(i for i, n in enumerate(like.shape) if n != g.shape[i])
     size = numerics.number_of(math.prod(g.shape[axis] for axis in axes) or 1)
-    total = jnp.sum(numerics.real_product(g, g), axes, keepdims=True)
-    return jnp.asarray(total / size, like.dtype)
+    return jnp.asarray(sums_on_tpu.squares(g, axes) / size, like.dtype)
 
 
 def _has_moments(joint: Joint, leaves: Sequence[Any], nu: Sequence[Any]) -> bool:
@@ -116,6 +115,8 @@ def _has_moments(joint: Joint, leaves: Sequence[Any], nu: Sequence[Any]) -> bool
 def _put_means_of_units(joint: Joint, gradients: Sequence[Any], squares: list[Any]) -> None:
     """mean |g|² over all leaves of a unit, in place of that over each."""
     blocks = joint.blocks(gradients)
-    total = partition.total(tuple(numerics.real_product(g, g) for g in blocks), joint.units)
-    mean = partition.spread(total / numerics.number_of(partition.size(blocks, joint.units) or 1), joint.units)
+    mean = partition.spread(
+        sums_on_tpu.squares(blocks, joint.units) / numerics.number_of(partition.size(blocks, joint.units) or 1),
+        joint.units,
+    )
     joint.put(jax.tree.map(lambda mean, old: jnp.broadcast_to(mean, old.shape), mean, joint.blocks(squares)), squares)
