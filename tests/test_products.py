@@ -193,3 +193,27 @@ def test_panels_of_rows_are_the_whole_product(rows: int, columns: int, monkeypat
         a.T @ np.ones(found.shape),
     )
     close(jax.jit(compiler.multiply_add)(0.5, *map(jnp.float32, (g, g)), -2.0), 0.5 * g @ g - 2 * g)
+
+
+@pytest.mark.parametrize("shape", [(600, 300), (300, 600)], ids=str)
+def test_gradients_of_gram_matrices_are_the_formulas(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in programs for a TPU, where their product is one by panels; of a matrix that devices share it is whole."""
+    taken: list[Any] = []
+    monkeypatch.setattr(compiler, "on_tpu", lambda there, _, *operands: [taken.append(1), there(*operands)][1])
+    x = RNG.normal(size=shape)
+    rest = x @ x.T - np.eye(len(x)) if shape[0] < shape[1] else x.T @ x - np.eye(shape[1])
+    soft = 4 * (rest @ x if shape[0] < shape[1] else x @ rest)
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    u, n = x / norms, len(x)
+    pulls = 2 * np.sign(u @ u.T - 2 * np.eye(n) * (u @ u.T)) @ u + 2 * u  # without the diagonal, whose sign is −1 here
+    cosines = (pulls - u * (pulls * u).sum(1, keepdims=True)) / norms / (n * (n - 1))
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    shared = jax.device_put(jnp.float32(x), jax.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None)))
+    for where, panels in ((jnp.float32(x), True), (shared, False)):
+        for reg, expected in ((jaxreg.SoftOrthogonal(1.0), soft), (jaxreg.OrthogonalRegularizer(1.0), cosines)):
+            jax.clear_caches()
+            taken.clear()
+            found = jax.jit(jax.grad(reg))(where)
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+            assert bool(taken) == panels
+    jax.clear_caches()
