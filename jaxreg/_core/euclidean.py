@@ -100,15 +100,16 @@ def three_sums(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     are_usual = [lax.bitwise_not(lax.bitwise_or(*sides)) for sides in zip(are_large, are_small, strict=True)]  # nan too
 
     def squares(scale: float, inside: list[jax.Array]) -> jax.Array:
+        """Chosen before they are squared: of (x·2⁸⁰)² compilers make x²·2¹⁶⁰, which is x²·∞, for single entries."""
         scaled = parts if scale == 1 else [lax.mul(part, lax.full_like(part, scale)) for part in parts]
-        terms = [lax.select(i, lax.mul(y, y), lax.full_like(y, 0)) for i, y in zip(inside, scaled, strict=True)]
-        return functools.reduce(lax.add, terms)
+        chosen = [lax.select(i, y, lax.full_like(y, 0)) for i, y in zip(inside, scaled, strict=True)]
+        return functools.reduce(lax.add, [lax.mul(y, y) for y in chosen])
 
     terms = squares(down, are_large), squares(up, are_small), squares(1, are_usual)
     large, small, usual = sums_on_gpu.three_sums(terms, groups, lines=False)
     scale = jnp.where(large > 0, down, jnp.where(usual == 0, up, jnp.ones_like(usual)))
     beside = jnp.where(large > 0, usual, jnp.where(usual == 0, 0, small))  # of the next scale, down² = 1/up² from it
-    beside = lax.square(lax.sqrt(beside) * down)  # compilers make one constant of `· down · down`, which is 0
+    beside = jnp.maximum(beside * down, 0) * down  # of `· down · down` compilers make one constant, which is 0
     return scale, jnp.where(large > 0, large, jnp.where(usual == 0, small, usual)) + beside
 
 
