@@ -40,6 +40,10 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # skglm on ten features: a thir
 collect_ignore = ["benchmarks/pruning/torch_networks.py"]  # needs PyTorch, which the extra `test` has not
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lowered-for", choices=("cpu", "gpu", "tpu"), default="cpu", help="run what such a device runs")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything imports JAX. Programs are for one kind of processor: a folder for each machine.
 
@@ -52,6 +56,25 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
         # As in pyproject.toml, for the processes that tests start.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
+    if (device := config.getoption("lowered_for")) != "cpu":
+        take_what_runs_on(device)
+
+
+def take_what_runs_on(device: str) -> None:
+    """What a TPU or a GPU runs, here on a CPU: sums in one read and products of matrices, also of small arrays.
+
+    Compilers simplify constants on every device: what one makes of a formula, the others do too.
+    """
+    from jaxreg._core import compiler
+
+    def by_device(on_cpu: Callable[..., object], elsewhere: Callable[..., object], *operands: object) -> object:
+        return elsewhere(*operands)
+
+    def there(there: Callable[..., object], elsewhere: Callable[..., object], *operands: object) -> object:
+        return there(*operands)
+
+    other = {"gpu": "on_tpu", "tpu": "on_gpu"}[device]
+    vars(compiler).update({"LARGE": 64, "by_device": by_device, f"on_{device}": there, other: by_device})
 
 
 def pytest_collection_finish() -> None:

@@ -115,6 +115,16 @@ def test_groups_on_both_sides_of_a_bound(on_gpu: list[Any], edge: float) -> None
         np.testing.assert_allclose(jax.jit(functools.partial(euclidean.norms, groups=(axis,)))(x), norms, rtol=3e-6)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (3,)], ids=str)
+def test_norms_of_single_entries(shape: tuple[int, ...]) -> None:
+    """Compilers square a constant factor by itself where an array has one entry."""
+    axes = tuple(range(len(shape)))
+    norms = jax.jit(lambda x: euclidean.three_sums(axes, x))
+    for x in (0.0, 1e-37, 1e-30, 1e-15, 1.0, -1e15, 1e30, 1e38, np.inf, np.nan):
+        scale, square = norms(np.full(shape, x, np.float32))
+        np.testing.assert_allclose(np.sqrt(square) / scale, np.sqrt(np.prod(shape)) * abs(x), rtol=3e-7)
+
+
 def test_what_is_no_number(on_gpu: list[Any]) -> None:
     """An infinite entry gives an infinite norm and is all of the direction; nan gives nan, zeros give zeros."""
     x = np.random.default_rng(3).standard_normal((1024, 96)).astype(np.float32)
