@@ -381,6 +381,32 @@ def test_norms_of_groups_are_those_of_float64_at_both_ends_of_the_range(read: An
     np.testing.assert_allclose((np.sqrt(square) / scale)[:, 0], [5e30, 5e-30], rtol=3e-7)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_derivatives_of_directions_have_their_digits_at_every_size(axis: int) -> None:
+    """Powers of the sum of squares are out of range where the derivatives are not: from norms of 10¹² and 10⁻¹² on."""
+    rng = np.random.default_rng(4)
+    x, g, d = (rng.standard_normal((5, 6)).astype(np.float32) for _ in range(3))
+
+    def derivative(x: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: euclidean.directions(x, (axis,)), x)[1](jnp.asarray(g))[0]
+
+    derivatives = jax.jit(lambda x: jax.jvp(derivative, (x,), (jnp.asarray(d),)))
+
+    def dot(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return (a * b).sum(axis, keepdims=True)
+
+    for size in (1e-18, 1e-15, 1e-14, 1e-13, 1e-12, 1.0, 1e12, 1e13, 1e14, 1e15, 1e16):
+        w = x * np.float32(size)
+        n = np.linalg.norm(w.astype(np.float64), axis=axis, keepdims=True)
+        u = w / n
+        across, du = (g - u * dot(u, g)) / n, (d - u * dot(u, d)) / n
+        second = -dot(u, d) / n * across - (du * dot(u, g) + u * dot(du, g)) / n
+        for found, expected in zip(derivatives(w), (across, second), strict=True):
+            np.testing.assert_allclose(
+                found, expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max(), err_msg=str(size)
+            )
+
+
 # ----------------------------------------------------------------------------------------------- ends of the range
 
 

@@ -31,7 +31,7 @@ def norm(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _norms(groups: Grouping, x: jax.Array) -> jax.Array:
-    scale, square = _squares(groups, x)
+    scale, square = compiler.by_device(*_ways(groups), x)
     return jnp.sqrt(square) / scale
 
 
@@ -46,32 +46,35 @@ def directions(x: Arrays, groups: Grouping) -> Any:
     if isinstance(groups, Units):
         shares = tuple(directions(_of_parts(x, groups), _UNITS))
         return each(lambda unit, x, share: directions(x, unit) * spread(share, unit), groups, x, shares)
-    scale, square = _squares(groups, x)
-    is_real = not jnp.iscomplexobj(x)
-    counts = (square != 0) & (square != jnp.inf) if is_real else square != 0
-    y = x * spread(jnp.where(counts, scale, 0), groups)
-    y = jnp.where(jnp.isinf(x), jnp.sign(x), y) if is_real else y  # beside inf, all else counts nothing
-    return y * spread(lax.rsqrt(jnp.where(counts, square, 1)), groups)
+    scale, inverse = _inverse(groups, x)
+    y = x * spread(scale, groups)
+    y = y if jnp.iscomplexobj(x) else jnp.where(jnp.isinf(x), jnp.sign(x), y)  # beside inf, all else counts nothing
+    return y * spread(inverse, groups)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _squares(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A power of two s for every group, held constant, and Σ(s·|x_i|)², which neither overflows nor vanishes."""
-    return compiler.by_device(*_ways(groups), x)
+def _inverse(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two factors of 1/‖x_g‖, a power of two, held constant, and the rest; 0 and 1 for a norm of 0 or ∞."""
+    scale, square = compiler.by_device(*_ways(groups), x)
+    counts = (square != 0) & (square != jnp.inf)
+    return jnp.where(counts, scale, 0), lax.rsqrt(jnp.where(counts, square, 1))
 
 
-@_squares.defjvp
-def _squares_jvp(groups: Grouping, primals: Any, tangents: Any) -> tuple[Any, Any]:
+@_inverse.defjvp
+def _inverse_jvp(groups: Grouping, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """−⟨x/‖x‖, dx⟩/‖x‖²: no power of the sum of squares, which may be out of range where that is not."""
     (x,), (dx,) = primals, tangents
-    scale, square = _squares(groups, x)
-    of_entries = spread(scale, groups)
-    change = total(numerics.real_product(x * of_entries, 2 * of_entries * dx), groups)
-    return (scale, square), (jnp.zeros_like(scale), change)
+    scale, inverse = _inverse(groups, x)
+    change = total(numerics.real_product(directions(x, groups), dx), groups)
+    return (scale, inverse), (jnp.zeros_like(scale), -inverse * (change * scale * inverse))
 
 
 @functools.lru_cache(maxsize=256)
 def _ways(groups: Grouping) -> tuple[Any, Any]:
-    """The two functions of x alone: the same objects at every call, so that JAX traces them once for a shape."""
+    """Two functions of x: a power of two s for each group, and Σ(s·|x_i|)², which neither overflows nor vanishes.
+
+    The same objects at every call, so that JAX traces them once for a shape.
+    """
     return functools.partial(two_sums, groups), functools.partial(three_sums, groups)
 
 
