@@ -1,8 +1,8 @@
 """Sums of squares over groups as products with ones, which a TPU takes nearly as fast as its memory is read.
 
-By the account of its compiler a sum alone takes a TPU twice as long as that, however it is written, but for a product
-of matrices, whose units are idle else. The ones have eight rows: of fewer the compiler makes a sum again. What the
-squares are made of becomes a part of the product, and devices that share a group exchange the sums of what they have.
+By the account of its compiler a sum alone takes a TPU twice as long as that; the units for products of matrices are
+idle then. The ones have eight rows: of fewer the compiler makes a sum again. What the squares are made of becomes a
+part of the product, and devices that share a group exchange the sums of what they have.
 """
 
 import functools
@@ -18,7 +18,7 @@ _ROWS = 64  # that a device has at least: of fewer the compiler makes copies
 
 
 def squares(x: Arrays, groups: Grouping) -> jax.Array:
-    """Σ |x|² over each group, as it is: a sum may be out of range. On a TPU each square is rounded to 16 digits.
+    """Σ |x|² over each group, as it is: a sum may be out of range. On a TPU each square is rounded to 16 bits.
 
     Needed by `tests/accelerators/limits.py::test_a_step_with_groups_that_are_whole`, held by
     `test_sums_on_tpu.py::test_squares_are_those_of_numpy`.

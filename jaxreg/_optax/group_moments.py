@@ -115,8 +115,6 @@ def _has_moments(joint: Joint, leaves: Sequence[Any], nu: Sequence[Any]) -> bool
 def _put_means_of_units(joint: Joint, gradients: Sequence[Any], squares: list[Any]) -> None:
     """mean |g|² over all leaves of a unit, in place of that over each."""
     blocks = joint.blocks(gradients)
-    mean = partition.spread(
-        sums_on_tpu.squares(blocks, joint.units) / numerics.number_of(partition.size(blocks, joint.units) or 1),
-        joint.units,
-    )
+    size = numerics.number_of(partition.size(blocks, joint.units) or 1)
+    mean = partition.spread(sums_on_tpu.squares(blocks, joint.units) / size, joint.units)
     joint.put(jax.tree.map(lambda mean, old: jnp.broadcast_to(mean, old.shape), mean, joint.blocks(squares)), squares)
