@@ -54,10 +54,12 @@ def directions(x: Arrays, groups: Grouping) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _inverse(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two factors of 1/‖x_g‖, a power of two, held constant, and the rest; 0 and 1 for a norm of 0 or ∞."""
+    """1/‖x_g‖ as a power of two, held constant, and a number near 1; 0 and 1 for a norm of 0 or ∞."""
     scale, square = compiler.by_device(*_ways(groups), x)
     counts = (square != 0) & (square != jnp.inf)
-    return jnp.where(counts, scale, 0), lax.rsqrt(jnp.where(counts, square, 1))
+    inverse, info = lax.rsqrt(jnp.where(counts, square, 1)), jnp.finfo(square.dtype)
+    power = jnp.clip(numerics.power_of_two(inverse), float(info.tiny) / scale, 2.0 ** (info.maxexp - 1) / scale)
+    return jnp.where(counts, scale * power, 0), inverse / power
 
 
 @_inverse.defjvp
