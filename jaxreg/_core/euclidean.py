@@ -54,12 +54,10 @@ def directions(x: Arrays, groups: Grouping) -> Any:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _inverse(groups: Grouping, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1/‖x_g‖ as a power of two, held constant, and a number near 1; 0 and 1 for a norm of 0 or ∞."""
+    """Two factors of 1/‖x_g‖, a power of two, held constant, and the rest; 0 and 1 for a norm of 0 or ∞."""
     scale, square = compiler.by_device(*_ways(groups), x)
     counts = (square != 0) & (square != jnp.inf)
-    inverse, info = lax.rsqrt(jnp.where(counts, square, 1)), jnp.finfo(square.dtype)
-    power = jnp.clip(numerics.power_of_two(inverse), float(info.tiny) / scale, 2.0 ** (info.maxexp - 1) / scale)
-    return jnp.where(counts, scale * power, 0), inverse / power
+    return jnp.where(counts, scale, 0), lax.rsqrt(jnp.where(counts, square, 1))
 
 
 @_inverse.defjvp
