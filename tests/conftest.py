@@ -57,24 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
         # As in pyproject.toml, for the processes that tests start.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
     if (device := config.getoption("lowered_for")) != "cpu":
-        take_what_runs_on(device)
+        from jaxreg._core import compiler
+        from tests.devices import take_what_runs_on
 
-
-def take_what_runs_on(device: str) -> None:
-    """What a TPU or a GPU runs, here on a CPU: sums in one read and products of matrices, also of small arrays.
-
-    Compilers simplify constants on every device: what one makes of a formula, the others do too.
-    """
-    from jaxreg._core import compiler
-
-    def by_device(on_cpu: Callable[..., object], elsewhere: Callable[..., object], *operands: object) -> object:
-        return elsewhere(*operands)
-
-    def there(there: Callable[..., object], elsewhere: Callable[..., object], *operands: object) -> object:
-        return there(*operands)
-
-    other = {"gpu": "on_tpu", "tpu": "on_gpu"}[device]
-    vars(compiler).update({"LARGE": 64, "by_device": by_device, f"on_{device}": there, other: by_device})
+        take_what_runs_on(device, patch := pytest.MonkeyPatch())
+        patch.setattr(compiler, "LARGE", 64)  # small arrays too
 
 
 def pytest_collection_finish() -> None:
@@ -111,6 +98,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     with_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if with_address:
         raise pytest.UsageError(f"Ids with an address; give them names, `ids=...`: {with_address}")
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Run what a GPU runs; the groups of the sums that were taken. Nothing traced before is used, nor this later."""
+    yield from _on("gpu", monkeypatch)
+
+
+@pytest.fixture
+def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """The same for a TPU."""
+    yield from _on("tpu", monkeypatch)
+
+
+def _on(device: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    import jax
+
+    from jaxreg._core import euclidean
+    from tests.devices import take_what_runs_on
+
+    def clear() -> None:
+        jax.clear_caches()
+        euclidean._ways.cache_clear()
+
+    clear()
+    yield take_what_runs_on(device, monkeypatch)
+    clear()
 
 
 @pytest.fixture(scope="module")

@@ -196,10 +196,8 @@ def test_panels_of_rows_are_the_whole_product(rows: int, columns: int, monkeypat
 
 
 @pytest.mark.parametrize("shape", [(600, 300), (300, 600)], ids=str)
-def test_gradients_of_gram_matrices_are_the_formulas(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in programs for a TPU, where their product is one by panels; of a matrix that devices share it is whole."""
-    taken: list[Any] = []
-    monkeypatch.setattr(compiler, "on_tpu", lambda there, _, *operands: [taken.append(1), there(*operands)][1])
+def test_gradients_of_gram_matrices_are_the_formulas(on_tpu: list[Any], shape: tuple[int, int]) -> None:
+    """Their product is one by panels; of a matrix that devices share it is whole."""
     x = RNG.normal(size=shape)
     rest = x @ x.T - np.eye(len(x)) if shape[0] < shape[1] else x.T @ x - np.eye(shape[1])
     soft = 4 * (rest @ x if shape[0] < shape[1] else x @ rest)
@@ -212,8 +210,7 @@ def test_gradients_of_gram_matrices_are_the_formulas(shape: tuple[int, int], mon
     for where, panels in ((jnp.float32(x), True), (shared, False)):
         for reg, expected in ((jaxreg.SoftOrthogonal(1.0), soft), (jaxreg.OrthogonalRegularizer(1.0), cosines)):
             jax.clear_caches()
-            taken.clear()
+            on_tpu.clear()
             found = jax.jit(jax.grad(reg))(where)
             np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-            assert bool(taken) == panels
-    jax.clear_caches()
+            assert bool(on_tpu) == panels

@@ -1,7 +1,6 @@
 """The sums that programs for GPUs take, run on a CPU: against NumPy, with derivatives, on several devices."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,26 +19,6 @@ COLUMNS, LINES, HALVES = (1024, 96), (96, 1024), (16, 128, 40)
 CASES = [(COLUMNS, (0,)), (LINES, (1,)), (LINES, (0,)), (COLUMNS, (0, 1)), (HALVES, (1,)), (HALVES, (0, 1))]
 CASES += [(HALVES, (0, 2)), ((70, 1000), (0,)), ((67, 1000), (0,)), ((3, 3, 128, 64), (0, 1, 2))]
 CASES += [(HALVES, Unit(3, 1)), (COLUMNS, Unit(2, 1)), (LINES, Unit(2, 0))]
-
-
-@pytest.fixture
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Run what a GPU runs; the sums that were taken. Nothing traced before is used, nor this later."""
-    taken: list[Any] = []
-
-    def there(there: Any, elsewhere: Any, *operands: Any) -> Any:
-        taken.append(there.args[0])
-        return there(*operands)
-
-    def clear() -> None:
-        jax.clear_caches()
-        euclidean._ways.cache_clear()
-
-    clear()
-    monkeypatch.setattr(compiler, "on_gpu", there)
-    monkeypatch.setattr(compiler, "by_device", lambda on_cpu, elsewhere, *operands: elsewhere(*operands))
-    yield taken
-    clear()
 
 
 def terms(shape: tuple[int, ...], dtype: Any = np.float32) -> tuple[np.ndarray[Any, Any], ...]:

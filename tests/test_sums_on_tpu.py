@@ -1,7 +1,6 @@
 """The sums of squares that programs for TPUs take, on a CPU: against NumPy, with derivatives, on several devices."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jaxreg
-from jaxreg._core import compiler, sums_on_tpu
+from jaxreg._core import sums_on_tpu
 from jaxreg._core.partition import Labels, Unit, Units
 from tests.accelerators import reading
 
@@ -26,21 +25,6 @@ CASES += [
     (CONVOLUTION, (3,)),
 ]
 CASES += [(HALVES, Unit(3, 1)), (COLUMNS, Unit(2, 1)), (LINES, Unit(2, 0)), ((67, 1000), (0,))]
-
-
-@pytest.fixture
-def on_tpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Run what a TPU runs; the groups that were taken. Nothing traced before is used, nor this later."""
-    taken: list[Any] = []
-
-    def there(there: Any, elsewhere: Any, *operands: Any) -> Any:
-        taken.append(there.args[0])
-        return there(*operands)
-
-    jax.clear_caches()
-    monkeypatch.setattr(compiler, "on_tpu", there)
-    yield taken
-    jax.clear_caches()
 
 
 def numbers(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray[Any, Any]:

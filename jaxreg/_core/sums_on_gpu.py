@@ -94,14 +94,14 @@ def _parts(x: jax.Array, axis: int) -> list[int]:
 
 def _window(x: jax.Array, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     """The lengths of a window along all axes, of which it cuts one; None if it can cut none."""
-    lengths = {
-        (parts, length): axis
-        for axis in reversed(axes)
+    cuts = [
+        (parts, length, -place)
+        for place, axis in enumerate(axes)
         for parts in _parts(x, axis)
         for length in _WINDOWS
         if x.shape[axis] % (parts * length) == 0
-    }
-    if not lengths:
+    ]
+    if not cuts:
         return None
-    _, length = most = max(lengths)
-    return tuple(length if axis == lengths[most] else 1 for axis in range(x.ndim))
+    _, length, place = max(cuts)
+    return tuple(length if axis == axes[-place] else 1 for axis in range(x.ndim))
